@@ -1,0 +1,44 @@
+"""What a task is: problems with a prompt and an answer, and two judgements of a completion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SPLITS = ("train", "validation", "test")
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A family of problems whose answers can be verified."""
+
+    name: str
+    max_completion_tokens: int
+    """Enough for the longest answer and its end, in tokens of the shipped base."""
+
+    def problems(self, split: str) -> Dataset:
+        """The problems of `train`, `validation` or `test`: string columns `prompt` and `answer`, in a fixed order."""
+        ...
+
+    def score(self, completion: str, answer: str) -> float:
+        """The reward in [0, 1]. Pure, never raises, and always returns in time, whatever `completion` is."""
+        ...
+
+    def correct(self, completion: str, answer: str) -> bool:
+        """Whether the completion answers the problem exactly: what accuracy counts."""
+        ...
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError for a split that no task has."""
+    if split not in SPLITS:
+        raise ValueError(f"Unknown split {split!r}: choose one of {', '.join(SPLITS)}.")
+
+
+def as_dataset(problems: list[tuple[str, str]]) -> Dataset:
+    """A `datasets.Dataset` with columns `prompt` and `answer`, in the given order."""
+    from datasets import Dataset
+
+    return Dataset.from_dict({"prompt": [p for p, _ in problems], "answer": [a for _, a in problems]})

@@ -1,0 +1,43 @@
+"""Answers between `<alphabetical_sorted>` tags: writing them, reading them, comparing two of them.
+
+Scoring follows the `alphabet-sort` environment of the verifiers library: the last complete block counts, one name a
+line; the reward is the difflib ratio of the two lists, lower-cased, to the 4th power.
+"""
+
+import difflib
+
+OPEN, CLOSE = "<alphabetical_sorted>", "</alphabetical_sorted>"
+POWER = 4
+LONGEST_BLOCK = 2000
+"""Characters. difflib takes quadratic time, so a longer block is not an answer: it reads as no names."""
+
+
+def wrap(names: list[str]) -> str:
+    """The block that holds `names`, one a line."""
+    return "\n".join([OPEN, *names, CLOSE])
+
+
+def read(text: str) -> list[str]:
+    """The names in the last complete block of `text`, stripped, empty lines left out; [] where there is no block.
+
+    A block is what lies between a closing tag and the opening tag nearest before it. Linear in the length of `text`.
+    """
+    if not isinstance(text, str):
+        return []
+    end = text.rfind(CLOSE)
+    start = text.rfind(OPEN, 0, end) if end >= 0 else -1
+    if start < 0:
+        return []
+    block = text[start + len(OPEN) : end]
+    if len(block) > LONGEST_BLOCK:
+        return []
+    return [line.strip() for line in block.splitlines() if line.strip()]
+
+
+def similarity(completion: str, answer: str) -> float:
+    """difflib's ratio of the two blocks' lists, lower-cased, to the 4th power: 1.0 for equal lists, 0.0 without a block."""
+    given, expected = read(completion), read(answer)
+    if not given or not expected:
+        return 0.0
+    matcher = difflib.SequenceMatcher(None, "\n".join(given).lower(), "\n".join(expected).lower())
+    return matcher.ratio() ** POWER
