@@ -1,0 +1,102 @@
+"""How autograd reaches the values: three functions that use the dense weight forward and give k numbers back.
+
+The dense weight is frozen and is read as it is: nothing is added to it, nothing is copied. In each function
+``values`` takes part in the graph only to receive its gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from multiticket.sparse.gradient import embedding_values_grad, linear_values_grad
+
+
+class ConnectedView(torch.autograd.Function):
+    """The dense weight itself, as a view whose gradient is gathered at the mask's positions, then dropped.
+
+    The general path: right for any reader of a weight, at the price of a dense gradient that lives for a moment.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, dense: Tensor, positions: Tensor) -> Tensor:
+        ctx.positions = positions
+        ctx.dtype = values.dtype
+        return dense.view_as(dense)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad.take(ctx.positions.long()).to(ctx.dtype), None, None
+
+
+class MaskedLinearFunction(torch.autograd.Function):
+    """``x W^T + b``; backward takes the input's gradient as usual and only k entries of W's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        bias: Tensor | None,
+        values: Tensor,
+        dense: Tensor,
+        positions: Tensor,
+        starts: Tensor,
+        method: str,
+    ) -> Tensor:
+        ctx.save_for_backward(x, dense)
+        ctx.positions, ctx.starts, ctx.method = positions, starts, method
+        ctx.values_dtype = values.dtype
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        if torch.is_autocast_enabled(x.device.type):
+            dense = dense.to(x.dtype)
+            bias = None if bias is None else bias.to(x.dtype)
+        return F.linear(x, dense, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, dense = ctx.saved_tensors
+        dx = dbias = dvalues = None
+        with torch.autocast(dy.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                dx = dy @ dense.to(dy.dtype)
+            dy = dy.reshape(-1, dy.shape[-1])
+            if ctx.needs_input_grad[1]:
+                dbias = dy.sum(0).to(ctx.bias_dtype)
+            if ctx.needs_input_grad[2]:
+                tokens = x.reshape(-1, x.shape[-1]).to(dy.dtype)
+                dvalues = linear_values_grad(dy, tokens, ctx.positions, ctx.starts, ctx.method)
+                dvalues = dvalues.to(ctx.values_dtype)
+        return dx, dbias, dvalues, None, None, None, None
+
+
+class MaskedEmbeddingFunction(torch.autograd.Function):
+    """``W[tokens]``; backward gives k entries of W's gradient and touches only the rows that occurred."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        tokens: Tensor,
+        values: Tensor,
+        dense: Tensor,
+        positions: Tensor,
+        starts: Tensor,
+        padding_idx: int,
+    ) -> Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.positions, ctx.starts, ctx.padding_idx = positions, starts, padding_idx
+        ctx.values_dtype = values.dtype
+        return F.embedding(tokens, dense)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        (tokens,) = ctx.saved_tensors
+        dvalues = embedding_values_grad(
+            dy.reshape(-1, dy.shape[-1]), tokens.reshape(-1), ctx.positions, ctx.starts, ctx.padding_idx
+        )
+        return None, dvalues.to(ctx.values_dtype), None, None, None, None

@@ -1,0 +1,146 @@
+"""How a module is made to train its values: its class becomes a subclass of itself.
+
+Each masked parameter of the class turns into a property that returns a connected view (the general path: any
+forward, any other module or trainer that reads the weight), and linear and embedding layers get a forward that
+computes the k values' gradient alone. ``isinstance`` holds, parameter names stay, and nothing else is patched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from multiticket.sparse.connect import MaskedEmbeddingFunction, MaskedLinearFunction
+from multiticket.sparse.masked_weight import MaskedWeight
+
+_ATTRIBUTE = "_masked_weights"
+
+
+def masked_weights(module: nn.Module) -> dict[str, MaskedWeight]:
+    """The masked weights that ``module`` reads, by attribute; a tied weight may be owned by another module."""
+    return module.__dict__.get(_ATTRIBUTE, {})
+
+
+class MaskedModule(nn.Module):
+    """What every module with a masked weight does besides its own work."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """Moves and casts as always, except that values never drop below fp32."""
+        owned = [weight for weight in masked_weights(self).values() if weight.owner is self]
+        kept = {id(tensor) for weight in owned for tensor in (weight.values, weight.values.grad)}
+
+        def apply(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if id(tensor) not in kept or not moved.is_floating_point():
+                return moved
+            dtype = torch.promote_types(torch.float32, moved.dtype)
+            return moved.to(dtype) if tensor.is_meta else tensor.to(moved.device, dtype)
+
+        return super()._apply(apply, recurse)
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        for weight in masked_weights(self).values():
+            weight.fresh_dense()
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        for weight in masked_weights(self).values():
+            if prefix + weight.values_attribute in state_dict:
+                weight.write()
+            elif weight.owner is self and prefix + weight.attribute in state_dict:
+                weight.take_values_from_dense()
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer whose weight gradient is a sampled product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = masked_weights(self).get("weight")
+        if weight is None or not weight.trains:
+            return super().forward(x)
+        device = x.device.type
+        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+            x = x.to(torch.get_autocast_dtype(device))
+        return MaskedLinearFunction.apply(
+            x,
+            self.bias,
+            weight.values,
+            weight.fresh_dense(),
+            weight.positions,
+            weight.starts,
+            weight.method,
+        )
+
+
+class MaskedEmbedding(nn.Embedding):
+    """An embedding whose backward pass touches only the rows that occurred."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        weight = masked_weights(self).get("weight")
+        special = self.max_norm is not None or self.scale_grad_by_freq or self.sparse
+        if weight is None or special or not weight.trains:
+            return F.embedding(
+                tokens,
+                self.weight,
+                self.padding_idx,
+                self.max_norm,
+                self.norm_type,
+                self.scale_grad_by_freq,
+                self.sparse and weight is None,
+            )
+        padding = -1 if self.padding_idx is None else self.padding_idx
+        return MaskedEmbeddingFunction.apply(
+            tokens, weight.values, weight.fresh_dense(), weight.positions, weight.starts, padding
+        )
+
+
+_FAST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: MaskedLinear,
+    nn.Embedding: MaskedEmbedding,
+}
+
+
+def _connected_property(attribute: str) -> property:
+    return property(lambda module: masked_weights(module)[attribute].connected())
+
+
+@cache
+def masked_class(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
+    """A subclass of ``cls`` whose ``attributes`` are connected reads.
+
+    The layer with the sampled product stands *behind* ``cls`` in the resolution order, so that a class with a
+    forward of its own keeps it, and its ``super().forward`` arrives at the sampled product.
+    """
+    fast = next((fast for plain, fast in _FAST_LAYERS.items() if issubclass(cls, plain)), None)
+    if fast is None:
+        bases: tuple[type, ...] = (MaskedModule, cls)
+    elif cls in _FAST_LAYERS:
+        bases = (MaskedModule, fast)
+    else:
+        bases = (MaskedModule, cls, fast)
+    members: dict[str, Any] = {name: _connected_property(name) for name in attributes}
+    members.update(__module__=cls.__module__, __qualname__=cls.__qualname__, __doc__=cls.__doc__)
+    return type(cls.__name__, bases, members)
+
+
+def convert(module: nn.Module, weights: dict[str, MaskedWeight]) -> None:
+    """Make ``module`` train ``weights``, by attribute."""
+    module.__dict__[_ATTRIBUTE] = weights
+    cls: Any = type(module)
+    module.__class__ = masked_class(cls, tuple(sorted(weights)))
+
+
+def restore(module: nn.Module) -> None:
+    """Undo ``convert``."""
+    cls = type(module)
+    assert cls.__bases__[0] is MaskedModule, f"{cls} was wrapped again after attach"
+    original = cls.__bases__[1]
+    plain = {fast: layer for layer, fast in _FAST_LAYERS.items()}
+    module.__class__ = plain.get(original, original)
+    del module.__dict__[_ATTRIBUTE]

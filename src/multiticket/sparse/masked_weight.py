@@ -1,0 +1,136 @@
+"""One masked weight: where its values live, and how they reach the dense weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from multiticket.mask.names import VALUES_SUFFIX
+from multiticket.sparse.connect import ConnectedView
+from multiticket.sparse.gradient import choose_method, row_starts
+
+
+class MaskedWeight:
+    """Binds the fp32 values of one masked tensor to the dense weight they belong to.
+
+    Both are parameters of ``owner`` and are looked up there each time: wrappers (accelerate, ``fully_shard``,
+    ``to_empty``) replace parameter objects, so a held one would train nothing.
+    """
+
+    name: str
+    """The dense weight's name in the model, without wrappers' prefixes."""
+    owner: nn.Module
+    """The module that holds the dense weight and its values; of tied modules, the first."""
+    original: Tensor
+    """The base's values at the positions (k,), in the dense weight's dtype."""
+    written: Tensor
+    """What the dense weight holds at the positions (k,), in the dense weight's dtype."""
+
+    def __init__(self, name: str, owner: nn.Module, attribute: str, positions: Tensor) -> None:
+        self.name = name
+        self.owner = owner
+        self.attribute = attribute
+        self.values_attribute = attribute + VALUES_SUFFIX
+        dense = self.dense
+        self.shape = dense.shape
+        self._positions = positions.to(dense.device, torch.int32 if dense.numel() < 2**31 else torch.int64)
+        self._starts: Tensor | None = None
+        self.original = dense.detach().take(positions.to(dense.device))
+        self.written = self.original.clone()
+        self.showing_base = False
+        values = nn.Parameter(self.original.to(torch.promote_types(torch.float32, dense.dtype), copy=True))
+        owner.register_parameter(self.values_attribute, values)
+        self._version = values._version
+
+    @property
+    def dense(self) -> Tensor:
+        """The frozen dense weight."""
+        dense = self.owner._parameters[self.attribute]
+        assert dense is not None
+        return dense
+
+    @property
+    def values(self) -> nn.Parameter:
+        """The trained values (k,), fp32 (fp64 under a fp64 weight)."""
+        values = self.owner._parameters[self.values_attribute]
+        assert values is not None
+        return values
+
+    @property
+    def positions(self) -> Tensor:
+        """Sorted flat positions (k,), int32 where they fit, on the weight's device."""
+        if self._positions.device != self.dense.device:
+            self._positions = self._positions.to(self.dense.device)
+        return self._positions
+
+    @property
+    def starts(self) -> Tensor:
+        """``row_starts`` of the positions, for a 2-D weight."""
+        if self._starts is None or self._starts.device != self.positions.device:
+            self._starts = row_starts(self.positions, *self.shape)
+        return self._starts
+
+    @property
+    def method(self) -> str:
+        """How the gradient of the values is computed in a linear layer."""
+        rows, columns = self.shape
+        return choose_method(self.dense.device, rows, columns, self.positions.numel())
+
+    @property
+    def trains(self) -> bool:
+        """Whether a read of the weight now must be connected to the values."""
+        return torch.is_grad_enabled() and not self.showing_base and self.values.requires_grad
+
+    def fresh_dense(self) -> Tensor:
+        """The dense weight, written first if the values have changed since it was last written."""
+        if not self.showing_base and not torch.compiler.is_compiling() and self.is_stale():
+            self.write()
+        return self.dense
+
+    def connected(self) -> Tensor:
+        """The weight for any reader: connected to the values where gradients are recorded."""
+        dense = self.fresh_dense()
+        return ConnectedView.apply(self.values, dense, self.positions) if self.trains else dense
+
+    def is_stale(self) -> bool:
+        """Whether the dense weight is not what the values say it should be.
+
+        Fused optimisers and writes through ``.data`` leave the version counter alone, so the content is compared.
+        On an accelerator that would wait for the device at each read: there the counter alone is asked here, and
+        ``Attachment`` compares the content of all values at once, before each forward pass of the model.
+        """
+        values = self.values
+        dense = self.dense
+        moved = self.written.dtype != dense.dtype or self.written.device != dense.device
+        if moved or values._version != self._version:
+            return True
+        return values.device.type == "cpu" and not self.matches_values()
+
+    def matches_values(self) -> bool:
+        """Whether ``written`` is the values, rounded."""
+        return torch.equal(self.values.detach().to(self.written.dtype), self.written)
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Write the values into the dense weight, rounded to its dtype."""
+        dense, values = self.dense, self.values
+        self.written = values.detach().to(device=dense.device, dtype=dense.dtype, copy=True)
+        dense.put_(self.positions.long(), self.written)
+        self._version = values._version
+
+    @torch.no_grad()
+    def take_values_from_dense(self) -> None:
+        """The other way: after a plain checkpoint was loaded into the dense weight, the values follow it."""
+        self.values.copy_(self.dense.take(self.positions.long()))
+        self.write()
+
+    @torch.no_grad()
+    def show(self, base: bool) -> None:
+        """Put the base's values, or the trained ones, into the dense weight for a while.
+
+        Written past the version counter: the content is back before any backward pass that could miss it.
+        """
+        dense = self.dense
+        shown = self.original.to(dense.device, dense.dtype) if base else self.written
+        dense.data.put_(self.positions.long(), shown)
+        self.showing_base = base
