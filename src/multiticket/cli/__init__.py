@@ -1,0 +1,94 @@
+"""The command line: parse, call, print. Commands import torch when they run, so that ``--help`` does not wait."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from types import TracebackType
+from typing import Annotated
+
+import typer
+
+from multiticket import __version__
+from multiticket.cli import evaluate, train
+
+app = typer.Typer(
+    name="multiticket",
+    help="Train any random sparse subnetwork of a language model by reinforcement learning.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+train.register(app)
+evaluate.register(app)
+if find_spec("multiticket.cli.tickets") is not None:
+    from multiticket.cli import tickets
+
+    tickets.register(app)
+
+TRAIN_LIBRARIES = ("transformers", "trl", "datasets", "accelerate", "faker", "matplotlib", "tensorboard")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"multiticket {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. A user's mistake is one sentence on standard error and exit code 2; a bug keeps its traceback."""
+    sys.path.append("")  # last, so that "my_module:my_task" is found in the current folder and hides nothing
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except KeyboardInterrupt:
+        _say("Interrupted.")
+        sys.exit(130)
+    except Exception as error:
+        sentence = mistake(error)
+        if sentence is None:
+            raise
+        _say(sentence)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def mistake(error: Exception) -> str | None:
+    """The sentence that tells a user what went wrong, or None where it is the program that is wrong."""
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's own usage errors
+        text = " ".join(error.format_message().split())
+        return (
+            f"{text} See 'multiticket --help'."
+            if text.endswith((".", "?"))
+            else f"{text}. See 'multiticket --help'."
+        )
+    if type(error).__name__ == "Abort":
+        return "Aborted."
+    if isinstance(error, ModuleNotFoundError) and error.name in TRAIN_LIBRARIES:
+        return f"This command needs {error.name}: pip install 'multiticket[train]'."
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror}: {error.filename}."
+    if isinstance(error, ValueError) and _raised_by_us(error.__traceback__):
+        return str(error)
+    return None
+
+
+def _raised_by_us(trace: TracebackType | None) -> bool:
+    """Whether the innermost frame is ours: a ValueError from a library's depths is a bug to see in full."""
+    name = ""
+    while trace is not None:
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        trace = trace.tb_next
+    return name.split(".")[0] == "multiticket"
+
+
+def _say(sentence: str) -> None:
+    print(f"multiticket: {sentence}", file=sys.stderr)

@@ -1,0 +1,73 @@
+"""``multiticket eval``: how often a base, a ticket or a checkpoint is right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command("eval")(evaluate)
+
+
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(help="A shipped base, a checkpoint folder, or a hub name.")
+    ] = None,
+    ticket: Annotated[
+        Path | None, typer.Option(help="A ticket file, measured on MODEL or the base it names.")
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A run's checkpoints/step-N folder.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Default: the ticket's or the run's, else arithmetic.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    problems: Annotated[
+        int, typer.Option(help="Problems measured, from the split's beginning; 0: all.")
+    ] = 512,
+    samples: Annotated[int, typer.Option(help="Sampled completions a problem.")] = 4,
+    temperature: Annotated[float, typer.Option(help="Of the sampled completions.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    output: Annotated[
+        Path | None, typer.Option(help="Write the results of single problems here, as JSON lines.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Let transformers talk.")] = False,
+) -> None:
+    """Greedy and sampled accuracy on a fixed set of problems, with 95 % intervals."""
+    from multiticket import config
+
+    if sum(given is not None for given in (ticket, checkpoint)) > 1:
+        raise ValueError("Give a ticket or a checkpoint, not both.")
+    run = config.build({"dtype": dtype, "eval": _settings(split, problems, samples, temperature, seed)})
+    if task is not None:
+        from multiticket import tasks
+
+        tasks.get(task)
+
+    from multiticket.train.subject import measure
+
+    evaluation, about = measure(run, model, ticket, checkpoint, task, verbose)
+    if output is not None:
+        evaluation.save(output)
+    summary = {**about, **evaluation.summary()}
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    else:
+        from multiticket.report.tables import print_evaluation
+
+        print_evaluation(summary)
+
+
+def _settings(split: str, problems: int, samples: int, temperature: float, seed: int) -> dict[str, Any]:
+    return {
+        "split": split,
+        "problems": problems or None,
+        "samples": samples,
+        "temperature": temperature,
+        "seed": seed,
+    }

@@ -1,0 +1,127 @@
+"""``multiticket train``: one RLVR run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+SETTINGS = (
+    "task",
+    "model",
+    "arm",
+    "method",
+    "density",
+    "seed",
+    "part",
+    "training_seed",
+    "learning_rate",
+    "steps",
+    "rollouts",
+    "group",
+    "micro_batch",
+    "dtype",
+    "save_every",
+)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("train")(train)
+
+
+def train(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with settings; options here go before it.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help='arithmetic, alphabet_sort, or your own "module:task".')
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A shipped base, a checkpoint folder, or a hub name.")
+    ] = None,
+    arm: Annotated[
+        str | None, typer.Option(help="full (every parameter) or ticket (those of a mask).")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="How the mask chooses positions: random, ...")] = None,
+    density: Annotated[
+        float | None, typer.Option(help="Trained fraction of every tensor, in (0, 1].")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the mask, and of the training.")] = None,
+    part: Annotated[int | None, typer.Option(help="Which disjoint part of the seed's permutation.")] = None,
+    training_seed: Annotated[int | None, typer.Option(help="Seed of the training alone.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Default: 1e-4 / density.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    rollouts: Annotated[int | None, typer.Option(help="Completions a step.")] = None,
+    group: Annotated[int | None, typer.Option(help="Completions a problem.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Rollouts in one backward pass.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16: of the weights in training.")
+    ] = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    problems: Annotated[int | None, typer.Option(help="Test problems measured before and after.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Sampled completions a test problem.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Let TRL and transformers talk.")] = False,
+) -> None:
+    """Train one arm on a task by GRPO, and measure it before and after."""
+    from multiticket import config as settings
+
+    given = context.params
+    overrides: dict[str, Any] = {name: given[name] for name in SETTINGS if given[name] is not None}
+    measured = {name: given[name] for name in ("problems", "samples") if given[name] is not None}
+    if measured:
+        overrides["eval"] = measured
+    if resume:
+        run_config, output = _config_to_resume(output, config, overrides)
+    else:
+        run_config = settings.load(config, overrides)
+        output = output or run_config.default_output()
+
+    from multiticket import tasks
+    from multiticket.train.run_folder import RunFolder
+
+    tasks.get(run_config.task)
+    if not resume:
+        RunFolder(output).refuse_to_overwrite()
+
+    from multiticket.train.run import run_training
+
+    result = run_training(run_config, output, resume=resume, verbose=verbose)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        from multiticket.report.tables import print_result
+
+        print_result(result, output)
+
+
+def _config_to_resume(
+    output: Path | None, config: Path | None, overrides: dict[str, Any]
+) -> tuple[Any, Path]:
+    """The settings of an interrupted run; only how far it goes and how often it saves may change."""
+    from multiticket import config as settings
+    from multiticket.train.run_folder import RunFolder
+
+    if output is None:
+        output = settings.load(config, overrides).default_output()
+    started = RunFolder(output).read_config()
+    asked = {**(settings.read_settings(config) if config else {}), **overrides}
+    merged = settings.build(
+        {**started.model_dump(), **{k: asked[k] for k in ("steps", "save_every") if k in asked}}
+    )
+    whole = started.model_dump()
+    for name, value in asked.items():
+        if name in ("steps", "save_every"):
+            continue
+        now = {**whole["eval"], **value} if name == "eval" and isinstance(value, dict) else value
+        if whole.get(name) != now:
+            raise ValueError(
+                f"The run in {output} was started with {name} {whole.get(name)!r}, not {value!r}; "
+                "leave that out to resume it."
+            )
+    return merged, output

@@ -1,0 +1,203 @@
+"""Every setting of a run, checked before torch is imported.
+
+The defaults are the paper's recipe (GRPO with a mean-only advantage, no KL penalty, temperature 1, AdamW
+with weight decay 0.01, clip norm 1.0, constant rate) at a size for the shipped one-million-parameter base:
+512 rollouts a step. A setting that cannot be right is refused with one sentence, as a :class:`ValueError`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Arm = Literal["full", "ticket"]
+RATE_TIMES_DENSITY = 1e-4
+"""What the shipped bases learn well with: runs of every density lie on one curve over rate x density."""
+
+
+class EvalConfig(BaseModel):
+    """How a model is measured, before and after a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: Literal["train", "validation", "test"] = "test"
+    problems: int | None = Field(default=512, ge=1)
+    """Problems measured: the first ones of the split; None for all."""
+    samples: int = Field(default=4, ge=1)
+    """Sampled completions a problem."""
+    temperature: float = Field(default=1.0, gt=0)
+    seed: int = Field(default=0, ge=0)
+    """Seeds the sampling, so that one model always gets one score."""
+    batch_size: int = Field(default=512, ge=1)
+    """Completions generated together; changes which random numbers a completion draws."""
+
+
+class RunConfig(BaseModel):
+    """One training run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str = "arithmetic"
+    """A task's name, or "module:attribute"."""
+    model: str = "tiny-qwen2"
+    """A shipped base, a folder with a Hugging Face checkpoint, or a name on the hub."""
+    arm: Arm = "ticket"
+    method: str = "random"
+    """How the ticket arm's mask chooses positions."""
+    density: float = Field(default=0.01, gt=0, le=1)
+    """Trained fraction of every tensor; 1 for the full arm."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seeds the mask and, unless `training_seed` is given, the order of problems and the sampling."""
+    part: int = Field(default=0, ge=0)
+    """Which disjoint slice of the seed's permutation the mask takes."""
+    training_seed: int = Field(ge=0, lt=2**32)
+    """Seeds the order of problems and the sampling: `seed` where it is not given."""
+
+    learning_rate: float = Field(gt=0)
+    """Where it is not given: 1e-4 for the full arm, 1e-4 / density for a ticket."""
+    steps: int = Field(default=50, ge=1)
+    """Optimiser steps."""
+    rollouts: int = Field(default=512, ge=2)
+    """Completions a step."""
+    group: int = Field(default=16, ge=2)
+    """Completions a problem; their mean reward is what each is compared with."""
+    micro_batch: int = Field(ge=1)
+    """Rollouts in one forward and backward pass; where it is not given, all of a step's at once."""
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    """None: the task's own."""
+    temperature: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Largest gradient norm of what is trained: the values for a ticket."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the model's weights while they are trained; a ticket's values are kept in it."""
+    kl_rollouts: int = Field(default=64, ge=0)
+    """Rollouts on which each step's KL is estimated, at the cost of one forward pass over them; 0: not at all."""
+
+    save_every: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints; None: none."""
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_defaults(cls, values: Any) -> Any:
+        """Work the settings that follow from others out, so that what is recorded is what was used."""
+        if not isinstance(values, Mapping):
+            return values
+        filled = dict(values)
+        if filled.get("arm") == "full":
+            if filled.get("density") not in (None, 1, 1.0):
+                raise ValueError(
+                    "the full arm trains every parameter: leave density out, or take arm 'ticket'"
+                )
+            filled["density"] = 1.0
+        if filled.get("training_seed") is None:
+            filled["training_seed"] = filled.get("seed", 0)
+        if filled.get("learning_rate") is None:
+            density = filled.get("density", 0.01)
+            if isinstance(density, (int, float)) and density > 0:
+                filled["learning_rate"] = RATE_TIMES_DENSITY / density
+        if filled.get("micro_batch") is None:
+            filled["micro_batch"] = filled.get("rollouts", 512)
+        return filled
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> RunConfig:
+        if self.rollouts % self.group:
+            raise ValueError(
+                f"rollouts ({self.rollouts}) must be a multiple of group ({self.group}), the completions of a problem"
+            )
+        if self.rollouts % self.micro_batch:
+            raise ValueError(
+                f"rollouts ({self.rollouts}) must be a multiple of micro_batch ({self.micro_batch})"
+            )
+        return self
+
+    def default_output(self) -> Path:
+        """The run folder's name where none is given: what distinguishes the run, below ``runs/``."""
+        names = [self.task, Path(self.model).name, self.arm]
+        if self.arm == "ticket":
+            names += [self.method, f"{self.density:g}", f"seed{self.seed}"]
+            names += [f"part{self.part}"] if self.part else []
+        else:
+            names += [f"seed{self.seed}"]
+        return Path("runs") / "-".join(name.replace(":", "_").replace("/", "_") for name in names)
+
+
+def build(settings: Mapping[str, Any]) -> RunConfig:
+    """A checked configuration.
+
+    Raises:
+        ValueError: with one sentence naming the first setting that is wrong.
+    """
+    try:
+        return RunConfig.model_validate(dict(settings))
+    except ValidationError as error:
+        raise ValueError(_sentence(error)) from None
+
+
+def load(path: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
+    """The settings of a YAML (or JSON) file with `overrides` on top.
+
+    Raises:
+        ValueError: for a file that cannot be read as settings, an unknown setting, or a value out of bounds.
+    """
+    settings = read_settings(path) if path is not None else {}
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and isinstance(settings.get(key), Mapping):
+            value = {**settings[key], **value}
+        settings[key] = value
+    return build(settings)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, unchecked.
+
+    Raises:
+        ValueError: if the file is missing, is not YAML, or holds something else than settings.
+    """
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"Cannot read the settings in {path}: {error}.") from None
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise ValueError(f"{path} must hold settings as 'name: value' lines.")
+    return {key: _as_number(value) for key, value in settings.items()}
+
+
+def _as_number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text (it wants 1.0e-3); people write rates so."""
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing pydantic complains about, in words."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    given = first.get("input")
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(_siblings(first["loc"])))
+        return f"Unknown setting '{name}'; the settings are {known}."
+    if first["type"] == "value_error":
+        message = str(first.get("ctx", {}).get("error", first["msg"]))
+        return f"{message[0].upper()}{message[1:]}."
+    message = first["msg"].removeprefix("Input ").removesuffix(".")
+    return f"{name} {message}, but is {given!r}."
+
+
+def _siblings(location: tuple[int | str, ...]) -> list[str]:
+    return list(EvalConfig.model_fields if location[:1] == ("eval",) else RunConfig.model_fields)

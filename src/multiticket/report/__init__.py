@@ -1,0 +1,1 @@
+"""Show what runs said: tables and pictures."""

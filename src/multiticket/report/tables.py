@@ -1,0 +1,120 @@
+"""Results as tables in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def with_interval(scores: Mapping[str, Any], name: str = "pass@1", interval: str = "interval") -> str:
+    """``61.3 % (58.0 to 64.5)``: a score with its 95 % interval."""
+    low, high = scores[interval]
+    return f"{percent(scores[name])} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def size(count: float) -> str:
+    """Bytes as people read them, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def run_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """One row a run: arm, base, after, trained parameters, file size, learning rate."""
+    return [
+        (
+            arm_name(result),
+            percent(result["eval"]["before"]["pass@1"]),
+            with_interval(result["eval"]["after"]),
+            with_interval(result["eval"]["after"], "greedy", "greedy_interval"),
+            f"{result['nnz']:,} of {result['numel']:,}",
+            size(result["file_bytes"]),
+            f"{result['learning_rate']:g}",
+            f"{result['wall_s']:.0f} s",
+        )
+        for result in results
+    ]
+
+
+RUN_COLUMNS = ("arm", "base", "after", "after, greedy", "trained parameters", "file", "rate", "time")
+
+
+def arm_name(result: Mapping[str, Any]) -> str:
+    if result["arm"] == "full":
+        return "full"
+    part = f", part {result['part']}" if result["part"] else ""
+    method = "" if result["method"] == "random" else f"{result['method']}, "
+    return f"ticket {100 * result['density']:g} % ({method}seed {result['seed']}{part})"
+
+
+def print_runs(results: Sequence[Mapping[str, Any]], title: str) -> None:
+    """One table for runs on one task."""
+    table = Table(title=title, box=box.SIMPLE, title_justify="left")
+    for column in RUN_COLUMNS:
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for row in run_rows(results):
+        table.add_row(*row)
+    wide_console().print(table)
+
+
+def print_result(result: Mapping[str, Any], output: Path) -> None:
+    """What one run came to, and where it lies."""
+    before, after = result["eval"]["before"], result["eval"]["after"]
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row(
+        "run",
+        f"{arm_name(result)} on {result['task']}, {result['steps']} steps, rate {result['learning_rate']:g}",
+    )
+    table.add_row("trained", f"{result['nnz']:,} of {result['numel']:,} parameters")
+    table.add_row("pass@1 before", with_interval(before))
+    table.add_row("pass@1 after", with_interval(after))
+    table.add_row("greedy", f"{percent(before['greedy'])} before, {percent(after['greedy'])} after")
+    table.add_row("measured", measured(after))
+    table.add_row("file", f"{output / result['file']} ({size(result['file_bytes'])})")
+    table.add_row("time", f"{result['wall_s']:.1f} s, of which training {result['train_s']:.1f} s")
+    wide_console().print(table)
+
+
+def print_evaluation(summary: Mapping[str, Any]) -> None:
+    """One evaluation."""
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name in ("model", "ticket", "checkpoint", "task"):
+        if name in summary:
+            table.add_row(name, str(summary[name]))
+    table.add_row("pass@1", with_interval(summary))
+    for name in sorted(
+        (n for n in summary if n.startswith("pass@") and n != "pass@1"), key=lambda n: int(n[5:])
+    ):
+        table.add_row(name, percent(summary[name]))
+    table.add_row("greedy", with_interval(summary, "greedy", "greedy_interval"))
+    table.add_row("mean reward", f"{summary['reward']:.4f}")
+    table.add_row("measured", measured(summary))
+    wide_console().print(table)
+
+
+def measured(scores: Mapping[str, Any]) -> str:
+    return (
+        f"{scores['n']} {scores['split']} problems, {scores['samples']} samples each at temperature "
+        f"{scores['temperature']:g}; 95 % intervals over problems"
+    )
+
+
+def wide_console() -> Console:
+    """Standard output; as wide as a table needs where that is not a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)

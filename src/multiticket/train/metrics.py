@@ -1,0 +1,58 @@
+"""One line of ``metrics.jsonl`` an optimiser step."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from multiticket.train.progress import RunProgress
+
+NAMES = {
+    "reward": "reward",
+    "accuracy": "accuracy",
+    "kl": "kl",
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "entropy": "entropy",
+    "completion_length": "completions/mean_length",
+    "truncated": "completions/clipped_ratio",
+    "reward_std": "reward_std",
+    "no_signal": "frac_reward_zero_std",
+}
+"""Our name for each number: TRL's. `no_signal` is the share of groups whose rewards are all equal."""
+
+
+class MetricsWriter(TrainerCallback):
+    """Appends each step's numbers to a file and tells the progress bar.
+
+    ``time`` is seconds of training so far, over all sittings: a resumed run goes on from `seconds_before`.
+    """
+
+    def __init__(self, path: Path, seconds_before: float, progress: RunProgress) -> None:
+        self.path = path
+        self.seconds_before = seconds_before
+        self.progress = progress
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self._began
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._began = time.monotonic()
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero or not logs or "reward" not in logs:
+            return
+        line: dict[str, Any] = {"step": state.global_step, "time": round(self.seconds, 3)}
+        line.update({name: logs.get(theirs) for name, theirs in NAMES.items()})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.progress.step(state.global_step, logs["reward"])
