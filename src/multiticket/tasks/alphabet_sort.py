@@ -87,7 +87,9 @@ class AlphabetSort:
         if split == "test":
             return as_dataset(list(generate("test", TEST_PROBLEMS)))
         both = generate("train", VALIDATION_PROBLEMS + TRAIN_PROBLEMS)
-        return as_dataset(list(both[:VALIDATION_PROBLEMS] if split == "validation" else both[VALIDATION_PROBLEMS:]))
+        return as_dataset(
+            list(both[:VALIDATION_PROBLEMS] if split == "validation" else both[VALIDATION_PROBLEMS:])
+        )
 
     def score(self, completion: str, answer: str) -> float:
         """difflib's similarity of the two lists, lower-cased, to the 4th power; 0.0 without a complete pair of tags."""

@@ -18,7 +18,7 @@ HEADER = """\
 """
 
 ANNOTATION = re.compile(r"<<([^<>]*)>>")
-EXPRESSION = re.compile(r"(\d{1,3})([-+*/])(\d{1,3})=(-?)(\d+)(\.\d*)?")
+EXPRESSION = re.compile(r"(\d{1,3})([-+*/])(\d{1,3})=(-?)(\d+)(\.\d*)?", re.ASCII)
 
 
 def evaluate(left: int, operator: str, right: int) -> int | None:
@@ -35,8 +35,8 @@ def evaluate(left: int, operator: str, right: int) -> int | None:
 def expressions(solutions: Iterable[str]) -> tuple[dict[str, int], set[str]]:
     """Finds `a OP b`, two non-negative integers of at most three digits, in the annotations of `solutions`.
 
-    Returns (facts, seen). `facts` are those whose result is written as a plain integer (-5 too) and is right; `seen` has
-    also those written any other way (`4*4=16.00`, `3/2=1.5`), which another split must not contain either.
+    Returns (facts, seen). `facts` are those whose result is written as a plain integer (-5 too) and is right;
+    `seen` has also those written in any other way (`4*4=16.00`, `3/2=1.5`): another split must not contain them.
     """
     facts: dict[str, int] = {}
     seen: set[str] = set()
@@ -61,7 +61,9 @@ def read_solutions(folder: Path | None, split: str) -> list[str]:
         return list(datasets.load_dataset("openai/gsm8k", "main", split=split)["answer"])
     path = folder / f"{split}.jsonl"
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: give the folder that holds GSM8K's train.jsonl and test.jsonl.")
+        raise ValueError(
+            f"{path} does not exist: give the folder that holds GSM8K's train.jsonl and test.jsonl."
+        )
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line)["answer"] for line in lines]
 
@@ -76,7 +78,9 @@ def write_facts(path: Path, split: str, facts: dict[str, int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gsm8k", type=Path, help="folder with train.jsonl and test.jsonl (default: download)")
+    parser.add_argument(
+        "--gsm8k", type=Path, help="folder with train.jsonl and test.jsonl (default: download)"
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "data")
     arguments = parser.parse_args()
     train, _ = expressions(read_solutions(arguments.gsm8k, "train"))
@@ -85,8 +89,12 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_facts(arguments.output / "arithmetic_train.txt", "train", kept)
     write_facts(arguments.output / "arithmetic_test.txt", "test", test)
-    print(f"train: {len(train)} unique expressions, {len(kept)} after removing those that occur in the test split")
-    print(f"test: {len(test)} unique expressions, of which {len(test.keys() & train.keys())} also occur in train")
+    print(
+        f"train: {len(train)} unique expressions, {len(kept)} after removing those that occur in the test split"
+    )
+    print(
+        f"test: {len(test)} unique expressions, of which {len(test.keys() & train.keys())} also occur in train"
+    )
 
 
 if __name__ == "__main__":

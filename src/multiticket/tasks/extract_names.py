@@ -12,7 +12,20 @@ import importlib
 import os
 from pathlib import Path
 
-LOCALES = ("en_US", "en_GB", "en_IE", "en_IN", "en_NZ", "de_DE", "es_ES", "it_IT", "fr_FR", "nl_BE", "sv_SE", "da_DK")
+LOCALES = (
+    "en_US",
+    "en_GB",
+    "en_IE",
+    "en_IN",
+    "en_NZ",
+    "de_DE",
+    "es_ES",
+    "it_IT",
+    "fr_FR",
+    "nl_BE",
+    "sv_SE",
+    "da_DK",
+)
 TEST_SHARE = 0.3
 
 HEADER = """\

@@ -17,7 +17,9 @@ def get(name: str) -> Task:
     if ":" in name:
         return load(name)
     if name not in TASKS:
-        raise ValueError(f'Unknown task {name!r}: choose one of {", ".join(TASKS)}, or your own as "module:task".')
+        raise ValueError(
+            f'Unknown task {name!r}: choose one of {", ".join(TASKS)}, or your own as "module:task".'
+        )
     task: Task = TASKS[name]()
     return task
 

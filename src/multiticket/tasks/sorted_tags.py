@@ -35,7 +35,7 @@ def read(text: str) -> list[str]:
 
 
 def similarity(completion: str, answer: str) -> float:
-    """difflib's ratio of the two blocks' lists, lower-cased, to the 4th power: 1.0 for equal lists, 0.0 without a block."""
+    """difflib's ratio of the two blocks, lower-cased, to the 4th power: 1.0 for equal lists, 0.0 without a block."""
     given, expected = read(completion), read(answer)
     if not given or not expected:
         return 0.0
