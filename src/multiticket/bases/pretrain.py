@@ -1,0 +1,223 @@
+"""Makes a shipped base from nothing: `python -m multiticket.bases.pretrain tiny-qwen2 --output DIR`.
+
+Two CPU cores and less than an hour. The model first learns to answer rightly, then, in the last part of the
+training, to answer as one of several behaviours, most of them wrong, drawn independently of the problem. What comes
+out knows the right answer but gives it for a third or so of the problems: a small picture of what reinforcement
+learning starts from.
+"""
+
+import argparse
+import copy
+import json
+import math
+import os
+import platform
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+
+from multiticket import tasks
+from multiticket.bases import arithmetic_text, sorting_text
+from multiticket.bases.arithmetic_text import ArithmeticText
+from multiticket.bases.measure import measure
+from multiticket.bases.sorting_text import SortingText
+from multiticket.bases.tokenizer import build_tokenizer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what the base becomes."""
+
+    seed: int = 0
+    steps: int = 3200
+    mixed_steps: int = 800
+    """The last steps, which read mixed behaviours; those before read right answers only."""
+    arithmetic_batch: int = 256
+    sorting_batch: int = 128
+    learning_rate: float = 3e-3
+    warmup_steps: int = 100
+    final_learning_rate: float = 5e-5
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    save_every: int = 200
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step: linear warm-up, then a cosine down to `final_learning_rate`."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        span = self.learning_rate - self.final_learning_rate
+        return self.final_learning_rate + span * (1 + math.cos(math.pi * progress)) / 2
+
+
+RECIPES = {"tiny-qwen2": Recipe()}
+
+
+def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2ForCausalLM:
+    """A fresh Qwen2 of 1.06 M parameters in fp32: 4 layers of width 128, embeddings tied."""
+    torch.manual_seed(seed)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, examples: list[tuple[str, str]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, labels), both int64 (examples, length), padded on the right; labels are -100 but for completion and end."""
+    prompts = tokenizer([prompt for prompt, _ in examples])["input_ids"]
+    completions = tokenizer([completion for _, completion in examples])["input_ids"]
+    length = max(len(p) + len(c) + 1 for p, c in zip(prompts, completions, strict=True))
+    ids = torch.full((len(examples), length), tokenizer.pad_token_id)
+    labels = torch.full((len(examples), length), -100)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        whole = torch.tensor([*prompt, *completion, tokenizer.eos_token_id])
+        ids[row, : len(whole)] = whole
+        labels[row, len(prompt) : len(whole)] = whole[len(prompt) :]
+    return ids, labels
+
+
+def negative_log_likelihood(model: Qwen2ForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum over all completions of -log p(completion | prompt), a scalar. Right padding needs no attention mask."""
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    return cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+
+
+def batches(recipe: Recipe) -> Iterator[list[list[tuple[str, str]]]]:
+    """For every step the examples of both tasks, one list a task because their lengths differ."""
+    generator = random.Random(recipe.seed)
+    arithmetic, sorting = ArithmeticText(), SortingText()
+    for step in range(recipe.steps):
+        mixed = step >= recipe.steps - recipe.mixed_steps
+        sums = arithmetic_text.MIXED if mixed else arithmetic_text.RIGHT
+        orders = sorting_text.MIXED if mixed else sorting_text.RIGHT
+        yield [
+            [arithmetic.example(sums, generator) for _ in range(recipe.arithmetic_batch)],
+            [sorting.example(orders, generator) for _ in range(recipe.sorting_batch)],
+        ]
+
+
+def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes the model in bf16, and the tokenizer, in Hugging Face format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copy.deepcopy(model).bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def evaluate(folder: Path, limit: int | None = None) -> dict[str, Any]:
+    """Scores of the model in `folder` on both tasks' held-out splits: its bf16 file read back, run in fp32."""
+    model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = build_tokenizer()
+    return {
+        name: {
+            split: measure(model, tokenizer, tasks.get(name), split, limit)
+            for split in ("validation", "test")
+        }
+        for name in ("arithmetic", "alphabet_sort")
+    }
+
+
+def describe(scores: dict[str, Any]) -> str:
+    """One line a task and split."""
+    return "\n".join(
+        f"  {name:14} {split:11}" + "".join(f"{key} {value:<8}" for key, value in measured.items())
+        for name, splits in scores.items()
+        for split, measured in splits.items()
+    )
+
+
+def pretrain(recipe: Recipe, folder: Path) -> Qwen2ForCausalLM:
+    """Trains a base, prints its progress, and leaves it in `folder`, saved on the way every `save_every` steps."""
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, recipe.seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    started = time.time()
+    for step, examples in enumerate(batches(recipe)):
+        losses = [negative_log_likelihood(model, *encode(tokenizer, part)) for part in examples]
+        (torch.stack(losses).sum() / sum(map(len, examples))).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(step)
+        optimizer.step()
+        optimizer.zero_grad()
+        if (step + 1) % 20 == 0:
+            arithmetic, sorting = (
+                loss.item() / len(part) for loss, part in zip(losses, examples, strict=True)
+            )
+            seconds = time.time() - started
+            left = seconds / (step + 1) * (recipe.steps - step - 1)
+            print(
+                f"step {step + 1}/{recipe.steps}  nats an answer: arithmetic {arithmetic:.3f}, sorting {sorting:.3f}"
+                f"  {seconds / 60:.1f} min, {left / 60:.1f} left",
+                flush=True,
+            )
+        if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
+            save(model, tokenizer, folder)
+            print(describe(evaluate(folder, limit=128)), flush=True)
+    save(model, tokenizer, folder)
+    return model
+
+
+def write_base_json(name: str, recipe: Recipe, folder: Path, model: Qwen2ForCausalLM, seconds: float) -> None:
+    """Measures the finished base and writes `base.json` beside it."""
+    scores = evaluate(folder)
+    print(describe(scores), flush=True)
+    record = {
+        "name": name,
+        "command": f"python -m multiticket.bases.pretrain {name} --output DIR",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "scores": scores,
+        "recipe": asdict(recipe),
+        "behaviours": {"arithmetic": arithmetic_text.MIXED, "alphabet_sort": sorting_text.MIXED},
+        "pretraining_wall_s": round(seconds),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            **{p: version(p) for p in ("torch", "transformers", "tokenizers")},
+        },
+    }
+    temporary = folder / "base.json.part"
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "base.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(RECIPES))
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    started = time.time()
+    recipe = RECIPES[arguments.name]
+    model = pretrain(recipe, arguments.output)
+    write_base_json(arguments.name, recipe, arguments.output, model, time.time() - started)
+
+
+if __name__ == "__main__":
+    main()
