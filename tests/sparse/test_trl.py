@@ -1,0 +1,101 @@
+"""Gradients through GRPOTrainer's own loss, whose fused head reads ``lm_head.weight`` without calling the head."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from datasets import Dataset
+from test_exactness import assert_gradients_are_the_dense_ones
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+from toy_models import gemma3, llama, qwen2, qwen3_moe, tokens
+from transformers import PreTrainedTokenizerFast
+from trl import GRPOConfig, GRPOTrainer
+
+import multiticket as mt
+
+HEADS = {
+    "tied": qwen2,
+    "untied": lambda: qwen2(tied=False),
+    "llama": llama,
+    "gemma3": gemma3,
+    "moe": qwen3_moe,
+}
+
+
+def toy_tokenizer() -> PreTrainedTokenizerFast:
+    words = {"<pad>": 0, "<eos>": 1, **{f"w{i}": i for i in range(2, 61)}}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+
+
+def grpo(model: nn.Module, folder) -> GRPOTrainer:
+    arguments = GRPOConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=4,
+        learning_rate=1e-2,
+        max_steps=2,
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=lambda completions, **_: [float(sum(map(ord, c)) % 7) for c in completions],
+        args=arguments,
+        train_dataset=Dataset.from_dict({"prompt": ["w2 w3 w4", "w5 w6"] * 8}),
+        processing_class=toy_tokenizer(),
+    )
+    trainer.current_gradient_accumulation_steps = 1  # set by train(), needed by the loss
+    return trainer
+
+
+def rollouts() -> dict[str, Tensor]:
+    ids = tokens(batch=4, length=9)
+    completion_mask = torch.ones(4, 5, dtype=torch.long)
+    completion_mask[1, 3:] = 0
+    return {
+        "prompt_ids": ids[:, :4],
+        "prompt_mask": torch.ones(4, 4, dtype=torch.long),
+        "completion_ids": ids[:, 4:],
+        "completion_mask": completion_mask,
+        "advantages": torch.tensor([1.0, -0.5, 0.25, -0.75]),
+        "num_items_in_batch": completion_mask.sum(),
+    }
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_gradients_through_the_trainers_own_loss(head, tmp_path):
+    torch.manual_seed(0)
+    model = HEADS[head]().train()
+    dense_model = copy.deepcopy(model)
+    trainer = grpo(dense_model, tmp_path / "dense")
+    trainer.compute_loss(trainer.model, rollouts()).backward()
+    dense = {name: p.grad.flatten() for name, p in dense_model.named_parameters()}
+
+    attachment = mt.attach(model, mt.Mask.random(model, 0.2))
+    trainer = grpo(model, tmp_path / "ticket")
+    trainer.compute_loss(trainer.model, rollouts()).backward()
+    assert_gradients_are_the_dense_ones(attachment, dense)
+    assert any(float(values.grad.abs().max()) > 0 for values in attachment.parameters())
+
+
+def test_the_stock_trainer_trains_the_mask_and_nothing_else(tmp_path):
+    torch.manual_seed(0)
+    model = qwen2()
+    base = {name: p.detach().clone() for name, p in model.named_parameters()}
+    attachment = mt.attach(model, mt.Mask.random(model, 0.1))
+    grpo(model, tmp_path).train()
+    attachment.detach()
+    for name, parameter in model.named_parameters():
+        moved = (parameter.detach() != base[name]).flatten().nonzero().flatten()
+        assert torch.isin(moved, attachment.mask.indices(name)).all()
+    assert any(not torch.equal(p.detach(), base[name]) for name, p in model.named_parameters())
