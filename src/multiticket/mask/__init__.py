@@ -1,0 +1,21 @@
+"""Choose positions: the rule, the random permutation, other selectors, overlap."""
+
+from __future__ import annotations
+
+from multiticket.mask.fingerprint import fingerprint
+from multiticket.mask.mask import Mask
+from multiticket.mask.names import VALUES_SUFFIX, canonical_name, masked_candidates
+from multiticket.mask.overlap import Overlap, overlap, overlap_matrix
+from multiticket.mask.rule import MaskRule
+
+__all__ = [
+    "VALUES_SUFFIX",
+    "Mask",
+    "MaskRule",
+    "Overlap",
+    "canonical_name",
+    "fingerprint",
+    "masked_candidates",
+    "overlap",
+    "overlap_matrix",
+]

@@ -1,0 +1,149 @@
+"""A mask: which positions of which tensors are trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from multiticket.mask.names import candidate_shapes, in_scope
+from multiticket.mask.positions import Device, Positions, Shapes, stored
+from multiticket.mask.rule import MaskRule
+from multiticket.mask.selectors import SELECTORS
+
+
+class Mask:
+    """Chosen positions of a model's tensors. Holds no reference to the model, and for a rule no positions.
+
+    Make one with `random`, `from_rule`, `from_scores` or `from_indices`.
+    """
+
+    def __init__(self, rule: MaskRule, shapes: Shapes, chosen: Mapping[str, Positions]) -> None:
+        """``shapes``: every tensor in scope, in the model's order; ``chosen``: positions, by name."""
+        assert set(chosen) <= set(shapes)
+        self.rule = rule
+        self._shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self._chosen = {name: chosen[name] for name in shapes if name in chosen and chosen[name].count}
+        if not self._chosen:
+            raise ValueError(_why_empty(rule, self._shapes))
+
+    @classmethod
+    def random(
+        cls, model: torch.nn.Module, density: float, seed: int = 0, part: int = 0, scope: str = "all"
+    ) -> Mask:
+        """int(n * density) positions of every tensor of n entries, uniformly at random (see `random.py`).
+
+        ``model`` may be on any device, ``meta`` included. Masks of one seed nest as density shrinks; its
+        parts are disjoint and tile every tensor. Raises ValueError for bad arguments or an empty mask.
+        """
+        return cls.from_rule(model, MaskRule("random", density, seed, part, scope))
+
+    @classmethod
+    def from_rule(cls, model: torch.nn.Module, rule: MaskRule) -> Mask:
+        """The mask that ``rule`` names on ``model``. Raises ValueError for an unknown method."""
+        return cls.from_shapes(candidate_shapes(model), rule)
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], rule: MaskRule) -> Mask:
+        """`from_rule` for a model of which only the tensors' names and shapes are known."""
+        if rule.method not in SELECTORS:
+            raise ValueError(
+                f"There is no mask method {rule.method!r}; there are {', '.join(sorted(SELECTORS))}."
+            )
+        if rule.density is None:
+            raise ValueError(f"A {rule.method} mask needs a density above 0 and at most 1, such as 0.01.")
+        covered = _scoped(shapes, rule.scope)
+        return cls(rule, covered, SELECTORS[rule.method](covered, rule))
+
+    @classmethod
+    def from_indices(
+        cls, model: torch.nn.Module, indices: Mapping[str, torch.Tensor], rule: MaskRule | None = None
+    ) -> Mask:
+        """Exactly the given flat row-major positions, by tensor name; order and repetition do not matter.
+
+        ``rule`` says where they came from (default: method ``indices``). Raises ValueError for an unknown
+        name or a position outside its tensor.
+        """
+        rule = rule or MaskRule("indices")
+        shapes = _scoped(candidate_shapes(model), rule.scope)
+        chosen = {}
+        for name, flat in indices.items():
+            if name not in shapes:
+                raise ValueError(f"The model has no floating-point parameter {name!r} to mask.")
+            chosen[name] = stored(_checked_positions(name, flat, math.prod(shapes[name])))
+        return cls(rule, shapes, chosen)
+
+    @property
+    def names(self) -> list[str]:
+        """Tensors with at least one chosen position, in the model's order."""
+        return list(self._chosen)
+
+    @property
+    def shapes(self) -> Shapes:
+        """Every tensor in scope with its shape, also those without a chosen position, in the model's order."""
+        return dict(self._shapes)
+
+    @property
+    def nnz(self) -> int:
+        """Number of chosen positions."""
+        return sum(positions.count for positions in self._chosen.values())
+
+    @property
+    def numel(self) -> int:
+        """Number of entries of all tensors in scope."""
+        return sum(math.prod(shape) for shape in self._shapes.values())
+
+    @property
+    def density(self) -> float:
+        """nnz / numel; a little below the rule's density, since every tensor rounds down."""
+        return self.nnz / self.numel
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of the whole tensor."""
+        return self._shapes[name]
+
+    def count(self, name: str) -> int:
+        """Number of chosen positions of one tensor; 0 for a tensor without any."""
+        return self._chosen[name].count if name in self._chosen else 0
+
+    def indices(self, name: str, device: Device = "cpu") -> torch.Tensor:
+        """The chosen flat row-major positions of one tensor: int64, sorted, unique, shape (count(name),)."""
+        if name not in self._chosen:
+            return torch.empty(0, dtype=torch.int64, device=device)
+        flat = self._chosen[name].make(device)
+        assert flat.shape == (self.count(name),)
+        return flat
+
+    def __repr__(self) -> str:
+        return f"Mask({self.rule.method}, nnz={self.nnz}, numel={self.numel}, tensors={len(self._chosen)})"
+
+
+def _scoped(shapes: Mapping[str, tuple[int, ...]], scope: str) -> Shapes:
+    covered = {name: tuple(shape) for name, shape in shapes.items() if in_scope(name, scope)}
+    if not covered:
+        raise ValueError(
+            f"The scope {scope!r} covers none of the model's {len(shapes)} floating-point tensors."
+        )
+    return covered
+
+
+def _checked_positions(name: str, flat: Any, numel: int) -> torch.Tensor:
+    flat = torch.as_tensor(flat)
+    if flat.is_floating_point() or flat.is_complex() or flat.dtype == torch.bool or flat.dim() != 1:
+        raise ValueError(f"Positions of {name} must be a list of whole numbers (flat, row-major).")
+    flat = flat.to(torch.int64).unique(sorted=True)
+    if flat.numel() and (int(flat[0]) < 0 or int(flat[-1]) >= numel):
+        raise ValueError(f"Positions of {name} must lie between 0 and {numel - 1}.")
+    return flat
+
+
+def _why_empty(rule: MaskRule, shapes: Shapes) -> str:
+    if rule.density is None:
+        return "The mask would be empty: no position was given."
+    largest = max((math.prod(shape) for shape in shapes.values()), default=0)
+    return (
+        f"The mask would be empty: at density {rule.density} not even the largest tensor "
+        f"({largest} entries) gets a position; raise the density."
+    )
