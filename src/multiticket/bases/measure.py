@@ -16,7 +16,7 @@ def complete(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], tokens: int, samples: int
 ) -> list[list[str]]:
     """`samples` completions of every prompt at temperature 1, or the greedy one where `samples` is 0."""
-    batch = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
+    batch = tokenizer(prompts, return_tensors="pt", padding=True)
     sampling: dict[str, Any] = {"do_sample": False}
     if samples:
         sampling = {

@@ -1,7 +1,7 @@
 """The shipped bases' tokenizer: one token a character, and a few whole words."""
 
-from tokenizers import AddedToken, Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast
+from tokenizers import AddedToken, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from multiticket.tasks.sorted_tags import CLOSE, OPEN
 
@@ -12,13 +12,17 @@ CHARACTERS = "\n" + "".join(map(chr, range(ord(" "), ord("~") + 1)))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Printable ASCII and the line break, a token each, besides WORDS; padding on the left, for generation."""
-    vocabulary = {token: i for i, token in enumerate([PAD, END, UNKNOWN, *CHARACTERS])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN))
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in WORDS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    """Printable ASCII and the line break, a token each, besides WORDS; padding on the left, for generation.
+
+    It is Qwen2's own byte-level tokenizer without merges, because `AutoTokenizer` reads any Qwen2 folder as one of that
+    class. The vocabulary has byte-level spellings of characters (a space is `Ġ`). Any other character gives no token.
+    """
+    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    spelled = [spell.pre_tokenize_str(character)[0][0] for character in CHARACTERS]
+    vocabulary = {token: i for i, token in enumerate([PAD, END, UNKNOWN, *spelled])}
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocabulary,
+        merges=[],
         pad_token=PAD,
         eos_token=END,
         unk_token=UNKNOWN,
@@ -26,3 +30,5 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         model_max_length=256,
     )
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in WORDS])
+    return tokenizer
