@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multiticket import config
+
+
+def test_defaults_are_the_papers_recipe_at_the_small_size() -> None:
+    run = config.build({})
+    assert (run.rollouts, run.group, run.temperature) == (512, 16, 1.0)
+    assert (run.weight_decay, run.clip_norm) == (0.01, 1.0)
+    assert (run.arm, run.density, run.dtype) == ("ticket", 0.01, "float32")
+    assert run.micro_batch == 512
+    assert run.learning_rate == pytest.approx(1e-2)
+
+
+def test_the_full_arm_has_density_one_and_the_dense_rate() -> None:
+    run = config.build({"arm": "full"})
+    assert run.density == 1.0
+    assert run.learning_rate == pytest.approx(1e-4)
+
+
+def test_training_seed_follows_seed_unless_given() -> None:
+    assert config.build({"seed": 7}).training_seed == 7
+    assert config.build({"seed": 7, "training_seed": 3}).training_seed == 3
+
+
+@given(density=st.floats())
+def test_density_is_accepted_in_its_interval_only(density: float) -> None:
+    if 0 < density <= 1:
+        assert config.build({"density": density, "learning_rate": 1e-3}).density == density
+    else:
+        with pytest.raises(ValueError, match="^density "):
+            config.build({"density": density, "learning_rate": 1e-3})
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"arm": "lora"}, "arm should be 'full' or 'ticket', but is 'lora'."),
+        ({"arm": "full", "density": 0.01}, "The full arm trains every parameter"),
+        ({"steps": 0}, "steps should be greater than or equal to 1, but is 0."),
+        ({"learning_rate": -1.0}, "learning_rate should be greater than 0, but is -1.0."),
+        ({"seed": -1}, "seed should be greater than or equal to 0, but is -1."),
+        ({"rollouts": 100, "group": 16}, "Rollouts (100) must be a multiple of group (16)"),
+        ({"rollouts": 64, "micro_batch": 48}, "Rollouts (64) must be a multiple of micro_batch (48)"),
+        ({"learning-rate": 1}, "Unknown setting 'learning-rate'; the settings are arm, "),
+        ({"eval": {"problem": 1}}, "Unknown setting 'eval.problem'; the settings are batch_size, "),
+        ({"eval": {"split": "dev"}}, "eval.split should be 'train', 'validation' or 'test', but is 'dev'."),
+        ({"density": "many"}, "density should be a valid number"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_that_names_it(settings: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        config.build(settings)
+    sentence = str(raised.value)
+    assert sentence.startswith(says)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+
+
+def test_options_go_before_the_file_and_nested_ones_are_merged(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("task: alphabet_sort\nlearning_rate: 1e-3\nsteps: 7\neval: {problems: 10, samples: 2}\n")
+    run = config.load(file, {"steps": 9, "eval": {"samples": 3}})
+    assert (run.task, run.learning_rate, run.steps) == ("alphabet_sort", 1e-3, 9)
+    assert (run.eval.problems, run.eval.samples) == (10, 3)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [\n", "just words", "1: 2\n"])
+def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"run\.yaml"):
+        config.load(file, {})
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Cannot read the settings"):
+        config.load(tmp_path / "none.yaml", {})
+
+
+def test_settings_survive_json() -> None:
+    run = config.build({"density": 0.003, "seed": 5, "eval": {"problems": None}})
+    assert config.build(run.model_dump(mode="json")) == run
+
+
+def test_default_folders_differ_where_runs_do() -> None:
+    settings: list[dict[str, object]] = [
+        {},
+        {"arm": "full"},
+        {"seed": 1},
+        {"part": 1},
+        {"density": 0.001},
+        {"task": "alphabet_sort"},
+        {"arm": "full", "seed": 1},
+        {"task": "a:b"},
+    ]
+    names = [config.build(given).default_output() for given in settings]
+    assert len(set(names)) == len(names)
+    assert all(len(name.parts) == 2 and name.parts[0] == "runs" for name in names)
+
+
+def test_settings_are_checked_without_torch() -> None:
+    code = "import sys; from multiticket import config; config.build({}); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
