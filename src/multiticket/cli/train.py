@@ -63,6 +63,9 @@ def train(
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     problems: Annotated[int | None, typer.Option(help="Test problems measured before and after.")] = None,
     samples: Annotated[int | None, typer.Option(help="Sampled completions a test problem.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Measured split: test, or validation to choose by.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -73,7 +76,7 @@ def train(
 
     given = context.params
     overrides: dict[str, Any] = {name: given[name] for name in SETTINGS if given[name] is not None}
-    measured = {name: given[name] for name in ("problems", "samples") if given[name] is not None}
+    measured = {name: given[name] for name in ("problems", "samples", "split") if given[name] is not None}
     if measured:
         overrides["eval"] = measured
     if resume:
