@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from multiticket import tasks
 from multiticket.bases import arithmetic_text, sorting_text
@@ -213,6 +214,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(2)
+    disable_progress_bar()
     started = time.time()
     recipe = RECIPES[arguments.name]
     model = pretrain(recipe, arguments.output)
