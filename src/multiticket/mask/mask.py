@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from multiticket.mask.names import candidate_shapes, in_scope
+from multiticket.mask.names import candidate_shapes, in_scope, masked_candidates
 from multiticket.mask.positions import Device, Positions, Shapes, stored
 from multiticket.mask.rule import MaskRule
+from multiticket.mask.scores import WEIGHT_SCORES, largest
 from multiticket.mask.selectors import SELECTORS
 
 
@@ -42,18 +43,57 @@ class Mask:
 
     @classmethod
     def from_rule(cls, model: torch.nn.Module, rule: MaskRule) -> Mask:
-        """The mask that ``rule`` names on ``model``. Raises ValueError for an unknown method."""
-        return cls.from_shapes(candidate_shapes(model), rule)
+        """The mask that ``rule`` names on ``model``. Raises ValueError for an unknown method.
+
+        Methods that look at weights (magnitude, principal, off-principal) read the model's, one tensor at a
+        time, and the mask keeps the positions they chose; all others need names and shapes alone.
+        """
+        if rule.method not in WEIGHT_SCORES:
+            return cls.from_shapes(candidate_shapes(model), rule)
+        score, weights = WEIGHT_SCORES[rule.method], masked_candidates(model)
+        return cls._from_ranking(model, lambda name: score(weights[name].detach(), rule), rule)
+
+    @classmethod
+    def from_scores(
+        cls,
+        model: torch.nn.Module,
+        scores: Mapping[str, torch.Tensor] | Callable[[str], torch.Tensor],
+        density: float,
+        rule: MaskRule | None = None,
+    ) -> Mask:
+        """The int(n * density) positions of every tensor that have the largest scores.
+
+        ``scores[name]``, or ``scores(name)`` where all at once would not fit, has the tensor's shape and any
+        real dtype. Equal scores are ordered at random by the rule's seed. ``rule`` (default: method ``scores``)
+        says where the scores came from, and its scope which tensors are meant. Raises ValueError for a
+        missing or misshapen score, or NaN.
+        """
+        rule = rule or MaskRule("scores", density)
+        if rule.density != density:
+            raise ValueError(f"The density {density} and the rule's density {rule.density} differ; give one.")
+        _refuse_rule_method(rule)
+        return cls._from_ranking(model, scores if callable(scores) else _looked_up(scores), rule)
+
+    @classmethod
+    def _from_ranking(
+        cls, model: torch.nn.Module, score: Callable[[str], torch.Tensor], rule: MaskRule
+    ) -> Mask:
+        shapes = _scoped(candidate_shapes(model), rule.scope)
+        chosen = {}
+        for name, shape in shapes.items():
+            count = int(math.prod(shape) * rule.share)
+            if count:
+                chosen[name] = stored(largest(name, score(name), shape, count, rule))
+        return cls(rule, shapes, chosen)
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], rule: MaskRule) -> Mask:
         """`from_rule` for a model of which only the tensors' names and shapes are known."""
         if rule.method not in SELECTORS:
+            known = ", ".join([*SELECTORS, *WEIGHT_SCORES])
             raise ValueError(
-                f"There is no mask method {rule.method!r}; there are {', '.join(sorted(SELECTORS))}."
+                f"There is no rule that makes a mask by method {rule.method!r}; there are {known}."
             )
-        if rule.density is None:
-            raise ValueError(f"A {rule.method} mask needs a density above 0 and at most 1, such as 0.01.")
         covered = _scoped(shapes, rule.scope)
         return cls(rule, covered, SELECTORS[rule.method](covered, rule))
 
@@ -67,6 +107,7 @@ class Mask:
         name or a position outside its tensor.
         """
         rule = rule or MaskRule("indices")
+        _refuse_rule_method(rule)
         shapes = _scoped(candidate_shapes(model), rule.scope)
         chosen = {}
         for name, flat in indices.items():
@@ -100,6 +141,11 @@ class Mask:
         """nnz / numel; a little below the rule's density, since every tensor rounds down."""
         return self.nnz / self.numel
 
+    @property
+    def follows_rule(self) -> bool:
+        """Whether rule, names and shapes alone give the positions; otherwise the mask keeps them."""
+        return self.rule.method in SELECTORS
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the whole tensor."""
         return self._shapes[name]
@@ -129,6 +175,25 @@ def _scoped(shapes: Mapping[str, tuple[int, ...]], scope: str) -> Shapes:
     return covered
 
 
+def _refuse_rule_method(rule: MaskRule) -> None:
+    """Positions that are given must not go by the name of a method that would choose others."""
+    if rule.method in SELECTORS:
+        raise ValueError(
+            f"Given positions cannot be called a {rule.method} mask; use Mask.from_rule for that."
+        )
+
+
+def _looked_up(scores: Mapping[str, torch.Tensor]) -> Callable[[str], torch.Tensor]:
+    def score(name: str) -> torch.Tensor:
+        if name not in scores:
+            raise ValueError(
+                f"There are no scores for {name}; give them, or a rule whose scope leaves it out."
+            )
+        return scores[name]
+
+    return score
+
+
 def _checked_positions(name: str, flat: Any, numel: int) -> torch.Tensor:
     flat = torch.as_tensor(flat)
     if flat.is_floating_point() or flat.is_complex() or flat.dtype == torch.bool or flat.dim() != 1:
@@ -142,8 +207,8 @@ def _checked_positions(name: str, flat: Any, numel: int) -> torch.Tensor:
 def _why_empty(rule: MaskRule, shapes: Shapes) -> str:
     if rule.density is None:
         return "The mask would be empty: no position was given."
-    largest = max((math.prod(shape) for shape in shapes.values()), default=0)
+    most = max((math.prod(shape) for shape in shapes.values()), default=0)
     return (
         f"The mask would be empty: at density {rule.density} not even the largest tensor "
-        f"({largest} entries) gets a position; raise the density."
+        f"({most} entries) gets a position; raise the density."
     )

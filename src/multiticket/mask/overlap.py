@@ -106,7 +106,8 @@ def is_in(flat: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
 
 def _of_tensor(shared: int, first: int, second: int, numel: int) -> Overlap:
     expected = first * second / numel if numel else 0.0
-    variance = expected * (1 - first / numel) * (numel - second) / (numel - 1) if numel > 1 else 0.0
+    outside = (numel - first) * (numel - second)
+    variance = expected * outside / (numel * (numel - 1)) if numel > 1 else 0.0
     return Overlap(shared, first, second, expected, variance)
 
 

@@ -72,6 +72,13 @@ def permuted(
     return out
 
 
+def permuted_at(place: torch.Tensor, numel: int, key: Key) -> torch.Tensor:
+    """The position at each given place: int64 in, int64 out, shape (m,); memory O(m)."""
+    if numel <= SORTED_UP_TO:
+        return _by_sorting(numel, key, place.device)[place]
+    return _by_feistel(place, numel, key)
+
+
 def _by_sorting(numel: int, key: Key, device: torch.device | str | None) -> torch.Tensor:
     """All positions, ordered by a keyed bijection of the 32-bit words (so there are no ties)."""
     word = torch.arange(numel, dtype=torch.int64, device=device)

@@ -59,6 +59,20 @@ class MaskRule:
                 )
         object.__setattr__(self, "options", _plain_options(self.options))
 
+    @property
+    def share(self) -> float:
+        """The density, for methods that need one. Raises ValueError where there is none."""
+        if self.density is None:
+            raise ValueError(f"A {self.method} mask needs a density above 0 and at most 1, such as 0.01.")
+        return self.density
+
+    def only_options(self, *known: str) -> None:
+        """Raises ValueError where the rule has an option that its method does not know."""
+        for option in self.options:
+            if option not in known:
+                takes = f"it takes {', '.join(known)}" if known else "it takes none"
+                raise ValueError(f"The {self.method} method has no option {option!r}; {takes}.")
+
     def __hash__(self) -> int:
         return hash(self.to_json())
 
