@@ -1,0 +1,53 @@
+"""torch.compile(fullgraph=True): one graph, the dense gradients, and no recompilation while the values change."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+import multiticket as mt
+
+
+class Small(nn.Module):
+    """One of each kind of read: an embedding, a norm, two linear layers, and a head that reads the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(31, 8)
+        self.norm = nn.LayerNorm(8)
+        self.up = nn.Linear(8, 16)
+        self.down = nn.Linear(16, 8, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.table(tokens)
+        hidden = hidden + self.down(self.up(self.norm(hidden)).relu())
+        return hidden @ self.table.weight.T
+
+
+def test_a_compiled_model_trains_as_the_dense_one():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = Small().double()
+    twin = copy.deepcopy(model)
+    mask = mt.Mask.random(model, 0.3)
+    attachment = mt.attach(model, mask)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    optimizer = torch.optim.SGD(attachment.parameters(), lr=0.1)
+    tokens = torch.arange(12).view(3, 4) % 7
+    torch._dynamo.utils.counters.clear()
+    for _ in range(3):
+        twin.zero_grad()
+        twin(tokens).square().mean().backward()
+        optimizer.zero_grad()
+        compiled(tokens).square().mean().backward()
+        dense = {name: p.grad.flatten() for name, p in twin.named_parameters()}
+        for name, values in attachment.named_parameters():
+            torch.testing.assert_close(values.grad, dense[name][mask.indices(name)], rtol=1e-12, atol=1e-14)
+        optimizer.step()
+        with torch.no_grad():
+            for name, parameter in twin.named_parameters():
+                inside = mask.indices(name)
+                parameter.view(-1)[inside] -= 0.1 * parameter.grad.view(-1)[inside]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
