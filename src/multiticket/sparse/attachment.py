@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from multiticket.mask import Mask
 from multiticket.mask.fingerprint import fingerprint
 from multiticket.mask.names import VALUES_SUFFIX, masked_candidates
+from multiticket.sparse.distributed import is_sharded, local, own_share, reshard, sharded_layers, whole
 from multiticket.sparse.layers import convert, masked_weights, restore
 from multiticket.sparse.masked_weight import MaskedWeight
 
@@ -47,7 +48,11 @@ def attach(model: nn.Module, mask: Mask) -> Attachment:
 
 
 class Attachment:
-    """A model in which only a mask's values train. Made by ``attach``."""
+    """A model in which only a mask's values train. Made by ``attach``.
+
+    ``fully_shard`` (FSDP2) may follow. Then ``flush``, ``state_dict`` and ``load_state_dict`` are collective: every
+    rank must call them. ``ticket`` and ``dense_values`` are not, so that one rank may save the ticket.
+    """
 
     model: nn.Module
     mask: Mask
@@ -75,7 +80,7 @@ class Attachment:
         self._modules = list(by_module)
         self.base_fingerprint = fingerprint(mask, lambda name: self._weights[name].original)
         self._ignored_on_save = _leave_values_out_of_checkpoints(model)
-        self._before_forward = model.register_forward_pre_hook(lambda *_: self._write_what_changed())
+        self._before_forward = model.register_forward_pre_hook(lambda *_: self._check_what_changed())
         _attachments.add(self)
         _write_after_every_optimizer_step()
 
@@ -97,13 +102,20 @@ class Attachment:
     def dense_values(self, name: str) -> Tensor:
         """What the dense weight ``name`` holds at the mask's positions (k,), in its own dtype."""
         weight = self._attached()[name]
+        if weight.sharded:
+            self._refuse_what_was_not_written([weight])
         weight.fresh_dense()
         return weight.written
 
     def flush(self) -> None:
-        """Write all values into the dense weights now. Needed by no optimiser and no forward pass."""
-        for weight in self._attached().values():
-            weight.write()
+        """Write all values into the dense weights now.
+
+        Needed by no optimiser and no forward pass, except where FSDP2 shards the model and the values were changed
+        otherwise than by a ``torch.optim`` optimiser; every rank must call it then.
+        """
+        weights = list(self._attached().values())
+        for weight, values in zip(weights, whole([weight.values for weight in weights]), strict=True):
+            weight.write_whole(values)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -119,6 +131,7 @@ class Attachment:
                 yield
         finally:
             if outermost:
+                reshard(self.model)
                 for weight in weights:
                     weight.show(base=False)
 
@@ -134,7 +147,9 @@ class Attachment:
 
     def state_dict(self) -> dict[str, Any]:
         """The values (k,) in fp32 by tensor name, the mask's rule and the base's fingerprint: enough to resume."""
-        values = {name: values.detach().clone() for name, values in self.named_parameters()}
+        weights = self._attached()
+        gathered = whole([weight.values for weight in weights.values()])
+        values = {name: values.clone() for name, values in zip(weights, gathered, strict=True)}
         return {"values": values, "rule": self.mask.rule.to_json(), "fingerprint": self.base_fingerprint}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -155,7 +170,8 @@ class Attachment:
             )
         with torch.no_grad():
             for name, saved in state["values"].items():
-                weights[name].values.copy_(saved)
+                values = weights[name].values
+                local(values).copy_(own_share(values, saved))
         self.flush()
 
     def detach(self, keep: bool = True) -> None:
@@ -163,8 +179,17 @@ class Attachment:
 
         Args:
             keep: True leaves the trained weights in place; False puts the base back, bit for bit.
+
+        Raises:
+            ValueError: FSDP2 shards the model; it holds the values, and does not let them go.
         """
-        for weight in self._attached().values():
+        weights = self._attached()
+        if any(weight.sharded for weight in weights.values()):
+            raise ValueError(
+                "FSDP2 does not let go of parameters, so a sharded model cannot be detached; save the ticket and "
+                "apply it to the base, or gather the state dict and leave out its values."
+            )
+        for weight in weights.values():
             if keep:
                 weight.fresh_dense()
             else:
@@ -183,11 +208,31 @@ class Attachment:
     def _attached(self) -> dict[str, MaskedWeight]:
         if not self._weights:
             raise ValueError("This attachment was detached; attach a mask again to train.")
+        self._notice_sharding()
+        reshard(self.model)
         return self._weights
 
-    def _write_what_changed(self) -> None:
+    def _notice_sharding(self) -> bool:
+        sharded = bool(sharded_layers(self.model))
+        for weight in self._weights.values():
+            weight.sharded = weight.sharded or sharded
+        return any(weight.sharded for weight in self._weights.values())
+
+    def _refuse_what_was_not_written(self, weights: Iterable[MaskedWeight]) -> None:
+        """Where ranks must write together, one alone cannot repair what it finds changed. Not collective."""
+        changed = [weight.changed() for weight in weights if not weight.showing_base]
+        if changed and torch.stack([flag.to(changed[0].device) for flag in changed]).any():
+            raise RuntimeError(
+                "The values of a sharded model were changed otherwise than by an optimiser of torch.optim; call "
+                "flush() on the attachment after that, on every rank."
+            )
+
+    def _check_what_changed(self) -> None:
         """On accelerators, where a read compares no content: compare all of it with one wait for the device."""
         if torch.compiler.is_compiling():
+            return
+        if self._notice_sharding():
+            self._refuse_what_was_not_written(self._weights.values())
             return
         away = [weight for weight in self._weights.values() if weight.values.device.type != "cpu"]
         away = [weight for weight in away if not weight.showing_base]
@@ -198,7 +243,15 @@ class Attachment:
             self.flush()
 
     def _holds_any(self, parameters: set[int]) -> bool:
-        return any(id(weight.values) in parameters for weight in self._weights.values())
+        weights = self._attached().values()
+        for weight in weights:
+            first = weight.first_values()
+            if weight.sharded and id(first) in parameters and first is not weight.values:
+                raise RuntimeError(
+                    "The optimiser holds the values as they were before fully_shard replaced them, and trains nothing; "
+                    "make it after sharding."
+                )
+        return any(id(weight.values) in parameters for weight in weights)
 
 
 def _readers(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
@@ -220,6 +273,14 @@ def _refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str,
         raise ValueError(
             "A quantised base cannot be trained at single positions; load it in bf16, fp16 or fp32."
         )
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
+        raise ValueError(
+            "DistributedDataParallel would not reduce values it did not see; attach first, then wrap the model."
+        )
+    if any(hasattr(parameter, "ds_id") for parameter in parameters.values()):
+        raise ValueError(
+            "DeepSpeed ZeRO-3 partitions the weights, so positions cannot be found; use FSDP2 (fully_shard)."
+        )
     for name in mask.names:
         parameter = parameters.get(name)
         if parameter is None:
@@ -227,10 +288,6 @@ def _refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str,
                 f"The mask has positions in {name!r}, which this model lacks; build it for this model."
             )
         if tuple(parameter.shape) != tuple(mask.shape(name)):
-            if hasattr(parameter, "ds_id"):
-                raise ValueError(
-                    "DeepSpeed ZeRO-3 partitions the weights, so positions cannot be found; use FSDP2."
-                )
             raise ValueError(
                 f"{name} has shape {tuple(parameter.shape)}, the mask was made for {tuple(mask.shape(name))}; "
                 "build the mask for this model."
@@ -239,7 +296,7 @@ def _refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str,
             raise ValueError(
                 f"{name} is on the meta device and has no values; load the weights, then attach."
             )
-        if hasattr(parameter, "placements"):
+        if is_sharded(parameter):
             raise ValueError(f"{name} is already sharded; attach first, then call fully_shard or prepare.")
 
 

@@ -51,6 +51,8 @@ class MaskedModule(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         for weight in masked_weights(self).values():
+            if weight.dense.is_meta:
+                continue
             if prefix + weight.values_attribute in state_dict:
                 weight.write()
             elif weight.owner is self and prefix + weight.attribute in state_dict:
@@ -65,7 +67,7 @@ class MaskedLinear(nn.Linear):
         if weight is None or not weight.trains:
             return super().forward(x)
         device = x.device.type
-        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        if device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
             x = x.to(torch.get_autocast_dtype(device))
         return MaskedLinearFunction.apply(
             x,

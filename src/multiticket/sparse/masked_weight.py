@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Tensor, nn
 
 from multiticket.mask.names import VALUES_SUFFIX
 from multiticket.sparse.connect import ConnectedView
+from multiticket.sparse.distributed import ShardedView, is_sharded, local, own_entries, own_share, whole
 from multiticket.sparse.gradient import choose_method, row_starts
 
 
@@ -25,6 +28,8 @@ class MaskedWeight:
     """The base's values at the positions (k,), in the dense weight's dtype."""
     written: Tensor
     """What the dense weight holds at the positions (k,), in the dense weight's dtype."""
+    sharded: bool
+    """Whether FSDP2 manages the weight. Then no read writes it, for a read is not known to happen on every rank."""
 
     def __init__(self, name: str, owner: nn.Module, attribute: str, positions: Tensor) -> None:
         self.name = name
@@ -34,13 +39,18 @@ class MaskedWeight:
         dense = self.dense
         self.shape = dense.shape
         self._positions = positions.to(dense.device, torch.int32 if dense.numel() < 2**31 else torch.int64)
-        self._starts: Tensor | None = None
+        self._starts = row_starts(self._positions, *dense.shape) if dense.dim() == 2 else None
         self.original = dense.detach().take(positions.to(dense.device))
         self.written = self.original.clone()
         self.showing_base = False
+        self.sharded = False
+        self._own: tuple[slice, int] | None = None
+        self._view: weakref.ref[Tensor] | None = None
+        self._view_of: tuple[int, ...] = ()
         values = nn.Parameter(self.original.to(torch.promote_types(torch.float32, dense.dtype), copy=True))
         owner.register_parameter(self.values_attribute, values)
         self._version = values._version
+        self.first_values = weakref.ref(values)
 
     @property
     def dense(self) -> Tensor:
@@ -83,14 +93,33 @@ class MaskedWeight:
 
     def fresh_dense(self) -> Tensor:
         """The dense weight, written first if the values have changed since it was last written."""
-        if not self.showing_base and not torch.compiler.is_compiling() and self.is_stale():
+        dense = self.dense
+        if self.showing_base or torch.compiler.is_compiling():
+            return dense
+        if self.sharded or dense.is_meta or is_sharded(dense):
+            return dense
+        if self.is_stale():
             self.write()
-        return self.dense
+        return dense
 
     def connected(self) -> Tensor:
-        """The weight for any reader: connected to the values where gradients are recorded."""
+        """The weight for any reader: connected to the values where gradients are recorded.
+
+        While a view is in use, the next reader gets the same one: tied weights are recognised by ``is``.
+        """
         dense = self.fresh_dense()
-        return ConnectedView.apply(self.values, dense, self.positions) if self.trains else dense
+        if not self.trains or dense.is_meta:
+            return dense
+        if torch.compiler.is_compiling():
+            return ConnectedView.apply(self.values, dense, self.positions)
+        if is_sharded(dense):
+            return ShardedView.apply(self.values, dense, self.positions)
+        view = None if self._view is None else self._view()
+        source = (id(dense), id(self.values))
+        if view is None or self._view_of != source or view.data_ptr() != dense.data_ptr():
+            view = ConnectedView.apply(self.values, dense, self.positions)
+            self._view, self._view_of = weakref.ref(view), source
+        return view
 
     def is_stale(self) -> bool:
         """Whether the dense weight is not what the values say it should be.
@@ -110,17 +139,36 @@ class MaskedWeight:
         """Whether ``written`` is the values, rounded."""
         return torch.equal(self.values.detach().to(self.written.dtype), self.written)
 
+    def changed(self) -> Tensor:
+        """Whether what this rank holds of the values is not what was written last, as a tensor: nobody waits."""
+        values = local(self.values)
+        written = own_share(self.values, self.written)
+        if values.dtype.itemsize < 4:  # whole for a forward pass, under a policy that casts: too coarse to tell
+            return torch.zeros((), dtype=torch.bool, device=values.device)
+        rounded = values.to(written.dtype)
+        return ((rounded != written) & ~rounded.isnan()).any()
+
     @torch.no_grad()
     def write(self) -> None:
-        """Write the values into the dense weight, rounded to its dtype."""
-        dense, values = self.dense, self.values
-        self.written = values.detach().to(device=dense.device, dtype=dense.dtype, copy=True)
-        dense.put_(self.positions.long(), self.written)
-        self._version = values._version
+        """Write the values into the dense weight, rounded to its dtype. Collective where they are sharded."""
+        self.write_whole(*whole([self.values]))
+
+    @torch.no_grad()
+    def write_whole(self, values: Tensor) -> None:
+        """Write ``values`` (k,), which are the weight's own; of a sharded weight, what lies in this rank's rows."""
+        dense = self.dense
+        self.written = values.to(device=dense.device, dtype=dense.dtype, copy=True)
+        self._put(dense, self.written)
+        self._version = self.values._version
 
     @torch.no_grad()
     def take_values_from_dense(self) -> None:
         """The other way: after a plain checkpoint was loaded into the dense weight, the values follow it."""
+        if is_sharded(self.dense):
+            raise ValueError(
+                f"The checkpoint holds {self.name} without its values, which lie on other ranks once the model is "
+                "sharded; load it first, then attach and shard."
+            )
         self.values.copy_(self.dense.take(self.positions.long()))
         self.write()
 
@@ -132,5 +180,14 @@ class MaskedWeight:
         """
         dense = self.dense
         shown = self.original.to(dense.device, dense.dtype) if base else self.written
-        dense.data.put_(self.positions.long(), shown)
+        self._put(dense.data, shown)
         self.showing_base = base
+
+    def _put(self, dense: Tensor, content: Tensor) -> None:
+        if not is_sharded(dense):
+            dense.put_(self.positions.long(), content)
+            return
+        if self._own is None:
+            self._own = own_entries(dense, self.positions)
+        entries, begin = self._own
+        local(dense).put_(self.positions[entries].long() - begin, content[entries])

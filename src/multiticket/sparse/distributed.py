@@ -1,0 +1,155 @@
+"""FSDP2: which part of a sharded tensor this rank holds, and how the stepped values reach the dense weights.
+
+``fully_shard`` splits every parameter by rows over the ranks, the values among them, and puts whole ones in place
+for the forward and backward pass of their layer. So gradients, optimiser steps and checkpoints of the values need
+nothing. What is left is here: after a step each rank holds new values for one stretch of the positions, and the
+rows they belong to lie with any rank. One flat all-gather brings the values to all, and each rank writes its own rows.
+
+Everything called *collective* must be called on every rank, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is a DTensor, of which this rank holds a part."""
+    return hasattr(tensor, "placements")
+
+
+def sharded_layers(model: nn.Module) -> list[Any]:
+    """The modules of ``model`` that ``fully_shard`` was called on."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return []
+    from torch.distributed.fsdp import FSDPModule  # half a second that nobody else should pay
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def reshard(model: nn.Module) -> bool:
+    """Put every parameter back into its sharded form, in which it can be read and written for good.
+
+    After a forward pass without gradient FSDP2 leaves the root's parameters whole; what is written then is lost.
+
+    Returns:
+        Whether any part of the model is sharded.
+    """
+    layers = sharded_layers(model)
+    for layer in layers:
+        layer.reshard()
+    return bool(layers)
+
+
+def own_rows(tensor: Tensor) -> tuple[int, int]:
+    """First and last + 1 of the rows of a sharded ``tensor`` that lie on this rank; equal where it holds none.
+
+    Raises:
+        ValueError: the tensor is split otherwise than by rows over one group of ranks.
+    """
+    mesh, split = _split(tensor)
+    rows, ranks = tensor.shape[0], mesh.size(split)
+    per_rank = -(-rows // ranks)
+    first = min(mesh.get_local_rank(split) * per_rank, rows)
+    return first, min(first + per_rank, rows)
+
+
+def own_share(tensor: Tensor, whole: Tensor) -> Tensor:
+    """Of ``whole``, which has the rows of ``tensor``, those that this rank holds of ``tensor``."""
+    if not is_sharded(tensor):
+        return whole
+    first, last = own_rows(tensor)
+    return whole[first:last]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of ``tensor``: the same memory, without history."""
+    tensor = tensor.detach()
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
+
+
+def own_entries(dense: Tensor, positions: Tensor) -> tuple[slice, int]:
+    """Which of the sorted flat ``positions`` (k,) lie in own rows of ``dense``, and the position those rows begin at."""
+    if not is_sharded(dense):
+        return slice(0, positions.numel()), 0
+    row = dense.shape[1:].numel()
+    first, last = own_rows(dense)
+    bounds = torch.tensor([first * row, last * row], device=positions.device)
+    begin, end = torch.searchsorted(positions.long(), bounds).tolist()
+    return slice(begin, end), first * row
+
+
+@torch.no_grad()
+def whole(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each 1-D tensor (k,), whole on every rank: one flat all-gather for each group of ranks and dtype. Collective."""
+    found: list[Tensor] = [tensor.detach() for tensor in tensors]
+    together: dict[Any, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        if is_sharded(tensor):
+            mesh, split = _split(tensor)
+            together.setdefault((mesh.get_group(split), tensor.dtype), []).append(index)
+    for (group, _), indices in together.items():
+        for index, gathered in zip(indices, _gather([tensors[i] for i in indices], group), strict=True):
+            found[index] = gathered
+    return found
+
+
+def _gather(tensors: Sequence[Tensor], group: Any) -> list[Tensor]:
+    ranks = dist.get_world_size(group)
+    lengths = [-(-tensor.shape[0] // ranks) for tensor in tensors]
+    shares = [local(tensor) for tensor in tensors]
+    padded = [
+        nn.functional.pad(share, (0, length - share.numel()))
+        for share, length in zip(shares, lengths, strict=True)
+    ]
+    mesh: Any = tensors[0].device_mesh  # type: ignore[attr-defined]
+    flat = torch.cat(padded).to(mesh.device_type)  # shares kept on the CPU travel over the accelerator's group
+    gathered = flat.new_empty(ranks * flat.numel())
+    dist.all_gather_into_tensor(gathered, flat, group=group)
+    pieces = gathered.view(ranks, -1).split(lengths, dim=1)
+    return [
+        piece.reshape(-1)[: tensor.shape[0]].to(share.device)
+        for piece, tensor, share in zip(pieces, tensors, shares, strict=True)
+    ]
+
+
+def _split(tensor: Any) -> tuple[Any, int]:
+    """The device mesh of a sharded tensor, and the one dimension of it that splits the tensor's rows."""
+    from torch.distributed.tensor import Shard
+
+    dimensions = [index for index, placed in enumerate(tensor.placements) if not placed.is_replicate()]
+    by_rows = [type(tensor.placements[index]) is Shard and tensor.placements[index].dim == 0 for index in dimensions]
+    if by_rows != [True]:
+        raise ValueError(
+            f"A masked weight is sharded as {tuple(tensor.placements)}; values can be written only where fully_shard "
+            "splits rows over one group of ranks, without tensor parallelism or a shard_placement_fn."
+        )
+    return tensor.device_mesh, dimensions[0]
+
+
+class ShardedView(torch.autograd.Function):
+    """A sharded dense weight, read outside its layer's forward: connected to its values as ``ConnectedView`` is."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, dense: Tensor, positions: Tensor) -> Tensor:
+        ctx.values, ctx.positions = values, positions
+        return dense.view_as(dense)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Any) -> tuple[Tensor | None, ...]:
+        from torch.distributed.tensor import DTensor
+
+        values = ctx.values
+        taken = grad.full_tensor().take(ctx.positions.long()).to(values.dtype)
+        share = own_share(values, taken)
+        mesh, placements = values.device_mesh, values.placements
+        sharded = DTensor.from_local(
+            share, mesh, placements, run_check=False, shape=values.shape, stride=values.stride()
+        )
+        return sharded, None, None

@@ -1,0 +1,103 @@
+"""What test_ddp.py judges: an attached model in DistributedDataParallel, beside one process on the joint batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from two_ranks import Figures, batches, differs, loss_of, own_half, serve, toy, train
+
+import multiticket as mt
+
+Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+OPTIMIZERS: dict[str, Make] = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.5, momentum=0.9),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, eps=1e-5, fused=True),
+}
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    return {n: p.detach().clone() for n, p in model.named_parameters() if not n.endswith("__values")}
+
+
+def ends_as_one_process(make: Make) -> Figures:
+    base = weights_of(toy())
+    found: Figures = {}
+    for masked in (True, False):
+        one, two = toy(), toy()
+        if masked:
+            mask = mt.Mask.random(one, 0.3)
+            attached = [mt.attach(one, mask), mt.attach(two, mask)]
+            trained = [list(attachment.parameters()) for attachment in attached]
+        else:
+            trained = [list(one.parameters()), list(two.parameters())]
+        train(one, make(trained[0]), clip=1.0)
+        train(DistributedDataParallel(two), make(trained[1]), share=own_half, clip=1.0)
+        found["values" if masked else "control"] = differs(weights_of(one), weights_of(two))
+        found["moved" if masked else "control moved"] = differs(weights_of(two), base)
+    return found
+
+
+def bytes_reduced() -> Figures:
+    model = toy()
+    buffers = [name for name, _ in model.named_buffers()]
+    attachment = mt.attach(model, mt.Mask.random(model, 0.3))
+    assert [name for name, _ in model.named_buffers()] == buffers
+    ddp = DistributedDataParallel(model)
+    sizes: list[int] = []
+
+    def count(_, bucket):
+        sizes[-1] += bucket.buffer().nbytes
+        work = dist.all_reduce(bucket.buffer(), async_op=True)
+        return work.get_future().then(lambda done: done.value()[0] / 2)
+
+    ddp.register_comm_hook(None, count)
+    optimizer = torch.optim.SGD(attachment.parameters(), lr=0.1)
+    for ids in batches(3):
+        sizes.append(0)
+        optimizer.zero_grad()
+        ids = own_half(ids)
+        loss_of(ddp(ids), ids).backward()
+        optimizer.step()
+    frozen = [name for name, p in model.named_parameters() if p.grad is not None and not p.requires_grad]
+    return {"reduced": sizes, "nnz": attachment.nnz, "frozen with gradient": frozen}
+
+
+def accumulation() -> Figures:
+    """Two batches a step, the first without a reduction."""
+    one, two = toy(), toy()
+    mask = mt.Mask.random(one, 0.3)
+    first, second = mt.attach(one, mask), mt.attach(two, mask)
+    ddp = DistributedDataParallel(two)
+    ids, more = batches(2)
+    for batch in (ids, more):
+        loss_of(one(batch), batch).backward()
+    with ddp.no_sync():
+        loss_of(ddp(own_half(ids)), own_half(ids)).backward()
+    loss_of(ddp(own_half(more)), own_half(more)).backward()
+    gradients = [{n: v.grad for n, v in a.named_parameters()} for a in (first, second)]
+    return {"gradients": differs(*gradients), "largest": max(float(g.abs().max()) for g in gradients[0].values())}
+
+
+def wrapped_first_is_refused() -> Figures:
+    model = toy()
+    try:
+        mt.attach(DistributedDataParallel(model), mt.Mask.random(model, 0.3))
+    except ValueError as error:
+        return {"message": str(error), "still trains": all(p.requires_grad for p in model.parameters())}
+    return {"message": ""}
+
+
+if __name__ == "__main__":
+    serve(
+        {
+            "sgd": lambda: ends_as_one_process(OPTIMIZERS["sgd"]),
+            "adamw": lambda: ends_as_one_process(OPTIMIZERS["adamw"]),
+            "bytes": bytes_reduced,
+            "accumulation": accumulation,
+            "wrapped first": wrapped_first_is_refused,
+        }
+    )
