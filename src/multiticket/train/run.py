@@ -62,6 +62,12 @@ def run_training(
         folder.refuse_to_overwrite()
 
     started = time.monotonic()
+    problems = len(task.problems("train"))
+    if problems < config.rollouts // config.group:
+        raise ValueError(
+            f"A step takes {config.rollouts // config.group} problems (rollouts / group) and task {config.task} has "
+            f"{problems} to train on: lower rollouts or raise group."
+        )
     model, tokenizer = load_model(config.model, config.dtype)
     attachment = attach(model, build_mask(model, config)) if config.arm == "ticket" else None
     numel = sum(parameter.numel() for parameter in masked_candidates(model).values())
@@ -135,7 +141,7 @@ def _train(
     tokens = config.max_completion_tokens or task.max_completion_tokens
     trainer = RLVRTrainer(
         model=model,
-        reward_funcs=_reward(task),
+        reward_funcs=reward_function(task),
         args=grpo_config(config, folder.checkpoints, tokens),
         train_dataset=task.problems("train"),
         processing_class=tokenizer,
@@ -181,7 +187,7 @@ def _keep_and_measure(
     return after, attachment.mask.nnz, folder.ticket
 
 
-def _reward(task: Any) -> Any:
+def reward_function(task: Any) -> Any:
     """The task's score as TRL calls rewards; the share of right answers goes to the log beside it."""
 
     def reward(

@@ -1,0 +1,176 @@
+"""What the trainer does in one step, against plain PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_task import TASK
+
+from multiticket import config
+from multiticket.mask import Mask
+from multiticket.sparse import attach
+from multiticket.train.models import load_model
+from multiticket.train.run import reward_function
+from multiticket.train.trainer import RLVRTrainer, grpo_config
+
+RATE = 3e-3
+
+
+class Recording(RLVRTrainer):
+    """Keeps the batch as it was scored, the batches as they were trained on, and the gradients before clipping."""
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        self.scored = super()._generate_and_score_completions(inputs)
+        self.rewards = list(self._logs["rewards"]["reward"])
+        return {key: value.clone() for key, value in self.scored.items()}
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        self.gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        return super()._clip_grad_norm(model)
+
+
+def _trainer(folder: Path, output: Path, arm: str = "full", **settings: Any) -> Recording:
+    run = config.build(
+        {"arm": arm, "steps": 1, "rollouts": 32, "group": 8, "learning_rate": RATE, "clip_norm": 1e-2, **settings}
+    )
+    model, tokenizer = load_model(str(folder))
+    attachment = attach(model, Mask.random(model, density=run.density)) if arm == "ticket" else None
+    return Recording(
+        model=model,
+        reward_funcs=reward_function(TASK),
+        args=grpo_config(run, output, TASK.max_completion_tokens),
+        train_dataset=TASK.problems("train"),
+        processing_class=tokenizer,
+        attachment=attachment,
+        kl_rollouts=run.kl_rollouts,
+    )
+
+
+def _log_probs(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Log-probabilities of the completion tokens (rollouts, tokens), from the model's own logits."""
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    width = batch["completion_ids"].shape[1]
+    logits = model(input_ids=ids, attention_mask=attention).logits[:, -width - 1 : -1]
+    return logits.log_softmax(-1).gather(-1, batch["completion_ids"].unsqueeze(-1)).squeeze(-1)
+
+
+def _reference_step(folder: Path, batch: dict[str, Any], clip: float) -> tuple[Any, dict[str, torch.Tensor]]:
+    """One step of the paper's recipe in plain PyTorch on a fresh base: the model after it, and its raw gradients."""
+    model, _ = load_model(str(folder))
+    mask = batch["completion_mask"]
+    loss = -(batch["advantages"].unsqueeze(1) * _log_probs(model, batch) * mask).sum() / mask.sum()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    loss.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return model, gradients
+
+
+def test_the_advantage_is_the_reward_minus_its_groups_mean(toy_model_folder: Path, tmp_path: Path) -> None:
+    trainer = _trainer(toy_model_folder, tmp_path)
+    trainer.train()
+    rewards = torch.tensor(trainer.rewards).view(4, 8)
+    assert rewards.std(dim=1).max() > 0
+    expected = (rewards - rewards.mean(dim=1, keepdim=True)).flatten()
+    torch.testing.assert_close(trainer.scored["advantages"], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("micro_batch", [32, 8])
+def test_a_step_of_the_full_arm_is_the_recipe_in_plain_pytorch(
+    toy_model_folder: Path, tmp_path: Path, micro_batch: int
+) -> None:
+    trainer = _trainer(toy_model_folder, tmp_path, micro_batch=micro_batch)
+    trainer.train()
+    expected, gradients = _reference_step(toy_model_folder, trainer.scored, clip=1e-2)
+
+    norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    assert norm > 2e-2, "the clipping must do something here"
+    assert set(trainer.gradients) == set(gradients)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(trainer.gradients[name], gradient, rtol=1e-4, atol=1e-6 * float(norm))
+    # Adam's first step is a sign step: where a gradient is rounding noise, so is its sign.
+    weights = dict(trainer.model.named_parameters())
+    for name, parameter in expected.named_parameters():
+        clear = gradients[name].abs() > 1e-4 * norm
+        torch.testing.assert_close(weights[name][clear], parameter[clear], rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_of_a_ticket_trains_the_masked_part_of_the_same_gradient(
+    toy_model_folder: Path, tmp_path: Path
+) -> None:
+    trainer = _trainer(toy_model_folder, tmp_path, arm="ticket", density=0.25, micro_batch=16)
+    trainer.train()
+    assert trainer.attachment is not None
+    _, gradients = _reference_step(toy_model_folder, trainer.scored, clip=1e-2)
+    base, _ = load_model(str(toy_model_folder))
+    before = dict(base.named_parameters())
+    trained = dict(trainer.model.named_parameters())
+    values = dict(trainer.attachment.named_parameters())
+    seen = 0
+    for name in trainer.attachment.mask.names:
+        places = trainer.attachment.mask.indices(name)
+        (gradient,) = [g for n, g in trainer.gradients.items() if n.startswith(name)]
+        torch.testing.assert_close(gradient, gradients[name].flatten()[places], rtol=1e-4, atol=1e-7)
+        others = torch.ones(before[name].numel(), dtype=torch.bool)
+        others[places] = False
+        assert torch.equal(trained[name].flatten()[others], before[name].flatten()[others])
+        assert torch.equal(trained[name].flatten()[places], values[name])
+        seen += int((values[name] != before[name].flatten()[places]).sum())
+    assert seen > 0.9 * trainer.attachment.nnz
+
+
+def test_everything_trained_decays(toy_model_folder: Path, tmp_path: Path) -> None:
+    trainer = _trainer(toy_model_folder, tmp_path, arm="ticket", density=0.5)
+    trainer.train()
+    decayed, plain = trainer.optimizer.param_groups
+    assert decayed["weight_decay"] == 0.01
+    assert not plain["params"]
+    assert sum(p.numel() for p in decayed["params"]) == trainer.attachment.nnz  # type: ignore[union-attr]
+    assert (decayed["betas"], decayed["lr"]) == ((0.9, 0.999), RATE)
+
+
+def test_kl_is_the_k3_estimate_of_what_the_step_moved(toy_model_folder: Path, tmp_path: Path) -> None:
+    trainer = _trainer(toy_model_folder, tmp_path, kl_rollouts=32, clip_norm=1.0)
+    trainer.train()
+    base, _ = load_model(str(toy_model_folder))
+    with torch.no_grad():
+        log_ratio = _log_probs(trainer.model, trainer.scored) - _log_probs(base, trainer.scored)
+    mask = trainer.scored["completion_mask"]
+    expected = (((log_ratio.exp() - 1) - log_ratio) * mask).sum() / mask.sum()
+    logged = trainer.state.log_history[0]["kl"]
+    assert logged > 1e-5
+    assert logged == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_kl_on_few_rollouts_estimates_the_exact_kl(toy_model_folder: Path, tmp_path: Path) -> None:
+    """Over many rollouts k3 meets the KL over the whole vocabulary at the same contexts."""
+    trainer = _trainer(toy_model_folder, tmp_path, rollouts=1280, group=32, kl_rollouts=1280, clip_norm=1.0)
+    trainer.train()
+    base, _ = load_model(str(toy_model_folder))
+    batch = trainer.scored
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    width = batch["completion_ids"].shape[1]
+    with torch.no_grad():
+        before, after = (
+            m(input_ids=ids, attention_mask=attention).logits[:, -width - 1 : -1].log_softmax(-1)
+            for m in (base, trainer.model)
+        )
+    exact = ((before.exp() * (before - after)).sum(-1) * batch["completion_mask"]).sum() / batch["completion_mask"].sum()
+    assert trainer.state.log_history[0]["kl"] == pytest.approx(float(exact), rel=0.1)
+
+
+def test_epochs_differ_but_each_is_found_again(toy_model_folder: Path, tmp_path: Path) -> None:
+    trainer = _trainer(toy_model_folder, tmp_path)
+    sampler = trainer._get_train_sampler()
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(set(orders[0])) == list(range(40))
