@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from multiticket import __version__
-from multiticket.cli import evaluate, train
+from multiticket.cli import evaluate, plan, train
 
 app = typer.Typer(
     name="multiticket",
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 train.register(app)
 evaluate.register(app)
+plan.register(app)
 if find_spec("multiticket.cli.tickets") is not None:
     from multiticket.cli import tickets
 

@@ -51,7 +51,7 @@ class MaskedLinearFunction(torch.autograd.Function):
         ctx.positions, ctx.starts, ctx.method = positions, starts, method
         ctx.values_dtype = values.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
-        if torch.is_autocast_enabled(x.device.type):
+        if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
             dense = dense.to(x.dtype)
             bias = None if bias is None else bias.to(x.dtype)
         return F.linear(x, dense, bias)

@@ -1,0 +1,127 @@
+"""``multiticket plan``: what training will cost in memory, before anything is downloaded or trained."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from multiticket.train.plan import Plan
+
+ROWS = (
+    ("weights", "weights"),
+    ("buffers", "buffers"),
+    ("values", "values, adapters or master weights"),
+    ("gradients", "gradients"),
+    ("moments", "moments"),
+    ("positions", "positions"),
+    ("bookkeeping", "bookkeeping"),
+    ("state", "model state"),
+    ("activations", "activations"),
+    ("recomputed", "one layer recomputed"),
+    ("logits_fused", "logits, fused head"),
+    ("logits_naive", "(logits, naive head)"),
+    ("cache", "generation cache"),
+    ("training", "peak in training"),
+    ("generation", "peak in generation"),
+)
+"""What the table shows of an arm, and what it is called there."""
+SUMS = frozenset({"state", "training", "generation"})
+
+
+def register(app: typer.Typer) -> None:
+    app.command("plan")(plan)
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="A shipped base, a folder with a config.json, or a hub name.")],
+    density: Annotated[float, typer.Option(help="Of the ticket.")] = 0.01,
+    tokens: Annotated[int, typer.Option(help="Prompt and completion together.")] = 1024,
+    batch: Annotated[int, typer.Option(help="Sequences in one forward and backward pass.")] = 4,
+    dtype: Annotated[str, typer.Option(help="Of the weights: bfloat16, float16 or float32.")] = "bfloat16",
+    arms: Annotated[str, typer.Option(help="Which of full, ticket and lora.")] = "full,ticket,lora",
+    lora_rank: Annotated[
+        int | None, typer.Option(help="Default: as many trained values as the ticket.")
+    ] = None,
+    gpu_memory: Annotated[
+        str | None, typer.Option(help="Ask whether it fits a GPU of this size, such as 24GiB.")
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Recompute each layer in the backward pass.")
+    ] = False,
+    padded: Annotated[
+        bool, typer.Option("--padded", help="Rows are padded; attention then saves its mask, and more.")
+    ] = False,
+    completions: Annotated[
+        int | None, typer.Option(help="Sequences generated at once; default: the batch.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, in bytes.")] = False,
+) -> None:
+    """What training costs in memory, by component, for full, LoRA and ticket, from the model's configuration alone."""
+    from multiticket.train.quiet import hush
+
+    hush()
+    from multiticket.train import plan as planning
+
+    size = None if gpu_memory is None else planning.parse_memory(gpu_memory)
+    chosen = [arm.strip() for arm in arms.split(",")]
+    planned = planning.plan(
+        model,
+        density=density,
+        tokens=tokens,
+        batch=batch,
+        dtype=dtype,
+        arms=chosen,
+        lora_rank=lora_rank,
+        gradient_checkpointing=gradient_checkpointing,
+        padded=padded,
+        completions=completions,
+    )
+    if as_json:
+        print(json.dumps(planned.to_json(size), indent=2))
+    else:
+        _print(planned, size)
+
+
+def _print(plan: Plan, gpu_memory: int | None) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from multiticket.report.tables import wide_console
+    from multiticket.train.plan import ASSUMPTIONS
+
+    details = [f"{plan.batch} x {plan.tokens} tokens", plan.dtype, f"{plan.completions} completions at once"]
+    details += ["padded rows"] * plan.padded + ["gradient checkpointing"] * plan.gradient_checkpointing
+    title = f"{plan.model}: {plan.parameters:,} parameters, {', '.join(details)}"
+    table = Table(title=title, box=box.SIMPLE, title_justify="left")
+    table.add_column("memory")
+    for arm in plan.arms:
+        named = {"ticket": f"ticket, {100 * plan.density:g} %", "lora": f"LoRA, rank {arm.lora_rank}"}
+        table.add_column(named.get(arm.arm, arm.arm), justify="right")
+    table.add_row("trained values", *(f"{arm.trained:,}" for arm in plan.arms), end_section=True)
+    for name, label in ROWS:
+        amounts = [getattr(arm, name) for arm in plan.arms]
+        if any(amounts):
+            table.add_row(label, *map(binary_size, amounts), style="bold" if name in SUMS else None)
+        if name == "state":
+            rates = (f"{amount / plan.parameters:.3f}" for amount in amounts)
+            table.add_row("  bytes a parameter", *rates, end_section=True)
+    if gpu_memory is not None:
+        verdicts = ("yes" if arm.fits(gpu_memory) else "no" for arm in plan.arms)
+        table.add_row(f"fits {binary_size(gpu_memory)}", *verdicts, style="bold")
+    console = wide_console()
+    console.print(table)
+    for assumption in ASSUMPTIONS:
+        console.print(f"- {assumption}", style="dim")
+
+
+def binary_size(count: int) -> str:
+    """Bytes in powers of 1024, the units that GPUs' memory is given in."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.2f} GiB"

@@ -1,0 +1,157 @@
+"""What autograd keeps for the backward pass, found by running the forward pass on the meta device.
+
+No formula says what a layer saves: a tensor on the meta device has a shape and a dtype and takes part in autograd
+like any other, so the model's own forward is run there and what it saves is counted. One thing needs help.
+Attention on the meta device would take the plain path, which keeps the (tokens, tokens) scores; here it takes the
+flash path, as it does on a CPU and on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+FULL_ROWS = "multiticket_plan"
+"""Attention implementation for batches without padding: no mask, so grouped keys and values are not repeated."""
+PADDED_ROWS = "multiticket_plan_padded"
+"""The same for padded batches: each layer keeps the mask, and its keys and values once for each query head."""
+
+
+@dataclass
+class Saved:
+    """Bytes that autograd saves; each storage once, what the model itself holds (weights, buffers) not at all."""
+
+    held: set[int]
+    """Addresses of the storages that do not count."""
+    storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
+    bytes: int = 0
+    largest_layer: int = 0
+    """Bytes of the decoder layer that saves most: what checkpointing computes again, one layer at a time."""
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.held and storage._cdata not in self.storages:
+            self.storages[storage._cdata] = storage  # kept alive, or its address might come again
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+def saved_by_forward(model: nn.Module, batch: int, tokens: int) -> Saved:
+    """What one forward pass over ``batch`` rows of ``tokens`` tokens saves for the backward pass, logits included.
+
+    The output itself is not counted unless the backward pass needs it. ``model`` is on the meta device or a real one.
+    """
+    device = next(model.parameters()).device
+    saved = Saved({tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())})
+    hooks = [
+        hook
+        for layer in model.modules()
+        if isinstance(layer, GradientCheckpointingLayer)
+        for hook in _watch(layer, saved)
+    ]
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+            model(**_inputs(batch, tokens, device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return saved
+
+
+def cache_bytes(model: nn.Module, tokens: int) -> int:
+    """Bytes of the generation cache of one sequence of ``tokens`` tokens (keys and values, or a recurrent state)."""
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        output = model(**_inputs(1, tokens, device), use_cache=True)
+    cache = output.get("past_key_values", output.get("cache_params"))
+    if cache is None:
+        raise NotImplementedError("it returns no generation cache")
+    layers = getattr(cache, "layers", [cache])
+    return sum({id(t): t.nbytes for layer in layers for t in _tensors(vars(layer))}.values())
+
+
+def _watch(layer: nn.Module, saved: Saved) -> list[Any]:
+    """Hooks that note how much ``layer`` adds to ``saved``."""
+    before: list[int] = []
+
+    def enter(*_: Any) -> None:
+        before.append(saved.bytes)
+
+    def leave(*_: Any) -> None:
+        saved.largest_layer = max(saved.largest_layer, saved.bytes - before.pop())
+
+    return [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+
+
+def _inputs(batch: int, tokens: int, device: torch.device) -> dict[str, Tensor]:
+    ids = torch.zeros(batch, tokens, dtype=torch.long, device=device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+class _Flash(TorchFunctionMode):
+    """Sends ``scaled_dot_product_attention`` to the flash operator."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        chosen = _flash if func is F.scaled_dot_product_attention else func
+        return chosen(*args, **(kwargs or {}))
+
+
+def _flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention as flash kernels do it: query, key, value, output and one fp32 number a row and head are saved."""
+    if dropout_p or query.shape[-1] != value.shape[-1]:  # not for the flash kernel of the CPU
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    bias = None if attn_mask is None else attn_mask.to(query.dtype)
+    operator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return operator(query, key, value, dropout_p, is_causal, attn_mask=bias, scale=scale)[0]
+
+
+def _attention(*args: Any, **kwargs: Any) -> Any:
+    with _Flash():
+        return sdpa_attention_forward(*args, **kwargs)
+
+
+def _mask_of_full_rows(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """The mask that transformers makes when it finds no padding; it cannot look for padding on the meta device."""
+    return sdpa_mask(*args, attention_mask=None, **kwargs)
+
+
+def _mask_of_padded_rows(*args: Any, **kwargs: Any) -> Tensor | None:
+    return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+
+
+AttentionInterface.register(FULL_ROWS, _attention)
+AttentionMaskInterface.register(FULL_ROWS, _mask_of_full_rows)
+AttentionInterface.register(PADDED_ROWS, _attention)
+AttentionMaskInterface.register(PADDED_ROWS, _mask_of_padded_rows)
