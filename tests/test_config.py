@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ def test_density_is_accepted_in_its_interval_only(density: float) -> None:
     if 0 < density <= 1:
         assert config.build({"density": density, "learning_rate": 1e-3}).density == density
     else:
-        with pytest.raises(ValueError, match="^density "):
+        with pytest.raises(ValueError, match=r"^density "):
             config.build({"density": density, "learning_rate": 1e-3})
 
 
@@ -57,7 +58,7 @@ def test_density_is_accepted_in_its_interval_only(density: float) -> None:
     ],
 )
 def test_a_wrong_setting_is_one_sentence_that_names_it(settings: dict[str, object], says: str) -> None:
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match=re.escape(says)) as raised:
         config.build(settings)
     sentence = str(raised.value)
     assert sentence.startswith(says)

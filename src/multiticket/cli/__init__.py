@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from multiticket import __version__
-from multiticket.cli import evaluate, plan, train
+from multiticket.cli import demo, evaluate, plan, train
 
 app = typer.Typer(
     name="multiticket",
@@ -22,6 +22,7 @@ app = typer.Typer(
 train.register(app)
 evaluate.register(app)
 plan.register(app)
+demo.register(app)
 if find_spec("multiticket.cli.tickets") is not None:
     from multiticket.cli import tickets
 

@@ -61,11 +61,11 @@ def train(
         str | None, typer.Option(help="float32 or bfloat16: of the weights in training.")
     ] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
-    problems: Annotated[int | None, typer.Option(help="Test problems measured before and after.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Sampled completions a test problem.")] = None,
     split: Annotated[
         str | None, typer.Option(help="Measured split: test, or validation to choose by.")
     ] = None,
+    problems: Annotated[int | None, typer.Option(help="Problems of it that are measured.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Sampled completions of each.")] = None,
     output: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -76,7 +76,7 @@ def train(
 
     given = context.params
     overrides: dict[str, Any] = {name: given[name] for name in SETTINGS if given[name] is not None}
-    measured = {name: given[name] for name in ("problems", "samples", "split") if given[name] is not None}
+    measured = {name: given[name] for name in ("split", "problems", "samples") if given[name] is not None}
     if measured:
         overrides["eval"] = measured
     if resume:

@@ -50,12 +50,14 @@ def run_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 RUN_COLUMNS = ("arm", "base", "after", "after, greedy", "trained parameters", "file", "rate", "time")
 
 
-def arm_name(result: Mapping[str, Any]) -> str:
+def arm_name(result: Mapping[str, Any], short: bool = False) -> str:
+    """``full``, or ``ticket 1 % (seed 0)``; `short`: ``1 %, seed 0``."""
     if result["arm"] == "full":
         return "full"
     part = f", part {result['part']}" if result["part"] else ""
     method = "" if result["method"] == "random" else f"{result['method']}, "
-    return f"ticket {100 * result['density']:g} % ({method}seed {result['seed']}{part})"
+    share, rest = f"{100 * result['density']:g} %", f"{method}seed {result['seed']}{part}"
+    return f"{share}, {rest}" if short else f"ticket {share} ({rest})"
 
 
 def print_runs(results: Sequence[Mapping[str, Any]], title: str) -> None:

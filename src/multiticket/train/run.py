@@ -23,6 +23,7 @@ from multiticket import tasks  # noqa: E402
 from multiticket.config import RunConfig  # noqa: E402
 from multiticket.mask import Mask, MaskRule, masked_candidates  # noqa: E402
 from multiticket.sparse import Attachment, attach  # noqa: E402
+from multiticket.ticket import Ticket  # noqa: E402
 from multiticket.train.evaluation import Evaluation, evaluate  # noqa: E402
 from multiticket.train.files import write_json  # noqa: E402
 from multiticket.train.metrics import MetricsWriter  # noqa: E402
@@ -178,8 +179,6 @@ def _keep_and_measure(
     attachment.ticket(**settings, versions=versions()).save(folder.ticket)
     attachment.detach(keep=False)
     base, tokenizer = load_model(config.model, config.dtype)
-    from multiticket.ticket import Ticket
-
     ticket = Ticket.load(folder.ticket)
     with ticket.applied(base):
         after = evaluate(base, tokenizer, task, config.eval, tokens)

@@ -1,0 +1,60 @@
+"""``multiticket demo``: full training beside two random 1 % tickets, from nothing to a picture."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("demo")(demo)
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the runs and the picture.")] = Path("demo"),
+    recipes: Annotated[
+        Path | None, typer.Option(help="Folder with the recipes; default: the repository's.")
+    ] = None,
+) -> None:
+    """Train the full arm and two random 1 % tickets on arithmetic, and show that a ticket is all that it says."""
+    from multiticket.report import demo as parts
+    from multiticket.report.tables import print_runs, wide_console
+
+    started = time.monotonic()
+    say = wide_console().print
+    runs = parts.demo_runs(recipes or REPOSITORY / "recipes", output)
+    results = [parts.perform(run, folder) for run, folder in runs]
+    folders = [folder for _, folder in runs]
+
+    print_runs(
+        results,
+        f"{results[0]['model']} on {results[0]['task']}: accuracy at temperature 1, with 95 % intervals",
+    )
+    overlap = parts.masks_overlap(results[1:])
+    say(
+        f"Masks: the two tickets share {overlap.intersection:,} of {overlap.first:,} positions, Jaccard "
+        f"{overlap.jaccard:.5f}; independent masks share {overlap.expected_intersection:,.0f}, Jaccard "
+        f"{overlap.expected:.5f} ({overlap.z:+.1f} standard deviations)."
+    )
+    reverts = []
+    for result, folder in zip(results[1:], folders[1:], strict=True):
+        revert = parts.prove_revert(result["model"], result["dtype"], folder / result["file"])
+        reverts.append(revert)
+        same = "the same bits" if revert.reverted == revert.base else "DIFFERENT BITS"
+        say(
+            f"Revert: base {revert.base[:12]}, with {folder.name} {revert.trained[:12]} ({revert.changed:,} weights "
+            f"changed), reverted {revert.reverted[:12]}: {same}."
+        )
+    parts.draw(results, folders, output / parts.PICTURE)
+    parts.save_summary(output / "demo.json", results, overlap, reverts)
+    say(f"\nPicture: {output / parts.PICTURE}    numbers: {output / 'demo.json'}")
+    for result, folder in zip(results, folders, strict=True):
+        say(f"{parts.arm_name(result)}: {folder}/{result['file']}    log: {folder}/metrics.jsonl")
+    say(f"tensorboard --logdir {output}    done in {time.monotonic() - started:.0f} s")
+    if any(revert.reverted != revert.base or revert.changed == 0 for revert in reverts):
+        raise typer.Exit(1)
