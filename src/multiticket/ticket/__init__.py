@@ -1,0 +1,10 @@
+"""Keep the result: ticket files, apply and revert, compose, merge."""
+
+from __future__ import annotations
+
+from multiticket.ticket.apply import Applied
+from multiticket.ticket.compose import compose
+from multiticket.ticket.section import Section
+from multiticket.ticket.ticket import Ticket
+
+__all__ = ["Applied", "Section", "Ticket", "compose"]

@@ -1,0 +1,34 @@
+"""Read and write single positions of a dense weight, bit for bit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def gather(weight: Tensor, flat: Tensor) -> Tensor:
+    """The bits of ``weight`` at the flat row-major positions ``flat`` (k,), as (k,) in its dtype, on its device."""
+    flat = flat.to(device=weight.device, dtype=torch.int64)
+    bits = _as_bits(weight)
+    found = (
+        bits.view(-1).gather(0, flat) if bits.is_contiguous() else bits[torch.unravel_index(flat, bits.shape)]
+    )
+    return found.view(weight.dtype)
+
+
+def scatter_(weight: Tensor, flat: Tensor, values: Tensor) -> None:
+    """Write ``values`` (k,) to the positions ``flat`` (k,), unique; rounded to the weight's dtype where it differs."""
+    flat = flat.to(device=weight.device, dtype=torch.int64)
+    bits = _as_bits(weight)
+    source = _as_bits(values.to(device=weight.device, dtype=weight.dtype))
+    if bits.is_contiguous():
+        bits.view(-1).scatter_(0, flat, source)
+    else:
+        bits[torch.unravel_index(flat, bits.shape)] = source
+
+
+def _as_bits(tensor: Tensor) -> Tensor:
+    """The same memory seen as integers, since arithmetic types may quieten a NaN on the way through."""
+    return tensor.detach().view(_BITS[tensor.element_size()])
