@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from two_ranks import of_case, run
+import torch
+from two_ranks import of_case, run, toy
+
+import multiticket as mt
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +40,14 @@ def test_a_model_wrapped_before_attach_is_refused(ranks):
     for figures in of_case(ranks, "wrapped first"):
         assert "attach first" in figures["message"]
         assert figures["still trains"]
+
+
+def test_weights_that_deepspeed_partitioned_are_refused():
+    model = toy()
+    mask = mt.Mask.random(model, 0.3)
+    for number, parameter in enumerate(model.parameters()):
+        parameter.ds_id = number  # with the weight itself elsewhere, as ZeRO-3 leaves it
+        parameter.data = torch.empty(0)
+    with pytest.raises(ValueError, match="ZeRO-3 partitions the weights"):
+        mt.attach(model, mask)
+    assert all(parameter.requires_grad for parameter in model.parameters())

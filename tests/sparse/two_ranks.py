@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Figures = dict[str, Any]
 SECONDS = 280  # of which a quiet machine uses about ten
@@ -27,7 +28,7 @@ SECONDS = 280  # of which a quiet machine uses about ten
 def run(script: str, folder: Path) -> dict[str, Figures]:
     """Both ranks' figures by case; a case that failed has ``error``, and the cases after it are missing."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(Path(__file__).with_name(script)), str(folder)]
+    command = [sys.executable, str(Path(__file__).parent / script), str(folder)]
     ranks = [subprocess.Popen([*command, str(rank)], env=environment) for rank in (0, 1)]
     try:
         for process in ranks:
@@ -98,10 +99,10 @@ class Toy(nn.Module):
         self.head = nn.Linear(9, 31, bias=False)
         self.head.weight = self.embed.weight
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, recompute: bool = False) -> Tensor:
         hidden = self.embed(ids)
         for block in self.blocks:
-            hidden = block(hidden)
+            hidden = checkpoint(block, hidden, use_reentrant=False) if recompute else block(hidden)
         return self.head(self.norm(hidden))
 
 

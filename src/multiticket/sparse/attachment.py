@@ -75,6 +75,8 @@ class Attachment:
             self._weights[name] = weight
             for module, attribute in places:
                 by_module.setdefault(module, {})[attribute] = weight
+            if len(places) > 1 and hasattr(model, "tie_weights"):
+                by_module.setdefault(model, {})
         for module, weights in by_module.items():
             convert(module, weights)
         self._modules = list(by_module)

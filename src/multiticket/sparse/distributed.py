@@ -74,7 +74,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def own_entries(dense: Tensor, positions: Tensor) -> tuple[slice, int]:
-    """Which of the sorted flat ``positions`` (k,) lie in own rows of ``dense``, and the position those rows begin at."""
+    """Which of the sorted flat ``positions`` (k,) lie in own rows of ``dense``, and where those rows begin."""
     if not is_sharded(dense):
         return slice(0, positions.numel()), 0
     row = dense.shape[1:].numel()
@@ -108,9 +108,14 @@ def _gather(tensors: Sequence[Tensor], group: Any) -> list[Tensor]:
         for share, length in zip(shares, lengths, strict=True)
     ]
     mesh: Any = tensors[0].device_mesh  # type: ignore[attr-defined]
-    flat = torch.cat(padded).to(mesh.device_type)  # shares kept on the CPU travel over the accelerator's group
+    flat = torch.cat(padded).to(
+        mesh.device_type
+    )  # shares kept on the CPU travel over the accelerator's group
     gathered = flat.new_empty(ranks * flat.numel())
-    dist.all_gather_into_tensor(gathered, flat, group=group)
+    all_gather = (
+        getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    )  # its name before torch 2.13
+    all_gather(gathered, flat, group=group)
     pieces = gathered.view(ranks, -1).split(lengths, dim=1)
     return [
         piece.reshape(-1)[: tensor.shape[0]].to(share.device)
@@ -123,33 +128,12 @@ def _split(tensor: Any) -> tuple[Any, int]:
     from torch.distributed.tensor import Shard
 
     dimensions = [index for index, placed in enumerate(tensor.placements) if not placed.is_replicate()]
-    by_rows = [type(tensor.placements[index]) is Shard and tensor.placements[index].dim == 0 for index in dimensions]
+    by_rows = [
+        type(tensor.placements[index]) is Shard and tensor.placements[index].dim == 0 for index in dimensions
+    ]
     if by_rows != [True]:
         raise ValueError(
             f"A masked weight is sharded as {tuple(tensor.placements)}; values can be written only where fully_shard "
             "splits rows over one group of ranks, without tensor parallelism or a shard_placement_fn."
         )
     return tensor.device_mesh, dimensions[0]
-
-
-class ShardedView(torch.autograd.Function):
-    """A sharded dense weight, read outside its layer's forward: connected to its values as ``ConnectedView`` is."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, dense: Tensor, positions: Tensor) -> Tensor:
-        ctx.values, ctx.positions = values, positions
-        return dense.view_as(dense)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Any) -> tuple[Tensor | None, ...]:
-        from torch.distributed.tensor import DTensor
-
-        values = ctx.values
-        taken = grad.full_tensor().take(ctx.positions.long()).to(values.dtype)
-        share = own_share(values, taken)
-        mesh, placements = values.device_mesh, values.placements
-        sharded = DTensor.from_local(
-            share, mesh, placements, run_check=False, shape=values.shape, stride=values.stride()
-        )
-        return sharded, None, None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multiticket.sparse.connect import MaskedEmbeddingFunction, MaskedLinearFunction
+from multiticket.sparse.distributed import is_sharded
 from multiticket.sparse.masked_weight import MaskedWeight
 
 _ATTRIBUTE = "_masked_weights"
@@ -49,6 +50,14 @@ class MaskedModule(nn.Module):
         super()._save_to_state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for weight in masked_weights(self).values():
+            dense_alone = prefix + weight.values_attribute not in state_dict
+            dense_alone = dense_alone and weight.owner is self and prefix + weight.attribute in state_dict
+            if dense_alone and (weight.sharded or is_sharded(weight.dense)):
+                raise ValueError(
+                    f"The checkpoint holds {weight.name} without its values, which lie on other ranks once the model "
+                    "is sharded; load it first, then attach and shard."
+                )
         super()._load_from_state_dict(state_dict, prefix, *args)
         for weight in masked_weights(self).values():
             if weight.dense.is_meta:
@@ -127,6 +136,10 @@ def masked_class(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.M
     else:
         bases = (MaskedModule, cls, fast)
     members: dict[str, Any] = {name: _connected_property(name) for name in attributes}
+    if hasattr(
+        cls, "tie_weights"
+    ):  # transformers': ties what ``get_parameter`` returns, if that is a parameter
+        members["tie_weights"] = torch.no_grad()(cls.tie_weights)
     members.update(__module__=cls.__module__, __qualname__=cls.__qualname__, __doc__=cls.__doc__)
     return type(cls.__name__, bases, members)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from multiticket.mask.names import VALUES_SUFFIX
 from multiticket.sparse.connect import ConnectedView
-from multiticket.sparse.distributed import ShardedView, is_sharded, local, own_entries, own_share, whole
+from multiticket.sparse.distributed import is_sharded, local, own_entries, own_share, whole
 from multiticket.sparse.gradient import choose_method, row_starts
 
 
@@ -105,15 +105,14 @@ class MaskedWeight:
     def connected(self) -> Tensor:
         """The weight for any reader: connected to the values where gradients are recorded.
 
-        While a view is in use, the next reader gets the same one: tied weights are recognised by ``is``.
+        While a view is in use, the next reader gets the same one: tied weights are recognised by ``is``. Outside its
+        layer's forward, a weight that FSDP2 shards is the parameter itself, which FSDP2 asks for by this very way.
         """
         dense = self.fresh_dense()
-        if not self.trains or dense.is_meta:
+        if not self.trains or dense.is_meta or is_sharded(dense):
             return dense
         if torch.compiler.is_compiling():
             return ConnectedView.apply(self.values, dense, self.positions)
-        if is_sharded(dense):
-            return ShardedView.apply(self.values, dense, self.positions)
         view = None if self._view is None else self._view()
         source = (id(dense), id(self.values))
         if view is None or self._view_of != source or view.data_ptr() != dense.data_ptr():
@@ -143,7 +142,9 @@ class MaskedWeight:
         """Whether what this rank holds of the values is not what was written last, as a tensor: nobody waits."""
         values = local(self.values)
         written = own_share(self.values, self.written)
-        if values.dtype.itemsize < 4:  # whole for a forward pass, under a policy that casts: too coarse to tell
+        if (
+            values.dtype.itemsize < 4
+        ):  # whole for a forward pass, under a policy that casts: too coarse to tell
             return torch.zeros((), dtype=torch.bool, device=values.device)
         rounded = values.to(written.dtype)
         return ((rounded != written) & ~rounded.isnan()).any()
@@ -164,11 +165,7 @@ class MaskedWeight:
     @torch.no_grad()
     def take_values_from_dense(self) -> None:
         """The other way: after a plain checkpoint was loaded into the dense weight, the values follow it."""
-        if is_sharded(self.dense):
-            raise ValueError(
-                f"The checkpoint holds {self.name} without its values, which lie on other ranks once the model is "
-                "sharded; load it first, then attach and shard."
-            )
+        assert not is_sharded(self.dense)
         self.values.copy_(self.dense.take(self.positions.long()))
         self.write()
 
