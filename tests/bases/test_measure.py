@@ -12,7 +12,9 @@ TOKENIZER = build_tokenizer()
 class Scripted:
     """Generates "1" greedily, and for each prompt "3" in the first of its samples and "0" in the others."""
 
-    def generate(self, input_ids: torch.Tensor, num_return_sequences: int = 1, **settings: object) -> torch.Tensor:
+    def generate(
+        self, input_ids: torch.Tensor, num_return_sequences: int = 1, **settings: object
+    ) -> torch.Tensor:
         rows = input_ids.repeat_interleave(num_return_sequences, 0)
         texts = ["3" if i % num_return_sequences == 0 else "0" for i in range(len(rows))]
         answers = torch.tensor([TOKENIZER(text)["input_ids"] for text in texts])

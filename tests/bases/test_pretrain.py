@@ -86,8 +86,5 @@ def test_the_command_writes_scores_recipe_and_versions(
     assert record["scores"] == scores
     assert record["recipe"]["steps"] == 3
     assert record["recipe"]["seed"] == 0
-    assert (
-        record["versions"]["torch"] == torch.__version__.split("+")[0]
-        or record["versions"]["torch"] == torch.__version__
-    )
+    assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert "arithmetic     test       greedy 0.5" in capsys.readouterr().out
