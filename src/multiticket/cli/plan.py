@@ -65,7 +65,7 @@ def plan(
     hush()
     from multiticket.train import plan as planning
 
-    size = None if gpu_memory is None else planning.parse_memory(gpu_memory)
+    size = None if gpu_memory is None else parse_memory(gpu_memory)
     chosen = [arm.strip() for arm in arms.split(",")]
     planned = planning.plan(
         model,
@@ -125,3 +125,21 @@ def binary_size(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.2f} GiB"
+
+
+def parse_memory(text: str) -> int:
+    """Bytes in ``24GiB``, ``80 GB`` or ``512MiB``; a plain number is GiB, as GPUs are sold.
+
+    Raises:
+        ValueError: it is not a size.
+    """
+    units = {"": 2**30, "GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6, "TIB": 2**40, "TB": 10**12}
+    number = text.strip().rstrip("GgMmTtIiBb ").strip()
+    unit = text.strip()[len(number) :].strip().upper()
+    try:
+        size = int(float(number) * units[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise ValueError(f"{text!r} is not an amount of memory; write it as 24GiB or 80GB.")
+    return size

@@ -229,24 +229,6 @@ def fused_head_bytes(tokens: int, vocabulary: int, width: int, itemsize: int, he
     return tile + tokens * width * (itemsize + 4) + (vocabulary * width * 4 if head_trains else 0)
 
 
-def parse_memory(text: str) -> int:
-    """Bytes in ``24GiB``, ``80 GB`` or ``512MiB``; a plain number is GiB, as GPUs are sold.
-
-    Raises:
-        ValueError: it is not a size.
-    """
-    units = {"": 2**30, "GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6, "TIB": 2**40, "TB": 10**12}
-    number = text.strip().rstrip("GgMmTtIiBb ").strip()
-    unit = text.strip()[len(number) :].strip().upper()
-    try:
-        size = int(float(number) * units[unit])
-    except (ValueError, KeyError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise ValueError(f"{text!r} is not an amount of memory; write it as 24GiB or 80GB.")
-    return size
-
-
 def _check(
     density: float,
     tokens: int,

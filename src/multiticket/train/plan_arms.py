@@ -84,7 +84,7 @@ def make_lora(model: Any, rank: int) -> tuple[nn.Module, dict[str, int]]:
     """PEFT's LoRA of ``rank`` on every linear layer but the head, and its state: fp32 adapters over a frozen base.
 
     Raises:
-        ValueError: PEFT is not installed.
+        ValueError: PEFT is not installed, or does not know how to adapt this model.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -94,7 +94,13 @@ def make_lora(model: Any, rank: int) -> tuple[nn.Module, dict[str, int]]:
         ) from None
     held = list(model.parameters())
     config = LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    adapted = get_peft_model(model, config, low_cpu_mem_usage=True)
+    try:
+        adapted = get_peft_model(model, config, low_cpu_mem_usage=True)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"PEFT refuses LoRA on all linear layers of {model.config.model_type}: {reason}; leave lora out of --arms."
+        ) from None
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     return adapted, _state(adapted, held, trained, values=_bytes(trained))
 
