@@ -79,7 +79,10 @@ def accumulation() -> Figures:
         loss_of(ddp(own_half(ids)), own_half(ids)).backward()
     loss_of(ddp(own_half(more)), own_half(more)).backward()
     gradients = [{n: v.grad for n, v in a.named_parameters()} for a in (first, second)]
-    return {"gradients": differs(*gradients), "largest": max(float(g.abs().max()) for g in gradients[0].values())}
+    return {
+        "gradients": differs(*gradients),
+        "largest": max(float(g.abs().max()) for g in gradients[0].values()),
+    }
 
 
 def wrapped_first_is_refused() -> Figures:

@@ -195,6 +195,41 @@ def test_torch_state_dict_round_trip_and_a_plain_checkpoint_into_an_attached_mod
     assert_same(weights_of(model), trained)
 
 
+def test_ties_can_be_seen_and_made_again():
+    """accelerate compares the two weights by ``is``, and calls ``tie_weights``."""
+    model = build("qwen2")
+    attachment = mt.attach(model, mt.Mask.random(model, 0.2))
+    head, table = model.lm_head.weight, model.model.embed_tokens.weight
+    assert head is table
+    head.sum().backward()
+    head.sum().backward()  # one view serves every reader, and more than one backward pass
+    name = "model.embed_tokens.weight"
+    assert torch.equal(dict(attachment.named_parameters())[name].grad.unique(), torch.tensor([2.0]))
+    model.lm_head._parameters["weight"] = nn.Parameter(head.detach().clone(), requires_grad=False)
+    model.tie_weights()
+    assert model.lm_head._parameters["weight"] is model.model.embed_tokens._parameters["weight"]
+    classes = type(model), type(build("qwen2"))
+    attachment.detach()
+    assert type(model) is classes[1] is not classes[0]
+
+
+def test_a_model_survives_the_meta_device():
+    model = build("qwen2")
+    attachment = mt.attach(model, mt.Mask.random(model, 0.2))
+    move(attachment)
+    saved = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trained = weights_of(model)
+    model.to("meta")
+    assert model.lm_head.weight.is_meta
+    model.load_state_dict(saved, assign=True)
+    model.tie_weights()
+    assert_same(weights_of(model), trained)
+    move(attachment)
+    name = attachment.mask.names[0]
+    moved = dict(attachment.named_parameters())[name]
+    assert torch.equal(model.state_dict()[name].flatten()[attachment.mask.indices(name)], moved.detach())
+
+
 def test_the_mask_of_a_wrapped_model_fits_the_model():
     model = build("qwen2")
     plain = mt.Mask.random(model, 0.1)

@@ -14,9 +14,10 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from multiticket.mask import Mask
 from multiticket.mask.fingerprint import fingerprint
 from multiticket.mask.names import VALUES_SUFFIX, masked_candidates
-from multiticket.sparse.distributed import is_sharded, local, own_share, reshard, sharded_layers, whole
-from multiticket.sparse.layers import convert, masked_weights, restore
+from multiticket.sparse.distributed import local, own_share, reshard, sharded_layers, whole
+from multiticket.sparse.layers import convert, restore
 from multiticket.sparse.masked_weight import MaskedWeight
+from multiticket.sparse.refusals import refuse_what_cannot_work
 
 if TYPE_CHECKING:
     from multiticket.ticket import Ticket
@@ -43,7 +44,7 @@ def attach(model: nn.Module, mask: Mask) -> Attachment:
             quantised, partitioned (DeepSpeed ZeRO-3, FSDP) or has no weights yet (meta device).
     """
     parameters = masked_candidates(model)
-    _refuse_what_cannot_work(model, mask, parameters)
+    refuse_what_cannot_work(model, mask, parameters)
     return Attachment(model, mask, parameters)
 
 
@@ -264,42 +265,6 @@ def _readers(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
             if parameter is not None:
                 readers.setdefault(id(parameter), []).append((module, attribute))
     return readers
-
-
-def _refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str, nn.Parameter]) -> None:
-    if any(masked_weights(module) for module in model.modules()):
-        raise ValueError(
-            "This model has an attachment already; detach it, or attach the union of both masks."
-        )
-    if getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None:
-        raise ValueError(
-            "A quantised base cannot be trained at single positions; load it in bf16, fp16 or fp32."
-        )
-    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
-        raise ValueError(
-            "DistributedDataParallel would not reduce values it did not see; attach first, then wrap the model."
-        )
-    if any(hasattr(parameter, "ds_id") for parameter in parameters.values()):
-        raise ValueError(
-            "DeepSpeed ZeRO-3 partitions the weights, so positions cannot be found; use FSDP2 (fully_shard)."
-        )
-    for name in mask.names:
-        parameter = parameters.get(name)
-        if parameter is None:
-            raise ValueError(
-                f"The mask has positions in {name!r}, which this model lacks; build it for this model."
-            )
-        if tuple(parameter.shape) != tuple(mask.shape(name)):
-            raise ValueError(
-                f"{name} has shape {tuple(parameter.shape)}, the mask was made for {tuple(mask.shape(name))}; "
-                "build the mask for this model."
-            )
-        if parameter.is_meta:
-            raise ValueError(
-                f"{name} is on the meta device and has no values; load the weights, then attach."
-            )
-        if is_sharded(parameter):
-            raise ValueError(f"{name} is already sharded; attach first, then call fully_shard or prepare.")
 
 
 def _leave_values_out_of_checkpoints(model: nn.Module) -> list[tuple[Any, Any]]:

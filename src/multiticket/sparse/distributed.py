@@ -67,10 +67,10 @@ def own_share(tensor: Tensor, whole: Tensor) -> Tensor:
     return whole[first:last]
 
 
-def local(tensor: Tensor) -> Tensor:
+def local(tensor: Any) -> Tensor:
     """What this rank holds of ``tensor``: the same memory, without history."""
-    tensor = tensor.detach()
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
+    held: Tensor = tensor.detach()
+    return held.to_local() if is_sharded(held) else held  # type: ignore[attr-defined]
 
 
 def own_entries(dense: Tensor, positions: Tensor) -> tuple[slice, int]:
