@@ -155,6 +155,8 @@ def test_module_kinds_of_usual_names() -> None:
     [
         ("modules", {"modules": "norms"}, "do not fit into the 48 entries of norms"),
         ("modules", {"modules": "heads"}, "must be among"),
+        ("modules", {"modules": 3}, "must be among"),
+        ("modules", {"modules": [["mlp"]]}, "must be among"),
         ("layers", {"layers": [7]}, "no layer 7; it has layers 0 to 1"),
         ("layers", {"layers": "middle"}, "must be 'first', 'last'"),
         ("layers", {"layers": []}, "must be 'first', 'last'"),

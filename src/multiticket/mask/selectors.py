@@ -78,8 +78,8 @@ def select_modules(shapes: Shapes, rule: MaskRule) -> dict[str, Positions]:
     """
     rule.only_options("modules")
     wanted = rule.options.get("modules", "attention")
-    kinds = [wanted] if isinstance(wanted, str) else list(wanted)
-    if not kinds or not set(kinds) <= set(_KINDS):
+    kinds = wanted if isinstance(wanted, list) else [wanted]
+    if not kinds or not all(isinstance(kind, str) and kind in _KINDS for kind in kinds):
         raise ValueError(f"Option modules must be among {', '.join(_KINDS)}, not {wanted!r}.")
     inside = {name for name in shapes if module_kind(name) in kinds}
     return _random_inside(shapes, inside, " and ".join(kinds), rule)

@@ -163,7 +163,8 @@ def _masked_entry(entry: Any) -> MaskedEntry:
         raise ValueError(f"the shape of {name!r} is not a list of whole numbers.")
     if not _whole([count], 1) or not count <= math.prod(shape) < MAX_NUMEL:
         raise ValueError(f"the number of values of {name!r} does not fit its shape.")
-    if (dtype not in FLOATS) if count else (dtype is not None):
+    known = isinstance(dtype, str) and dtype in FLOATS
+    if not (known if count else dtype is None):
         raise ValueError(f"the dtype of {name!r} is not one that a ticket can have.")
     return MaskedEntry(name, tuple(shape), count, dtype)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from multiticket import __version__
 from multiticket.mask import Mask, union
 from multiticket.ticket import apply, file
 from multiticket.ticket.apply import Applied
@@ -57,7 +58,8 @@ class Ticket:
         """What an attachment has learned so far, in the dtype of the weights."""
         mask = attachment.mask
         values = {name: attachment.dense_values(name) for name in mask.names}
-        return cls(mask, values, attachment.base_fingerprint, provenance)
+        versions = {"multiticket": __version__, "torch": torch.__version__}
+        return cls(mask, values, attachment.base_fingerprint, {"versions": versions, **provenance})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ticket:
