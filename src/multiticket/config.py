@@ -54,6 +54,10 @@ class RunConfig(BaseModel):
     """Seeds the mask and, unless `training_seed` is given, the order of problems and the sampling."""
     part: int = Field(default=0, ge=0)
     """Which disjoint slice of the seed's permutation the mask takes."""
+    scope: str = "all"
+    """Which tensors the mask covers: all, or name patterns separated by commas."""
+    mask_options: dict[str, Any] = Field(default_factory=dict)
+    """What a method needs beside density and seed, such as `layers: first`."""
     training_seed: int = Field(ge=0, lt=2**32)
     """Seeds the order of problems and the sampling: `seed` where it is not given."""
 

@@ -39,7 +39,9 @@ def _settings(folder: Path, arm: str, **more: Any) -> config.RunConfig:
 
 
 @pytest.fixture(scope="module")
-def ticket_run(toy_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def ticket_run(
+    toy_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
     output = tmp_path_factory.mktemp("runs") / "ticket"
     return output, run_training(_settings(toy_model_folder, "ticket"), output, show_progress=False)
 
@@ -67,7 +69,9 @@ def test_a_run_folder_holds_what_the_design_says(
 ) -> None:
     output, result = ticket_run
     assert result == json.loads((output / "result.json").read_text())
-    assert config.build(json.loads((output / "config.json").read_text())) == _settings(toy_model_folder, "ticket")
+    assert config.build(json.loads((output / "config.json").read_text())) == _settings(
+        toy_model_folder, "ticket"
+    )
     model, _ = load_model(str(toy_model_folder))
     mask = Mask.random(model, density=0.1)
     assert (result["nnz"], result["numel"]) == (mask.nnz, sum(p.numel() for p in model.parameters()))
@@ -115,7 +119,9 @@ def test_the_score_is_that_of_the_base_plus_the_file(
     assert evaluate(model, tokenizer, TASK, settings).summary() == result["eval"]["before"]
 
 
-def test_the_full_arm_leaves_a_plain_checkpoint(full_run: tuple[Path, dict[str, Any]], toy_model_folder: Path) -> None:
+def test_the_full_arm_leaves_a_plain_checkpoint(
+    full_run: tuple[Path, dict[str, Any]], toy_model_folder: Path
+) -> None:
     output, result = full_run
     trained = load_file(output / "model" / "model.safetensors")
     base = load_file(toy_model_folder / "model.safetensors")
@@ -126,7 +132,9 @@ def test_the_full_arm_leaves_a_plain_checkpoint(full_run: tuple[Path, dict[str, 
     assert not (output / "ticket.safetensors").exists()
 
 
-def test_a_tickets_checkpoints_hold_the_values_and_not_the_model(ticket_run: tuple[Path, dict[str, Any]]) -> None:
+def test_a_tickets_checkpoints_hold_the_values_and_not_the_model(
+    ticket_run: tuple[Path, dict[str, Any]],
+) -> None:
     output, result = ticket_run
     names = sorted(path.name for path in (output / "checkpoints").iterdir())
     assert names == ["step-3", "step-6", f"step-{STEPS}"]
@@ -194,10 +202,15 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert not list((copy / "checkpoints").glob("partial-*"))
 
 
-def test_resuming_a_finished_run_does_nothing(ticket_run: tuple[Path, dict[str, Any]], toy_model_folder: Path) -> None:
+def test_resuming_a_finished_run_does_nothing(
+    ticket_run: tuple[Path, dict[str, Any]], toy_model_folder: Path
+) -> None:
     output, result = ticket_run
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
-    assert run_training(_settings(toy_model_folder, "ticket"), output, resume=True, show_progress=False) == result
+    assert (
+        run_training(_settings(toy_model_folder, "ticket"), output, resume=True, show_progress=False)
+        == result
+    )
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
 
 
@@ -215,13 +228,16 @@ def test_bfloat16_weights_give_bfloat16_values(toy_model_folder: Path, tmp_path:
         ({"task": "no_such_task"}, "Unknown task 'no_such_task'"),
         ({"model": "./no/such/model"}, "There is no folder"),
         ({"model": "no-such-model"}, "Cannot load the model 'no-such-model'"),
-        ({"method": "no_such_method"}, "no mask method 'no_such_method'"),
+        ({"method": "no_such_method"}, "mask by method 'no_such_method'"),
         ({"density": 1e-6, "learning_rate": 1.0}, "empty"),
         ({"part": 10}, "Part 10 does not exist"),
+        ({"scope": "no_such_tensor"}, "covers none"),
         ({"rollouts": 1000}, "lower rollouts or raise group"),
     ],
 )
-def test_a_mistake_writes_nothing(change: dict[str, Any], says: str, toy_model_folder: Path, tmp_path: Path) -> None:
+def test_a_mistake_writes_nothing(
+    change: dict[str, Any], says: str, toy_model_folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=says):
         run_training(_settings(toy_model_folder, "ticket", **change), tmp_path / "run", show_progress=False)
     assert not list(tmp_path.iterdir())

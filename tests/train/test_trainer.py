@@ -34,7 +34,15 @@ class Recording(RLVRTrainer):
 
 def _trainer(folder: Path, output: Path, arm: str = "full", **settings: Any) -> Recording:
     run = config.build(
-        {"arm": arm, "steps": 1, "rollouts": 32, "group": 8, "learning_rate": RATE, "clip_norm": 1e-2, **settings}
+        {
+            "arm": arm,
+            "steps": 1,
+            "rollouts": 32,
+            "group": 8,
+            "learning_rate": RATE,
+            "clip_norm": 1e-2,
+            **settings,
+        }
     )
     model, tokenizer = load_model(str(folder))
     attachment = attach(model, Mask.random(model, density=run.density)) if arm == "ticket" else None
@@ -63,7 +71,9 @@ def _reference_step(folder: Path, batch: dict[str, Any], clip: float) -> tuple[A
     model, _ = load_model(str(folder))
     mask = batch["completion_mask"]
     loss = -(batch["advantages"].unsqueeze(1) * _log_probs(model, batch) * mask).sum() / mask.sum()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01
+    )
     loss.backward()
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -161,7 +171,9 @@ def test_kl_on_few_rollouts_estimates_the_exact_kl(toy_model_folder: Path, tmp_p
             m(input_ids=ids, attention_mask=attention).logits[:, -width - 1 : -1].log_softmax(-1)
             for m in (base, trainer.model)
         )
-    exact = ((before.exp() * (before - after)).sum(-1) * batch["completion_mask"]).sum() / batch["completion_mask"].sum()
+    exact = ((before.exp() * (before - after)).sum(-1) * batch["completion_mask"]).sum() / batch[
+        "completion_mask"
+    ].sum()
     assert trainer.state.log_history[0]["kl"] == pytest.approx(float(exact), rel=0.1)
 
 

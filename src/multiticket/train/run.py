@@ -42,7 +42,8 @@ def run_training(
     interrupted and resumed from a checkpoint.
 
     Args:
-        resume: continue the run in `output` from its newest checkpoint; return its result if it is finished.
+        resume: continue the run in `output` from its newest checkpoint, also to more steps than it was started
+            for; return its result if it has them all.
 
     Returns:
         what ``result.json`` holds.
@@ -57,7 +58,7 @@ def run_training(
     if resume:
         folder.read_config()
         finished = folder.read_result()
-        if finished is not None:
+        if finished is not None and finished["steps"] >= config.steps:
             return finished
     else:
         folder.refuse_to_overwrite()
@@ -73,6 +74,7 @@ def run_training(
     attachment = attach(model, build_mask(model, config)) if config.arm == "ticket" else None
     numel = sum(parameter.numel() for parameter in masked_candidates(model).values())
     folder.create(config)
+    folder.result.unlink(missing_ok=True)  # of fewer steps, if there is one
     name = output.name
     with RunProgress(name, config.steps, show_progress) as progress:
         progress.phase("measuring the base")
@@ -108,7 +110,14 @@ def run_training(
 
 def build_mask(model: PreTrainedModel, config: RunConfig) -> Mask:
     """The mask that the settings' rule gives for this model."""
-    rule = MaskRule(method=config.method, density=config.density, seed=config.seed, part=config.part)
+    rule = MaskRule(
+        method=config.method,
+        density=config.density,
+        seed=config.seed,
+        part=config.part,
+        scope=config.scope,
+        options=config.mask_options,
+    )
     return Mask.from_rule(model, rule)
 
 

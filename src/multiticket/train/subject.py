@@ -51,7 +51,9 @@ def measure(
         return evaluate(base, tokenizer, chosen, config.eval), {**about, "ticket": str(ticket)}
 
 
-def _measure_checkpoint(config: RunConfig, checkpoint: Path, task: str | None) -> tuple[Evaluation, dict[str, Any]]:
+def _measure_checkpoint(
+    config: RunConfig, checkpoint: Path, task: str | None
+) -> tuple[Evaluation, dict[str, Any]]:
     run = RunFolder(checkpoint.resolve().parent.parent)
     if not checkpoint.is_dir() or not run.config.exists():
         raise ValueError(f"{checkpoint} is not a checkpoint: give a run's checkpoints/step-N folder.")
