@@ -51,3 +51,10 @@ def test_weights_that_deepspeed_partitioned_are_refused():
     with pytest.raises(ValueError, match="ZeRO-3 partitions the weights"):
         mt.attach(model, mask)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_fsdp1_is_refused():
+    model = toy()
+    wrapped = torch.nn.ModuleDict({"_fsdp_wrapped_module": model})  # the name under which it keeps what it wraps
+    with pytest.raises(ValueError, match=r"FSDP1.*attach first"):
+        mt.attach(wrapped, mt.Mask.random(model, 0.3))

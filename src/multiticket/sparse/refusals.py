@@ -27,6 +27,11 @@ def refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str, 
         raise ValueError(
             "DistributedDataParallel would not reduce values it did not see; attach first, then wrap the model."
         )
+    if any("_fsdp_wrapped_module" in name for name, _ in model.named_modules()):
+        raise ValueError(
+            "FullyShardedDataParallel (FSDP1) flattens the weights, so positions cannot be found; attach first, then "
+            "call fully_shard (FSDP2)."
+        )
     if any(hasattr(parameter, "ds_id") for parameter in parameters.values()):
         raise ValueError(
             "DeepSpeed ZeRO-3 partitions the weights, so positions cannot be found; use FSDP2 (fully_shard)."
