@@ -55,6 +55,6 @@ def test_weights_that_deepspeed_partitioned_are_refused():
 
 def test_fsdp1_is_refused():
     model = toy()
-    wrapped = torch.nn.ModuleDict({"_fsdp_wrapped_module": model})  # the name under which it keeps what it wraps
+    wrapped = torch.nn.ModuleDict({"_fsdp_wrapped_module": model})  # what FSDP1 calls the module inside
     with pytest.raises(ValueError, match=r"FSDP1.*attach first"):
         mt.attach(wrapped, mt.Mask.random(model, 0.3))
