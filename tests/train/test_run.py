@@ -114,7 +114,10 @@ def test_the_score_is_that_of_the_base_plus_the_file(
     model, tokenizer = load_model(str(toy_model_folder))
     settings = _settings(toy_model_folder, "ticket").eval
     assert evaluate(model, tokenizer, TASK, settings).summary() == result["eval"]["before"]
-    with Ticket.load(output / "ticket.safetensors").applied(model):
+    ticket = Ticket.load(output / "ticket.safetensors")
+    assert ticket.provenance["scores"] == result["eval"]
+    assert (ticket.provenance["task"], ticket.provenance["learning_rate"]) == ("toy_task:TASK", 2e-2)
+    with ticket.applied(model):
         assert evaluate(model, tokenizer, TASK, settings).summary() == result["eval"]["after"]
     assert evaluate(model, tokenizer, TASK, settings).summary() == result["eval"]["before"]
 

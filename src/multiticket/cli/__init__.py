@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from types import TracebackType
 from typing import Annotated
 
 import typer
 
 from multiticket import __version__
-from multiticket.cli import demo, evaluate, plan, train
+from multiticket.cli import demo, evaluate, plan, tickets, train
 
 app = typer.Typer(
     name="multiticket",
@@ -23,10 +22,7 @@ train.register(app)
 evaluate.register(app)
 plan.register(app)
 demo.register(app)
-if find_spec("multiticket.cli.tickets") is not None:
-    from multiticket.cli import tickets
-
-    tickets.register(app)
+tickets.register(app)
 
 TRAIN_LIBRARIES = ("transformers", "trl", "datasets", "accelerate", "faker", "matplotlib", "tensorboard")
 

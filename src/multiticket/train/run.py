@@ -24,7 +24,7 @@ from multiticket.config import RunConfig  # noqa: E402
 from multiticket.mask import Mask, MaskRule, masked_candidates  # noqa: E402
 from multiticket.sparse import Attachment, attach  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
-from multiticket.train.evaluation import Evaluation, evaluate  # noqa: E402
+from multiticket.train.evaluation import evaluate  # noqa: E402
 from multiticket.train.files import write_json  # noqa: E402
 from multiticket.train.metrics import MetricsWriter  # noqa: E402
 from multiticket.train.models import load_model  # noqa: E402
@@ -64,41 +64,23 @@ def run_training(
         folder.refuse_to_overwrite()
 
     started = time.monotonic()
-    problems = len(task.problems("train"))
-    if problems < config.rollouts // config.group:
-        raise ValueError(
-            f"A step takes {config.rollouts // config.group} problems (rollouts / group) and task {config.task} has "
-            f"{problems} to train on: lower rollouts or raise group."
-        )
-    model, tokenizer = load_model(config.model, config.dtype)
-    attachment = attach(model, build_mask(model, config)) if config.arm == "ticket" else None
-    numel = sum(parameter.numel() for parameter in masked_candidates(model).values())
-    folder.create(config)
-    folder.result.unlink(missing_ok=True)  # of fewer steps, if there is one
-    name = output.name
-    with RunProgress(name, config.steps, show_progress) as progress:
-        progress.phase("measuring the base")
-        before = _measure_before(config, folder, model, tokenizer, task)
-        train_s = _train(config, folder, model, tokenizer, task, attachment, progress, verbose)
-        progress.phase("measuring what was trained")
-        after, nnz, kept = _keep_and_measure(config, folder, model, tokenizer, task, attachment, before)
+    with RunProgress(output.name, config.steps, show_progress) as progress:
+        run = _Run(config, folder, task, progress, verbose)
+        folder.create(config)
+        folder.result.unlink(missing_ok=True)  # of fewer steps, if there is one
+        before = run.measure_base()
+        train_s = run.train()
+        kept = run.keep()
+        after = run.measure_kept()
     result = {
-        "task": config.task,
-        "model": config.model,
-        "arm": config.arm,
+        **{name: getattr(config, name) for name in ("task", "model", "arm", "density", "seed", "part")},
+        **{name: getattr(config, name) for name in ("training_seed", "learning_rate", "steps", "dtype")},
         "method": config.method if config.arm == "ticket" else None,
-        "density": config.density,
-        "nnz": nnz if nnz is not None else numel,
-        "numel": numel,
-        "seed": config.seed,
-        "part": config.part,
-        "training_seed": config.training_seed,
-        "learning_rate": config.learning_rate,
-        "steps": config.steps,
-        "dtype": config.dtype,
-        "eval": {"before": before, "after": after.summary()},
+        "nnz": run.nnz,
+        "numel": run.numel,
+        "eval": {"before": before, "after": after},
         "file": kept.name,
-        "file_bytes": _bytes_of(kept),
+        "file_bytes": bytes_of(kept),
         "train_s": round(train_s, 3),
         "wall_s": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory(),
@@ -106,6 +88,90 @@ def run_training(
     }
     write_json(folder.result, result)
     return result
+
+
+class _Run:
+    """A run under way: the loaded model, what of it is trained, and where things go."""
+
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, task: Any, progress: RunProgress, verbose: bool
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.task = task
+        self.progress = progress
+        self.verbose = verbose
+        self.tokens = config.max_completion_tokens or task.max_completion_tokens
+        self.problems = task.problems("train")
+        needed = config.rollouts // config.group
+        if len(self.problems) < needed:
+            raise ValueError(
+                f"A step takes {needed} problems (rollouts / group) and task {config.task} has {len(self.problems)} "
+                "to train on: lower rollouts or raise group."
+            )
+        self.model, self.tokenizer = load_model(config.model, config.dtype)
+        self.numel = sum(parameter.numel() for parameter in masked_candidates(self.model).values())
+        self.attachment: Attachment | None = None
+        if config.arm == "ticket":
+            self.attachment = attach(self.model, build_mask(self.model, config))
+        self.nnz = self.attachment.nnz if self.attachment is not None else self.numel
+
+    def measure_base(self) -> dict[str, Any]:
+        """The base's scores; read back where an interrupted run has them already."""
+        kept = self.folder.path / "eval-before.json"
+        if not kept.exists():
+            self.progress.phase("measuring the base")
+            write_json(kept, self._measure(self.model, self.tokenizer, "before"))
+        return read_json(kept)
+
+    def train(self) -> float:
+        """Do all optimiser steps that are missing; seconds of training in all sittings."""
+        self.folder.remove_partial_checkpoints()
+        done, checkpoint = self.folder.last_checkpoint() or (0, None)
+        seconds_before = self.folder.keep_metrics_until(done)
+        metrics = MetricsWriter(self.folder.metrics, seconds_before, self.progress)
+        trainer = RLVRTrainer(
+            model=self.model,
+            reward_funcs=reward_function(self.task),
+            args=grpo_config(self.config, self.folder.checkpoints, self.tokens),
+            train_dataset=self.problems,
+            processing_class=self.tokenizer,
+            callbacks=[metrics, TensorBoardCallback(_tensorboard(self.folder.tensorboard))],
+            attachment=self.attachment,
+            kl_rollouts=self.config.kl_rollouts,
+        )
+        if not self.verbose:
+            trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return metrics.seconds
+
+    def keep(self) -> Path:
+        """Write what was trained: a ticket, or the whole model as a plain checkpoint."""
+        if self.attachment is None:
+            self.model.save_pretrained(self.folder.model)
+            self.tokenizer.save_pretrained(self.folder.model)
+            return self.folder.model
+        settings = self.config.model_dump(mode="json", exclude={"eval"})
+        self.attachment.ticket(**settings, versions=versions()).save(self.folder.ticket)
+        return self.folder.ticket
+
+    def measure_kept(self) -> dict[str, Any]:
+        """The scores of what was written, read back: the checkpoint, or the ticket on a freshly loaded base."""
+        self.progress.phase("measuring what was trained")
+        if self.attachment is None:
+            return self._measure(*load_model(str(self.folder.model), self.config.dtype), "after")
+        base, tokenizer = load_model(self.config.model, self.config.dtype)
+        ticket = Ticket.load(self.folder.ticket)
+        with ticket.applied(base):
+            after = self._measure(base, tokenizer, "after")
+        provenance = {**ticket.provenance, "scores": {"before": self.measure_base(), "after": after}}
+        Ticket.from_sections(ticket.sections, provenance).save(self.folder.ticket)  # the same values
+        return after
+
+    def _measure(self, model: Any, tokenizer: Any, when: str) -> dict[str, Any]:
+        evaluation = evaluate(model, tokenizer, self.task, self.config.eval, self.tokens)
+        evaluation.save(self.folder.problems(when))
+        return evaluation.summary()
 
 
 def build_mask(model: PreTrainedModel, config: RunConfig) -> Mask:
@@ -119,80 +185,6 @@ def build_mask(model: PreTrainedModel, config: RunConfig) -> Mask:
         options=config.mask_options,
     )
     return Mask.from_rule(model, rule)
-
-
-def _measure_before(
-    config: RunConfig, folder: RunFolder, model: Any, tokenizer: Any, task: Any
-) -> dict[str, Any]:
-    """The base's scores; read back where an interrupted run has them already."""
-    kept = folder.path / "eval-before.json"
-    if kept.exists():
-        return read_json(kept)
-    before = evaluate(model, tokenizer, task, config.eval, config.max_completion_tokens)
-    before.save(folder.problems("before"))
-    write_json(kept, before.summary())
-    return before.summary()
-
-
-def _train(
-    config: RunConfig,
-    folder: RunFolder,
-    model: Any,
-    tokenizer: Any,
-    task: Any,
-    attachment: Attachment | None,
-    progress: RunProgress,
-    verbose: bool,
-) -> float:
-    """All of the run's optimiser steps that are missing; seconds of training in all sittings."""
-    folder.remove_partial_checkpoints()
-    done, checkpoint = folder.last_checkpoint() or (0, None)
-    metrics = MetricsWriter(folder.metrics, folder.keep_metrics_until(done), progress)
-    tokens = config.max_completion_tokens or task.max_completion_tokens
-    trainer = RLVRTrainer(
-        model=model,
-        reward_funcs=reward_function(task),
-        args=grpo_config(config, folder.checkpoints, tokens),
-        train_dataset=task.problems("train"),
-        processing_class=tokenizer,
-        callbacks=[metrics, TensorBoardCallback(_tensorboard(folder.tensorboard))],
-        attachment=attachment,
-        kl_rollouts=config.kl_rollouts,
-    )
-    if not verbose:
-        trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return metrics.seconds
-
-
-def _keep_and_measure(
-    config: RunConfig,
-    folder: RunFolder,
-    model: Any,
-    tokenizer: Any,
-    task: Any,
-    attachment: Attachment | None,
-    before: dict[str, Any],
-) -> tuple[Evaluation, int | None, Path]:
-    """Write what was trained, read it back onto a freshly loaded base, and measure that."""
-    tokens = config.max_completion_tokens
-    if attachment is None:
-        model.save_pretrained(folder.model)
-        tokenizer.save_pretrained(folder.model)
-        trained, tokenizer = load_model(str(folder.model), config.dtype)
-        after = evaluate(trained, tokenizer, task, config.eval, tokens)
-        after.save(folder.problems("after"))
-        return after, None, folder.model
-
-    settings = config.model_dump(mode="json", exclude={"eval"})
-    attachment.ticket(**settings, versions=versions()).save(folder.ticket)
-    attachment.detach(keep=False)
-    base, tokenizer = load_model(config.model, config.dtype)
-    ticket = Ticket.load(folder.ticket)
-    with ticket.applied(base):
-        after = evaluate(base, tokenizer, task, config.eval, tokens)
-    after.save(folder.problems("after"))
-    return after, attachment.mask.nnz, folder.ticket
 
 
 def reward_function(task: Any) -> Any:
@@ -228,6 +220,7 @@ def peak_memory() -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def _bytes_of(path: Path) -> int:
+def bytes_of(path: Path) -> int:
+    """Size of a file, or of all files below a folder."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)
