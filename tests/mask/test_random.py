@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multiticket.mask import random
+from multiticket.mask import feistel, random
 from multiticket.mask.reference import position
 
 # seed, name, shape, first word of the key, positions at the first places, position at the last place.
@@ -82,6 +82,16 @@ def test_equals_the_plain_reference(numel: int, seed: int, data: st.DataObject) 
     expected = [position(place, numel, key) for place in range(start, stop)]
     assert random.permuted(numel, start, stop, key).tolist() == expected
     assert random.positions(numel, start, stop, key).tolist() == sorted(expected)
+
+
+@pytest.mark.parametrize("base", [257, 1000, 65_537, 2**20])
+def test_the_torch_path_of_other_devices_equals_the_numpy_path(base: int) -> None:
+    key = random.tensor_key(9, "w", (base, base))
+    numbers = torch.randint(0, base * base, (5000,), generator=torch.Generator().manual_seed(0))
+    numbers[:2] = torch.tensor([0, base * base - 1])
+    assert torch.equal(
+        feistel.on_device(numbers, base, key), torch.from_numpy(feistel.on_cpu(numbers.numpy(), base, key))
+    )
 
 
 @pytest.mark.parametrize("numel", [1, 2, 3, 255, 896, 65535, 65536, 65537, 66049, 66050, 100003])

@@ -10,7 +10,7 @@ the same on every device and machine. Version 1, pinned by golden vectors in the
 * Up to 65,536 positions: the positions sorted by a keyed 32-bit bijection, since a Feistel network of
   few values reaches too few permutations.
 
-Every intermediate number is an integer below 2**63, so no arithmetic depends on overflow or rounding.
+All arithmetic is on integers of known width, so nothing depends on rounding, device or machine.
 `reference.py` beside this says the same in plain Python integers.
 """
 
@@ -24,15 +24,11 @@ from collections.abc import Sequence
 
 import torch
 
+from multiticket.mask import feistel
+from multiticket.mask.feistel import Key
+
 MAX_NUMEL = 2**40
 SORTED_UP_TO = 2**16
-ROUNDS = 8
-WORD = 2**32 - 1
-# Multipliers below 2**31, so that a 32-bit word times one of them stays below 2**63; with the shifts 16,
-# 15, 15 the best published two-multiplier mixer (hash-prospector, bias 0.107).
-MULTIPLIERS = (0x21F0AAAD, 0x735A2D97)
-
-Key = tuple[int, ...]
 
 
 def tensor_key(seed: int, name: str, shape: Sequence[int], method: str = "random") -> Key:
@@ -64,7 +60,7 @@ def permuted(
         return _by_sorting(numel, key, device)[start:stop].clone()
     device = torch.device(device or "cpu")
     # Chunks that stay in a core's cache; on an accelerator, chunks that fill it.
-    chunk = 2**15 if device.type == "cpu" else 2**22
+    chunk = 2**16 if device.type == "cpu" else 2**22
     out = torch.empty(stop - start, dtype=torch.int64, device=device)
     for begin in range(start, stop, chunk):
         end = min(begin + chunk, stop)
@@ -83,43 +79,23 @@ def _by_sorting(numel: int, key: Key, device: torch.device | str | None) -> torc
     """All positions, ordered by a keyed bijection of the 32-bit words (so there are no ties)."""
     word = torch.arange(numel, dtype=torch.int64, device=device)
     for turn in range(4):
-        _scramble_(word, key[2 * turn], key[2 * turn + 1])
+        feistel.scramble_(word, key[2 * turn], key[2 * turn + 1])
     return word.argsort()
 
 
 def _by_feistel(place: torch.Tensor, numel: int, key: Key) -> torch.Tensor:
     """Position of every place (int64, any shape (m,)); ``place`` itself is left alone."""
     base = math.isqrt(numel - 1) + 1
-    out = _feistel(place, base, key)
+    out = _rounds(place, base, key)
     outside = (out >= numel).nonzero().squeeze(-1)
     while outside.numel():
-        walked = _feistel(out[outside], base, key)
+        walked = _rounds(out[outside], base, key)
         out[outside] = walked
         outside = outside[walked >= numel]
     return out
 
 
-def _feistel(number: torch.Tensor, base: int, key: Key) -> torch.Tensor:
-    """A permutation of 0 ... base**2 - 1, applied to every entry of ``number`` (int64, shape (m,))."""
-    left = number.div(base, rounding_mode="floor")
-    right = number - left * base
-    for turn in range(ROUNDS):
-        hashed = _scramble_(right.clone(), key[2 * turn], key[2 * turn + 1])
-        left += hashed.mul_(base).bitwise_right_shift_(32)
-        # left modulo base, without a division: subtract base, and add it again where that went negative
-        left -= base
-        left += (left >> 63).bitwise_and_(base)
-        left, right = right, left
-    return left.mul_(base).add_(right)
-
-
-def _scramble_(word: torch.Tensor, first: int, second: int) -> torch.Tensor:
-    """A bijection of the 32-bit words, keyed by two of them, in place on int64 entries below 2**32."""
-    word ^= first
-    word ^= word >> 16
-    word.mul_(MULTIPLIERS[0]).bitwise_and_(WORD)
-    word ^= word >> 15
-    word ^= second
-    word.mul_(MULTIPLIERS[1]).bitwise_and_(WORD)
-    word ^= word >> 15
-    return word
+def _rounds(number: torch.Tensor, base: int, key: Key) -> torch.Tensor:
+    if number.device.type == "cpu":
+        return torch.from_numpy(feistel.on_cpu(number.numpy(), base, key))
+    return feistel.on_device(number, base, key)

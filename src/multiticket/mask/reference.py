@@ -1,10 +1,11 @@
-"""`random.py` once more, one place at a time in plain Python integers: the specification, and its test."""
+"""`random.py` and `feistel.py` once more, in plain Python integers, place by place: the specification."""
 
 from __future__ import annotations
 
 import math
 
-from multiticket.mask.random import MULTIPLIERS, ROUNDS, SORTED_UP_TO, WORD, Key
+from multiticket.mask.feistel import MULTIPLIERS, ROUNDS, WORD, Key
+from multiticket.mask.random import SORTED_UP_TO
 
 
 def position(place: int, numel: int, key: Key) -> int:
