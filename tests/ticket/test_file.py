@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multiticket.mask import Mask, MaskRule
+from multiticket.mask import Mask, MaskRule, union
 from multiticket.ticket import Ticket, compose, delta
 
 
@@ -57,6 +57,38 @@ def test_every_dtype_keeps_its_bits(dtype: torch.dtype, tmp_path: Path) -> None:
     ticket = Ticket(mask, values, "0" * 64)
     ticket.save(tmp_path / "t")
     assert_same(ticket, Ticket.load(tmp_path / "t"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(
+        st.text("ab.é", min_size=1, max_size=6), st.lists(st.integers(1, 30), max_size=3), min_size=1
+    ),
+    st.sampled_from(["random", "numpy", "rows", "columns", "blocks", "indices"]),
+    st.floats(0.05, 1.0),
+    st.integers(0, 2**64 - 1),
+)
+def test_save_and_load_is_the_identity_for_any_shapes_and_rule(
+    tmp_path_factory: pytest.TempPathFactory,
+    shapes: dict[str, list[int]],
+    method: str,
+    density: float,
+    seed: int,
+) -> None:
+    table = {name: tuple(shape) for name, shape in shapes.items()}
+    try:
+        mask = Mask.from_shapes(table, MaskRule("random" if method == "indices" else method, density, seed))
+    except ValueError as error:
+        assert "would be empty" in str(error)  # noqa: PT017
+        return
+    if method == "indices":
+        mask = union(mask)
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    values = {name: torch.randn(mask.count(name), generator=generator).half() for name in mask.names}
+    ticket = Ticket(mask, values, "0123456789abcdef" * 4, {"seed": seed})
+    path = tmp_path_factory.mktemp("any") / "t"
+    ticket.save(path)
+    assert_same(ticket, Ticket.load(path))
 
 
 def test_mixed_dtypes(tmp_path: Path) -> None:
