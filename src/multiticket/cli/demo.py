@@ -28,6 +28,9 @@ def demo(
     started = time.monotonic()
     say = wide_console().print
     runs = parts.demo_runs(recipes or REPOSITORY / "recipes", output)
+    missing = [folder.name for _, folder in runs if not parts.is_finished(folder)]
+    if missing:
+        say(f"Training {', '.join(missing)}, some minutes in all; importing torch and TRL first.")
     results = [parts.perform(run, folder) for run, folder in runs]
     folders = [folder for _, folder in runs]
 

@@ -53,6 +53,10 @@ def demo_runs(recipes: Path, output: Path) -> list[tuple[RunConfig, Path]]:
     return runs
 
 
+def is_finished(path: Path) -> bool:
+    return RunFolder(path).read_result() is not None
+
+
 def perform(run: RunConfig, path: Path) -> dict[str, Any]:
     """The result of one run: read where it is finished, else trained (on from where it was interrupted)."""
     folder = RunFolder(path)
