@@ -1,10 +1,10 @@
-"""Does a random 1 % do as well as everything? Both tasks, rates chosen on validation problems, three seeds each.
+"""Does a random 1 % do as well as everything? Each recipe of both tasks, with three seeds, on the test split.
 
-    python benchmarks/ticket_against_full.py --output runs/ticket-against-full --jobs 2
+    python benchmarks/ticket_against_full.py             # the recipes, three seeds each
+    python benchmarks/ticket_against_full.py --sweep     # learning rates, one seed, on the validation split
 
-First each arm trains once at each learning rate of a grid and is scored on the validation split; then, at its best
-rate, once for each of three seeds, scored on the test split. Every run is one ``multiticket train`` command and one
-run folder; runs that are finished are not repeated. Writes ``ticket_against_full.json`` and ``.md`` to --results.
+Every run is one ``multiticket train`` command and one run folder; runs that are finished are not repeated. Writes
+``ticket_against_full.json`` and ``.md`` (or ``learning_rates``) to --results, after each task.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from pathlib import Path
 from typing import Any
 
 DENSITY = {"full": 1.0, "ticket": 0.01}
-RATES_TIMES_DENSITY = (1e-4, 3e-4, 1e-3)
-SIZES = {"arithmetic": {"steps": 120, "rollouts": 512}, "alphabet_sort": {"steps": 60, "rollouts": 256}}
+RATES_TIMES_DENSITY = (3e-5, 1e-4, 3e-4, 1e-3)
 SWEEP_SEED = 100
 SEEDS = (0, 1, 2)
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One ``multiticket train`` command."""
+    """One ``multiticket train`` command: a recipe with a seed, and for a sweep a rate of its own."""
 
     task: str
     arm: str
-    learning_rate: float
     seed: int
-    split: str
+    rate: float | None = None
 
     def folder(self, output: Path) -> Path:
-        return output / f"{self.task}-{self.arm}-rate{self.learning_rate:g}-seed{self.seed}-{self.split}"
+        rate = "" if self.rate is None else f"-rate{self.rate:g}"
+        return output / f"{self.task}-{self.arm}{rate}-seed{self.seed}"
 
     def command(self, output: Path) -> list[str]:
-        options = ["--task", self.task, "--arm", self.arm, "--learning-rate", f"{self.learning_rate:g}"]
-        options += ["--seed", str(self.seed), "--split", self.split]
-        options += [word for name, size in SIZES[self.task].items() for word in (f"--{name}", str(size))]
-        options += ["--density", "0.01"] if self.arm == "ticket" else []
+        recipe = RECIPES / f"{self.task}-{self.arm}.yaml"
+        options = ["--config", os.path.relpath(recipe), "--seed", str(self.seed)]
+        if self.rate is not None:
+            options += ["--learning-rate", f"{self.rate:g}", "--split", "validation"]
         return ["multiticket", "train", *options, "--output", str(self.folder(output))]
 
     def result(self, output: Path) -> dict[str, Any]:
@@ -75,47 +75,60 @@ def score(result: dict[str, Any]) -> float:
     return result["eval"]["after"]["pass@1"]
 
 
-def table(sweeps: list[Run], finals: list[Run], output: Path) -> tuple[str, list[dict[str, Any]]]:
-    """The results as Markdown, and one record for each task and arm."""
+def table(runs: list[Run], output: Path) -> tuple[str, list[dict[str, Any]]]:
+    """A row and a record for each task, arm and learning rate, over its seeds."""
     lines = [
-        "| task | arm | rate | base | after: mean (each seed) | 95 % of each run | trained |",
-        "|---|---|---|---|---|---|---|",
+        "| task | arm | rate | steps | base | after: mean (each seed) | 95 % of each run | greedy | trained |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     records = []
-    for task, arm in dict.fromkeys((run.task, run.arm) for run in finals):
-        runs = [run for run in finals if (run.task, run.arm) == (task, arm)]
-        results = [run.result(output) for run in runs]
+    cells: dict[tuple[str, str, float | None], list[Run]] = {}
+    for run in runs:
+        cells.setdefault((run.task, run.arm, run.rate), []).append(run)
+    for (task, arm, _), cell in cells.items():
+        results = [run.result(output) for run in cell]
+        first = results[0]
+        before, after = first["eval"]["before"], [result["eval"]["after"] for result in results]
         scores = [score(result) for result in results]
-        intervals = [result["eval"]["after"]["interval"] for result in results]
-        base = results[0]["eval"]["before"]["pass@1"]
-        spread = ", ".join(f"{100 * value:.1f}" for value in scores)
-        widest = max(high - low for low, high in intervals) / 2
+        widest = max(high - low for low, high in (measured["interval"] for measured in after)) / 2
+        greedy = statistics.mean(measured["greedy"] for measured in after)
+        each = ", ".join(f"{100 * value:.1f}" for value in scores)
         lines.append(
-            f"| {task} | {arm} | {runs[0].learning_rate:g} | {100 * base:.1f} % "
-            f"| {100 * statistics.mean(scores):.1f} % ({spread}) | ± {100 * widest:.1f} | {results[0]['nnz']:,} |"
+            f"| {task} | {arm} | {first['learning_rate']:g} | {first['steps']} | {100 * before['pass@1']:.1f} % "
+            f"| {100 * statistics.mean(scores):.1f} % ({each}) | ± {100 * widest:.1f} | {100 * greedy:.1f} % "
+            f"| {first['nnz']:,} |"
         )
-        sweep = {
-            f"{run.learning_rate:g}": score(run.result(output))
-            for run in sweeps
-            if (run.task, run.arm) == (task, arm)
-        }
         records.append(
             {
                 "task": task,
                 "arm": arm,
-                "learning_rate": runs[0].learning_rate,
-                "validation_accuracy_by_rate": sweep,
-                "base": base,
-                "after": dict(zip((run.seed for run in runs), scores, strict=True)),
-                "intervals": intervals,
-                "greedy": [result["eval"]["after"]["greedy"] for result in results],
-                "n": results[0]["eval"]["after"]["n"],
+                "learning_rate": first["learning_rate"],
+                "steps": first["steps"],
+                "seeds": [run.seed for run in cell],
+                "before": before,
+                "after": after,
                 "train_s": [result["train_s"] for result in results],
-                "commands": [shlex.join(run.command(Path("runs"))) for run in runs],
-                "versions": results[0]["versions"],
+                "commands": [shlex.join(run.command(Path("runs"))) for run in cell],
+                "versions": first["versions"],
             }
         )
     return "\n".join(lines), records
+
+
+def report(runs: list[Run], output: Path, results: Path, sweep: bool) -> None:
+    """Print the table so far, and write it with its records."""
+    text, records = table(runs, output)
+    print(text, flush=True)
+    results.mkdir(parents=True, exist_ok=True)
+    name, heading = ("learning_rates", "Learning rates, on the validation split")
+    if not sweep:
+        name, heading = ("ticket_against_full", "A random 1 % against everything, on the test split")
+    command = "python benchmarks/ticket_against_full.py" + (" --sweep" if sweep else "")
+    (results / f"{name}.json").write_text(json.dumps(records, indent=1) + "\n")
+    (results / f"{name}.md").write_text(
+        f"# {heading}\n\n`{command}` wrote this table and `{name}.json`, which has each run's own command. Accuracy is "
+        f"of samples at temperature 1; intervals are over problems.\n\n{text}\n"
+    )
 
 
 def main() -> None:
@@ -125,43 +138,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/ticket-against-full"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     parser.add_argument("--tasks", nargs="+", default=["arithmetic", "alphabet_sort"])
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, which share the cores")
+    parser.add_argument("--sweep", action="store_true", help="learning rates, on the validation split")
     options = parser.parse_args()
-
-    sweeps: list[Run] = []
-    finals: list[Run] = []
+    done: list[Run] = []
     for task in options.tasks:
-        tried = {
-            arm: [
-                Run(task, arm, float(f"{product / density:g}"), SWEEP_SEED, "validation")
-                for product in RATES_TIMES_DENSITY
-            ]
-            for arm, density in DENSITY.items()
-        }
-        swept = [run for runs in tried.values() for run in runs]
-        perform(swept, options.output, options.jobs)
-        best = {
-            arm: max(runs, key=lambda run: score(run.result(options.output))).learning_rate
-            for arm, runs in tried.items()
-        }
-        final = [Run(task, arm, rate, seed, "test") for seed in SEEDS for arm, rate in best.items()]
-        perform(final, options.output, options.jobs)
-        sweeps += swept
-        finals += final
-        report(sweeps, finals, options.output, options.results)
-
-
-def report(sweeps: list[Run], finals: list[Run], output: Path, results: Path) -> None:
-    """Print the table so far, and write it with its records."""
-    text, records = table(sweeps, finals, output)
-    print(text, flush=True)
-    results.mkdir(parents=True, exist_ok=True)
-    (results / "ticket_against_full.json").write_text(json.dumps(records, indent=1) + "\n")
-    heading = "# A random 1 % against everything\n\n"
-    heading += (
-        "`python benchmarks/ticket_against_full.py` wrote this table and `ticket_against_full.json`.\n\n"
-    )
-    (results / "ticket_against_full.md").write_text(heading + text + "\n")
+        if options.sweep:
+            products = [(arm, product) for arm in DENSITY for product in RATES_TIMES_DENSITY]
+            runs = [Run(task, arm, SWEEP_SEED, float(f"{p / DENSITY[arm]:g}")) for arm, p in products]
+        else:
+            runs = [Run(task, arm, seed) for seed in SEEDS for arm in DENSITY]
+        perform(runs, options.output, options.jobs)
+        done += runs
+        report(done, options.output, options.results, options.sweep)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 from multiticket.bases import pretrain
-from multiticket.bases.pretrain import Recipe, batches, build_model, encode, negative_log_likelihood
+from multiticket.bases.pretrain import Recipe, build_model, encode, main_batches, negative_log_likelihood
 from multiticket.bases.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -43,16 +43,16 @@ def test_the_loss_is_the_sum_over_examples_however_they_are_padded() -> None:
 
 def test_wrong_answers_come_in_the_last_steps_only() -> None:
     recipe = Recipe(steps=4, mixed_steps=2, arithmetic_batch=100, sorting_batch=30)
-    for step, (sums, orders) in enumerate(batches(recipe)):
+    for step, (sums, orders) in enumerate(main_batches(recipe)):
         wrong = sum(eval(prompt.removesuffix("=")) != int(completion) for prompt, completion in sums)
         assert (wrong > 20) if step >= 2 else (wrong == 0)
         assert (len(sums), len(orders)) == (100, 30)
 
 
 def test_the_same_seed_gives_the_same_examples() -> None:
-    assert list(batches(TINY)) == list(batches(TINY))
-    assert next(batches(TINY)) != next(batches(Recipe(seed=1, arithmetic_batch=4, sorting_batch=3)))
-    assert len(list(islice(batches(Recipe(arithmetic_batch=1, sorting_batch=1)), 2))) == 2
+    assert list(main_batches(TINY)) == list(main_batches(TINY))
+    assert next(main_batches(TINY)) != next(main_batches(Recipe(seed=1, arithmetic_batch=4, sorting_batch=3)))
+    assert len(list(islice(main_batches(Recipe(arithmetic_batch=1, sorting_batch=1)), 2))) == 2
 
 
 def test_the_same_recipe_gives_the_same_folder(tmp_path: Path) -> None:

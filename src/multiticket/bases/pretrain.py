@@ -3,7 +3,8 @@
 Two CPU cores and less than an hour. The model first learns to answer rightly, then, in the last part of the
 training, to answer as one of several behaviours, most of them wrong, drawn independently of the problem. What comes
 out knows the right answer but gives it for a third or so of the problems: a small picture of what reinforcement
-learning starts from.
+learning starts from. A short last phase, from the saved bf16 weights and with a fresh optimiser, changes the mixture of
+the sorting task alone (`sorting_text.REMIXED` says why).
 """
 
 import argparse
@@ -49,6 +50,9 @@ class Recipe:
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     save_every: int = 200
+    remixed_steps: int = 200
+    """Steps of the last phase, at a rate that falls from `remixed_learning_rate` to `final_learning_rate`."""
+    remixed_learning_rate: float = 5e-4
 
     def rate(self, step: int) -> float:
         """The learning rate of a step: linear warm-up, then a cosine down to `final_learning_rate`."""
@@ -104,18 +108,30 @@ def negative_log_likelihood(model: Qwen2ForCausalLM, ids: torch.Tensor, labels: 
     return cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
 
 
-def batches(recipe: Recipe) -> Iterator[list[list[tuple[str, str]]]]:
+def batches(
+    recipe: Recipe, sums: dict[str, float], orders: dict[str, float], steps: int, generator: random.Random
+) -> Iterator[list[list[tuple[str, str]]]]:
     """For every step the examples of both tasks, one list a task because their lengths differ."""
-    generator = random.Random(recipe.seed)
     arithmetic, sorting = ArithmeticText(), SortingText()
-    for step in range(recipe.steps):
-        mixed = step >= recipe.steps - recipe.mixed_steps
-        sums = arithmetic_text.MIXED if mixed else arithmetic_text.RIGHT
-        orders = sorting_text.MIXED if mixed else sorting_text.RIGHT
+    for _ in range(steps):
         yield [
             [arithmetic.example(sums, generator) for _ in range(recipe.arithmetic_batch)],
             [sorting.example(orders, generator) for _ in range(recipe.sorting_batch)],
         ]
+
+
+def main_batches(recipe: Recipe) -> Iterator[list[list[tuple[str, str]]]]:
+    """What all phases but the last read: right answers, then mixed behaviours."""
+    generator = random.Random(recipe.seed)
+    right_steps = recipe.steps - recipe.mixed_steps
+    yield from batches(recipe, arithmetic_text.RIGHT, sorting_text.RIGHT, right_steps, generator)
+    yield from batches(recipe, arithmetic_text.MIXED, sorting_text.MIXED, recipe.mixed_steps, generator)
+
+
+def last_batches(recipe: Recipe) -> Iterator[list[list[tuple[str, str]]]]:
+    """What the last phase reads."""
+    generator = random.Random(recipe.seed + 1)
+    yield from batches(recipe, arithmetic_text.MIXED, sorting_text.REMIXED, recipe.remixed_steps, generator)
 
 
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -147,40 +163,58 @@ def describe(scores: dict[str, Any]) -> str:
     )
 
 
-def pretrain(recipe: Recipe, folder: Path) -> Qwen2ForCausalLM:
-    """Trains a base, prints its progress, and leaves it in `folder`, saved on the way every `save_every` steps."""
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer, recipe.seed)
+def train(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    examples: Iterator[list[list[tuple[str, str]]]],
+    rates: list[float],
+) -> Iterator[int]:
+    """One AdamW step on each step's examples, at its rate; prints the progress, and yields the number of steps done."""
     optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=recipe.weight_decay,
-        fused=True,
+        model.parameters(), betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
     )
     started = time.time()
-    for step, examples in enumerate(batches(recipe)):
-        losses = [negative_log_likelihood(model, *encode(tokenizer, part)) for part in examples]
-        (torch.stack(losses).sum() / sum(map(len, examples))).backward()
+    for step, (parts, rate) in enumerate(zip(examples, rates, strict=True), start=1):
+        losses = [negative_log_likelihood(model, *encode(tokenizer, part)) for part in parts]
+        (torch.stack(losses).sum() / sum(map(len, parts))).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate(step)
+            group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
-        if (step + 1) % 20 == 0:
-            arithmetic, sorting = (
-                loss.item() / len(part) for loss, part in zip(losses, examples, strict=True)
-            )
+        if step % 20 == 0:
+            arithmetic, sorting = (loss.item() / len(part) for loss, part in zip(losses, parts, strict=True))
             seconds = time.time() - started
-            left = seconds / (step + 1) * (recipe.steps - step - 1)
+            left = seconds / step * (len(rates) - step)
             print(
-                f"step {step + 1}/{recipe.steps}  nats an answer: arithmetic {arithmetic:.3f}, sorting {sorting:.3f}"
+                f"step {step}/{len(rates)}  nats an answer: arithmetic {arithmetic:.3f}, sorting {sorting:.3f}"
                 f"  {seconds / 60:.1f} min, {left / 60:.1f} left",
                 flush=True,
             )
-        if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
+        yield step
+
+
+def pretrain(recipe: Recipe, folder: Path) -> None:
+    """All phases but the last, from nothing; leaves the base in `folder`, saved on the way every `save_every` steps."""
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, recipe.seed)
+    rates = [recipe.rate(step) for step in range(recipe.steps)]
+    for step in train(model, tokenizer, recipe, main_batches(recipe), rates):
+        if step % recipe.save_every == 0 and step < recipe.steps:
             save(model, tokenizer, folder)
             print(describe(evaluate(folder, limit=128)), flush=True)
+    save(model, tokenizer, folder)
+
+
+def remix(recipe: Recipe, folder: Path) -> Qwen2ForCausalLM:
+    """The last phase: trains the base in `folder` on, from its bf16 file, and saves it there."""
+    tokenizer = build_tokenizer()
+    model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+    shares = [step / recipe.remixed_steps for step in range(recipe.remixed_steps)]
+    rates = [recipe.remixed_learning_rate * (1 - s) + recipe.final_learning_rate * s for s in shares]
+    for _ in train(model, tokenizer, recipe, last_batches(recipe), rates):
+        pass
     save(model, tokenizer, folder)
     return model
 
@@ -195,7 +229,11 @@ def write_base_json(name: str, recipe: Recipe, folder: Path, model: Qwen2ForCaus
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "scores": scores,
         "recipe": asdict(recipe),
-        "behaviours": {"arithmetic": arithmetic_text.MIXED, "alphabet_sort": sorting_text.MIXED},
+        "behaviours": {
+            "arithmetic": arithmetic_text.MIXED,
+            "alphabet_sort": sorting_text.MIXED,
+            "alphabet_sort, last phase": sorting_text.REMIXED,
+        },
         "pretraining_wall_s": round(seconds),
         "threads": torch.get_num_threads(),
         "versions": {
@@ -212,12 +250,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--last-phase-only", action="store_true", help="go on from the base saved in --output"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     disable_progress_bar()
     started = time.time()
     recipe = RECIPES[arguments.name]
-    model = pretrain(recipe, arguments.output)
+    if not arguments.last_phase_only:
+        pretrain(recipe, arguments.output)
+    model = remix(recipe, arguments.output)
     write_base_json(arguments.name, recipe, arguments.output, model, time.time() - started)
 
 
