@@ -14,6 +14,8 @@ from multiticket.train.files import write_json
 from multiticket.train.run_folder import RunFolder, read_metrics
 
 SEEDS = (0, 1)
+STEPS = 100
+"""Fewer than the recipe has, so that all three runs take minutes."""
 PICTURE = "curves.png"
 
 
@@ -42,9 +44,9 @@ def demo_runs(recipes: Path, output: Path) -> list[tuple[RunConfig, Path]]:
         raise ValueError(
             f"There is no folder {recipes}: run the demo in a clone of the repository, or give --recipes."
         )
-    runs = [(config.load(recipes / "arithmetic-full.yaml", {}), output / "full")]
+    runs = [(config.load(recipes / "arithmetic-full.yaml", {"steps": STEPS}), output / "full")]
     for seed in SEEDS:
-        ticket = config.load(recipes / "arithmetic-ticket.yaml", {"seed": seed})
+        ticket = config.load(recipes / "arithmetic-ticket.yaml", {"seed": seed, "steps": STEPS})
         runs.append((ticket, output / f"ticket-seed{seed}"))
     for wanted, path in runs:
         folder = RunFolder(path)
