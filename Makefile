@@ -20,7 +20,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
-	$(BIN)/multiticket demo
+	$(BIN)/multiticket demo --steps 100
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2

@@ -20,6 +20,9 @@ def demo(
     recipes: Annotated[
         Path | None, typer.Option(help="Folder with the recipes; default: the repository's.")
     ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser steps of each run; default: the recipes'.")
+    ] = None,
 ) -> None:
     """Train the full arm and two random 1 % tickets on arithmetic, and show that a ticket is all that it says."""
     from multiticket.report import demo as parts
@@ -27,7 +30,7 @@ def demo(
 
     started = time.monotonic()
     say = wide_console().print
-    runs = parts.demo_runs(recipes or REPOSITORY / "recipes", output)
+    runs = parts.demo_runs(recipes or REPOSITORY / "recipes", output, steps)
     missing = [folder.name for _, folder in runs if not parts.is_finished(folder)]
     if missing:
         say(f"Training {', '.join(missing)}, some minutes in all; importing torch and TRL first.")

@@ -14,8 +14,6 @@ from multiticket.train.files import write_json
 from multiticket.train.run_folder import RunFolder, read_metrics
 
 SEEDS = (0, 1)
-STEPS = 100
-"""Fewer than the recipe has, so that all three runs take minutes."""
 PICTURE = "curves.png"
 
 
@@ -34,8 +32,11 @@ class Revert:
     """The hash afterwards."""
 
 
-def demo_runs(recipes: Path, output: Path) -> list[tuple[RunConfig, Path]]:
+def demo_runs(recipes: Path, output: Path, steps: int | None = None) -> list[tuple[RunConfig, Path]]:
     """The settings and folder of each run: the full arm, and a ticket for each seed.
+
+    Args:
+        steps: how long each run is; None: as the recipes have it.
 
     Raises:
         ValueError: if the recipes are missing or wrong, or a folder holds another run.
@@ -44,9 +45,10 @@ def demo_runs(recipes: Path, output: Path) -> list[tuple[RunConfig, Path]]:
         raise ValueError(
             f"There is no folder {recipes}: run the demo in a clone of the repository, or give --recipes."
         )
-    runs = [(config.load(recipes / "arithmetic-full.yaml", {"steps": STEPS}), output / "full")]
+    length = {} if steps is None else {"steps": steps}
+    runs = [(config.load(recipes / "arithmetic-full.yaml", length), output / "full")]
     for seed in SEEDS:
-        ticket = config.load(recipes / "arithmetic-ticket.yaml", {"seed": seed, "steps": STEPS})
+        ticket = config.load(recipes / "arithmetic-ticket.yaml", {"seed": seed, **length})
         runs.append((ticket, output / f"ticket-seed{seed}"))
     for wanted, path in runs:
         folder = RunFolder(path)
