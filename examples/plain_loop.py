@@ -28,7 +28,9 @@ def main(steps: int, problems: int, group: int, learning_rate: float, output: st
     for step in range(steps):
         batch = data[step * problems : (step + 1) * problems]
         prompts = tokenizer(batch["prompt"], return_tensors="pt", padding=True, padding_side="left")
-        prompts = {name: prompts[name].repeat_interleave(group, 0) for name in ("input_ids", "attention_mask")}
+        prompts = {
+            name: prompts[name].repeat_interleave(group, 0) for name in ("input_ids", "attention_mask")
+        }
 
         # sample: (problems * group, prompt + completion) tokens
         tokens = model.generate(**prompts, do_sample=True, max_new_tokens=task.max_completion_tokens)
@@ -62,7 +64,9 @@ def main(steps: int, problems: int, group: int, learning_rate: float, output: st
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--problems", type=int, default=16, help="problems a step")
     parser.add_argument("--group", type=int, default=16, help="completions a problem")

@@ -51,7 +51,9 @@ def main(steps: int, rollouts: int, learning_rate: float, output: str) -> list[f
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rollouts", type=int, default=256, help="completions a step")
     parser.add_argument("--learning-rate", type=float, default=1e-2)

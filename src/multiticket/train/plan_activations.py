@@ -144,7 +144,7 @@ def _attention(*args: Any, **kwargs: Any) -> Any:
 
 def _mask_of_full_rows(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
     """The mask that transformers makes when it finds no padding; it cannot look for padding on the meta device."""
-    return sdpa_mask(*args, attention_mask=None, **kwargs)
+    return sdpa_mask(*args, **{**kwargs, "attention_mask": None})
 
 
 def _mask_of_padded_rows(*args: Any, **kwargs: Any) -> Tensor | None:

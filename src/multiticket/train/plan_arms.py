@@ -60,8 +60,8 @@ def make_ticket(model: nn.Module, mask: Mask) -> dict[str, int]:
     by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
     for name in mask.names:
         places = readers[id(parameters[name])]
-        positions = torch.empty(mask.count(name), dtype=torch.int64, device="meta")
-        weight = PlannedWeight(name, *places[0], positions)
+        unknown = torch.empty(mask.count(name), dtype=torch.int64, device="meta")
+        weight = PlannedWeight(name, *places[0], unknown)
         weights.append(weight)
         for module, attribute in places:
             by_module.setdefault(module, {})[attribute] = weight
