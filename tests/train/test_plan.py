@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def living() -> int:
     storages = {}
     for thing in gc.get_objects():
         if type(thing) in (Tensor, torch.nn.Parameter) and thing.device.type == "cpu":
-            storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+            with suppress(RuntimeError):  # a compiled graph's tensors have no memory, and no pointer to it
+                storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
     return sum(storages.values())
 
 
