@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 DENSITY = {"full": 1.0, "ticket": 0.01}
-RATES_TIMES_DENSITY = (3e-5, 1e-4, 3e-4, 1e-3)
+RATES_TIMES_DENSITY = (3e-5, 1e-4, 3e-4)
+SWEEP_STEPS = {"arithmetic": 150, "alphabet_sort": 100}
 SWEEP_SEED = 100
 SEEDS = (0, 1, 2)
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -45,7 +46,8 @@ class Run:
         recipe = RECIPES / f"{self.task}-{self.arm}.yaml"
         options = ["--config", os.path.relpath(recipe), "--seed", str(self.seed)]
         if self.rate is not None:
-            options += ["--learning-rate", f"{self.rate:g}", "--split", "validation"]
+            options += ["--learning-rate", f"{self.rate:g}", "--steps", str(SWEEP_STEPS[self.task])]
+            options += ["--split", "validation"]
         return ["multiticket", "train", *options, "--output", str(self.folder(output))]
 
     def result(self, output: Path) -> dict[str, Any]:
