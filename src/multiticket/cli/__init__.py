@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from multiticket import __version__
-from multiticket.cli import demo, evaluate, plan, tickets, train
+from multiticket.cli import demo, evaluate, plan, study, tickets, train
 
 app = typer.Typer(
     name="multiticket",
@@ -23,6 +23,7 @@ evaluate.register(app)
 plan.register(app)
 demo.register(app)
 tickets.register(app)
+study.register(app)
 
 TRAIN_LIBRARIES = ("transformers", "trl", "datasets", "accelerate", "faker", "matplotlib", "tensorboard")
 

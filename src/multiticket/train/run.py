@@ -142,6 +142,9 @@ class _Run:
         )
         if not self.verbose:
             trainer.remove_callback(PrinterCallback)
+        if done == self.config.steps:  # interrupted after its last step: Trainer would do one more
+            trainer._load_from_checkpoint(str(checkpoint))
+            return seconds_before
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return metrics.seconds
 
