@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multiticket.sparse.gradient import embedding_values_grad, linear_values_grad
+from multiticket.sparse.lines import Lines, lines_values_grad
 
 
 class ConnectedView(torch.autograd.Function):
@@ -34,7 +35,10 @@ class ConnectedView(torch.autograd.Function):
 
 
 class MaskedLinearFunction(torch.autograd.Function):
-    """``x W^T + b``; backward takes the input's gradient as usual and only k entries of W's."""
+    """``x W^T + b``; backward takes the input's gradient as usual and only k entries of W's.
+
+    Of ``x`` it keeps what those entries need: all of it, or the input features of a mask of whole columns.
+    """
 
     @staticmethod
     def forward(
@@ -46,14 +50,18 @@ class MaskedLinearFunction(torch.autograd.Function):
         positions: Tensor,
         starts: Tensor,
         method: str,
+        lines: Lines | None,
     ) -> Tensor:
-        ctx.save_for_backward(x, dense)
-        ctx.positions, ctx.starts, ctx.method = positions, starts, method
+        kept = x if lines is None or lines.kind == "rows" else x.index_select(-1, lines.which)
+        ctx.save_for_backward(kept, dense)
+        ctx.positions, ctx.starts, ctx.method, ctx.lines = positions, starts, method, lines
         ctx.values_dtype = values.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
         if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
             dense = dense.to(x.dtype)
             bias = None if bias is None else bias.to(x.dtype)
+        if x.dim() > 2 and not x.is_contiguous():  # as torch folds it for a weight that trains: the same bits
+            return F.linear(x.reshape(-1, x.shape[-1]), dense, bias).view(*x.shape[:-1], -1)
         return F.linear(x, dense, bias)
 
     @staticmethod
@@ -69,9 +77,12 @@ class MaskedLinearFunction(torch.autograd.Function):
                 dbias = dy.sum(0).to(ctx.bias_dtype)
             if ctx.needs_input_grad[2]:
                 tokens = x.reshape(-1, x.shape[-1]).to(dy.dtype)
-                dvalues = linear_values_grad(dy, tokens, ctx.positions, ctx.starts, ctx.method)
+                if ctx.lines is None:
+                    dvalues = linear_values_grad(dy, tokens, ctx.positions, ctx.starts, ctx.method)
+                else:
+                    dvalues = lines_values_grad(dy, tokens, ctx.positions, ctx.lines, dense.shape[1])
                 dvalues = dvalues.to(ctx.values_dtype)
-        return dx, dbias, dvalues, None, None, None, None
+        return dx, dbias, dvalues, None, None, None, None, None
 
 
 class MaskedEmbeddingFunction(torch.autograd.Function):

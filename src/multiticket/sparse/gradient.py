@@ -1,13 +1,17 @@
 """The gradient of k chosen entries of a weight, without keeping the dense gradient.
 
 For a linear layer ``y = x W^T``, the gradient of entry (r, c) of W is the dot product of column r of the output
-gradient with column c of the input: ``sum_t dy[t, r] * x[t, c]``. Two ways to compute the k that are wanted, and a
-plain reference that both are tested against:
+gradient with column c of the input: ``sum_t dy[t, r] * x[t, c]``. Ways to compute the k that are wanted, and a plain
+reference that all are tested against:
 
-- ``sampled``: k dot products, ``torch.sparse.sampled_addmm``. Two transposes and k * tokens multiplications.
+- ``sampled`` (CPU): k dot products, ``torch.sparse.sampled_addmm``, over ``TOKENS`` tokens at a time, so that what it
+  transposes and reads again stays in the cache. Any density; bf16 and fp16 are cast to fp32 as they come.
 - ``blocks``: the dense product a block of rows at a time, each gathered and dropped.
+- ``columns``, ``rows``: the dense product of the few columns or rows that a mask of whole ones has (`lines`).
+- ``triton`` (CUDA): k dot products in one kernel (`triton_kernel`).
 
-``choose_method`` picks by the shapes' measured crossover; both are registered as one ``torch.library`` operator.
+``choose_method`` picks by measured crossover. Each is registered as a ``torch.library`` operator where a compiler could
+not look through it.
 """
 
 from __future__ import annotations
@@ -15,6 +19,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+METHODS = ("sampled", "blocks", "triton")
+"""What ``attach`` takes as its gradient method; ``columns`` and ``rows`` follow from the mask."""
+TOKENS = 128
+"""Tokens that the ``sampled`` method takes at a time: (128, 2048) in fp32 is 1 MiB."""
 BLOCK_ENTRIES = 1 << 22
 """Entries of dW that the ``blocks`` method holds at a time: 16 MiB in fp32."""
 
@@ -60,25 +68,30 @@ def row_starts(positions: Tensor, rows: int, columns: int) -> Tensor:
 def choose_method(device: torch.device, rows: int, columns: int, k: int) -> str:
     """``sampled`` or ``blocks``, whichever is the faster for a weight (rows, columns) with k entries wanted.
 
-    The sampled product transposes both operands, the dense one multiplies them: the first is linear in
-    rows + columns, the second in rows * columns. Measured on two CPU cores in fp32, the sampled product takes 0.3 to
-    0.6 of the dense product's time at 512 x 512 and 2048 x 512, and 1.7 of it at 128 x 128.
+    On a CPU by the crossover that ``python benchmarks/gradient_paths.py`` measured. On a GPU, where nothing has been
+    measured yet, the dense product, which is right everywhere.
     """
-    pays = rows * columns >= 200 * (rows + columns)
-    return "sampled" if device.type == "cpu" and pays and k <= 0.05 * rows * columns else "blocks"
+    if device.type != "cpu" or k > SAMPLED_UP_TO * rows * columns:
+        return "blocks"
+    return "sampled" if rows * columns >= SAMPLED_FROM else "blocks"
+
+
+SAMPLED_UP_TO = 0.05
+"""Largest density at which sampling beats the dense product."""
+SAMPLED_FROM = 128 * 128
+"""Entries of the smallest weight for which it does."""
 
 
 def _sampled(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
     rows, columns = dy.shape[1], x.shape[1]
-    dtype = dy.dtype if dy.dtype == torch.float64 else torch.float32
-    pattern = torch.sparse_csr_tensor(
-        starts,
-        positions % columns,
-        torch.zeros(positions.numel(), dtype=dtype, device=dy.device),
-        (rows, columns),
-        check_invariants=False,
-    )
-    return torch.sparse.sampled_addmm(pattern, dy.to(dtype).T, x.to(dtype), beta=0.0).values()
+    dtype = torch.promote_types(torch.float32, dy.dtype)
+    found = torch.zeros(positions.numel(), dtype=dtype, device=dy.device)
+    column = positions % columns
+    for first in range(0, len(dy), TOKENS):
+        pattern = torch.sparse_csr_tensor(starts, column, found, (rows, columns), check_invariants=False)
+        some_dy, some_x = dy[first : first + TOKENS].to(dtype), x[first : first + TOKENS].to(dtype)
+        found = torch.sparse.sampled_addmm(pattern, some_dy.T, some_x).values()
+    return found
 
 
 def _blocks(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
@@ -88,9 +101,33 @@ def _blocks(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
     bounds = starts[torch.tensor([*first_rows, rows], device=starts.device)].tolist()
     pieces = []
     for row, begin, end in zip(first_rows, bounds, bounds[1:], strict=False):
-        block = dy[:, row : row + per_block].T @ x
+        block = product(dy[:, row : row + per_block], x)
         pieces.append(block.view(-1).index_select(0, positions[begin:end].long() - row * columns))
     return torch.cat(pieces)
+
+
+def product(dy: Tensor, x: Tensor) -> Tensor:
+    """``dy^T x`` (out, in), accumulated in fp32 at least.
+
+    On a CPU the result is fp32 too, and bf16 and fp16 operands are cast some tokens at a time; on a GPU the product is
+    rounded once to the operands' dtype, as in dense training.
+    """
+    if dy.dtype.itemsize >= 4 or dy.device.type != "cpu":
+        return dy.T @ x
+    total = torch.zeros(dy.shape[1], x.shape[1])
+    for first in range(0, len(dy), 8 * TOKENS):
+        some = slice(first, first + 8 * TOKENS)
+        total.addmm_(dy[some].float().T, x[some].float())
+    return total
+
+
+def _triton(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
+    from multiticket.sparse.triton_kernel import sampled_product  # needs Triton, which only CUDA builds bring
+
+    return sampled_product(dy, x, positions)
+
+
+_PATHS = {"sampled": _sampled, "blocks": _blocks, "triton": _triton}
 
 
 @torch.library.custom_op("multiticket::linear_values_grad", mutates_args=())
@@ -102,12 +139,12 @@ def linear_values_grad(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor,
         x: (tokens, in_features), the dtype of ``dy``.
         positions: sorted flat positions (k,), int32 or int64.
         starts: ``row_starts`` of the positions (out_features + 1,).
-        method: ``sampled`` or ``blocks``.
+        method: one of ``METHODS``.
 
     Returns:
         (k,), fp32, or fp64 where ``dy`` is.
     """
-    found = (_sampled if method == "sampled" else _blocks)(dy, x, positions, starts)
+    found = _PATHS[method](dy, x, positions, starts)
     return found.to(torch.promote_types(torch.float32, dy.dtype))
 
 

@@ -86,6 +86,7 @@ class MaskedLinear(nn.Linear):
             weight.positions,
             weight.starts,
             weight.method,
+            weight.lines,
         )
 
 

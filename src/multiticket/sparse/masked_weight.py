@@ -11,6 +11,7 @@ from multiticket.mask.names import VALUES_SUFFIX
 from multiticket.sparse.connect import ConnectedView
 from multiticket.sparse.distributed import is_sharded, local, own_entries, own_share, whole
 from multiticket.sparse.gradient import choose_method, row_starts
+from multiticket.sparse.lines import Lines, find_lines
 
 
 class MaskedWeight:
@@ -31,7 +32,9 @@ class MaskedWeight:
     sharded: bool
     """Whether FSDP2 manages the weight. Then no read writes it, for a read is not known to happen on every rank."""
 
-    def __init__(self, name: str, owner: nn.Module, attribute: str, positions: Tensor) -> None:
+    def __init__(
+        self, name: str, owner: nn.Module, attribute: str, positions: Tensor, method: str = "auto"
+    ) -> None:
         self.name = name
         self.owner = owner
         self.attribute = attribute
@@ -40,6 +43,8 @@ class MaskedWeight:
         self.shape = dense.shape
         self._positions = positions.to(dense.device, torch.int32 if dense.numel() < 2**31 else torch.int64)
         self._starts = row_starts(self._positions, *dense.shape) if dense.dim() == 2 else None
+        self._asked_method = method
+        self._lines = find_lines(positions, *dense.shape) if dense.dim() == 2 and method == "auto" else None
         self.original = dense.detach().take(positions.to(dense.device))
         self.written = self.original.clone()
         self.showing_base = False
@@ -81,8 +86,19 @@ class MaskedWeight:
         return self._starts
 
     @property
+    def lines(self) -> Lines | None:
+        """The columns or rows that a mask of whole ones has in this weight."""
+        if self._lines is not None and self._lines.which.device != self.positions.device:
+            self._lines = Lines(self._lines.kind, self._lines.which.to(self.positions.device))
+        return self._lines
+
+    @property
     def method(self) -> str:
         """How the gradient of the values is computed in a linear layer."""
+        if self._lines is not None:
+            return self._lines.kind
+        if self._asked_method != "auto":
+            return self._asked_method
         rows, columns = self.shape
         return choose_method(self.dense.device, rows, columns, self.positions.numel())
 
