@@ -47,7 +47,7 @@ def test_density_is_accepted_in_its_interval_only(density: float) -> None:
         ({"arm": "lora"}, "arm should be 'full' or 'ticket', but is 'lora'."),
         ({"arm": "full", "density": 0.01}, "The full arm trains every parameter"),
         ({"steps": 0}, "steps should be greater than or equal to 1, but is 0."),
-        ({"learning_rate": -1.0}, "learning_rate should be a number greater than 0, or auto, but is -1.0."),
+        ({"learning_rate": -1.0}, "learning_rate should be greater than 0, but is -1.0."),
         ({"seed": -1}, "seed should be greater than or equal to 0, but is -1."),
         ({"rollouts": 100, "group": 16}, "Rollouts (100) must be a multiple of group (16)"),
         ({"rollouts": 64, "micro_batch": 48}, "Rollouts (64) must be a multiple of micro_batch (48)"),

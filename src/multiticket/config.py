@@ -12,13 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Arm = Literal["full", "ticket"]
 RATE_TIMES_DENSITY = 1e-4
 """What the shipped bases learn well with: runs of every density lie on one curve over rate x density."""
-TARGET_KL = 0.1
-"""KL of a first step that learns well, in nats a completion (docs/results/learning_rate.md)."""
 
 
 class EvalConfig(BaseModel):
@@ -63,10 +61,8 @@ class RunConfig(BaseModel):
     training_seed: int = Field(ge=0, lt=2**32)
     """Seeds the order of problems and the sampling: `seed` where it is not given."""
 
-    learning_rate: PositiveFloat | Literal["auto"]
-    """Where it is not given: 1e-4 for the full arm, 1e-4 / density for a ticket. `auto`: found from `target_kl`."""
-    target_kl: float = Field(default=TARGET_KL, gt=0)
-    """With `learning_rate: auto`, nats a completion that the first optimiser step is to move the policy by."""
+    learning_rate: float = Field(gt=0)
+    """Where it is not given: 1e-4 for the full arm, 1e-4 / density for a ticket."""
     steps: int = Field(default=50, ge=1)
     """Optimiser steps."""
     rollouts: int = Field(default=512, ge=2)
@@ -115,8 +111,6 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> RunConfig:
-        if self.learning_rate == "auto" and not self.kl_rollouts:
-            raise ValueError("learning_rate auto follows each step's KL: let kl_rollouts be at least 1")
         if self.rollouts % self.group:
             raise ValueError(
                 f"rollouts ({self.rollouts}) must be a multiple of group ({self.group}), the completions of a problem"
@@ -126,13 +120,6 @@ class RunConfig(BaseModel):
                 f"rollouts ({self.rollouts}) must be a multiple of micro_batch ({self.micro_batch})"
             )
         return self
-
-    @property
-    def first_guess(self) -> float:
-        """A rate to begin with, or to begin looking from."""
-        if self.learning_rate == "auto":
-            return RATE_TIMES_DENSITY / self.density
-        return self.learning_rate
 
     def default_output(self) -> Path:
         """The run folder's name where none is given: what distinguishes the run, below ``runs/``."""
@@ -191,12 +178,12 @@ def read_settings(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise ValueError(f"{path} must hold settings as 'name: value' lines.")
-    return {key: as_number(value) for key, value in settings.items()}
+    return {key: _as_number(value) for key, value in settings.items()}
 
 
-def as_number(value: Any) -> Any:
-    """The number that a text spells, else the value itself: YAML 1.1 reads 1e-3 as text (it wants 1.0e-3)."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value):
+def _as_number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text (it wants 1.0e-3); people write rates so."""
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value
 
@@ -212,8 +199,6 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "value_error":
         message = str(first.get("ctx", {}).get("error", first["msg"]))
         return f"{message[0].upper()}{message[1:]}."
-    if name.startswith("learning_rate"):
-        return f"learning_rate should be a number greater than 0, or auto, but is {given!r}."
     message = first["msg"].removeprefix("Input ").removesuffix(".")
     return f"{name} {message}, but is {given!r}."
 

@@ -52,10 +52,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of the mask, and of the training.")] = None,
     part: Annotated[int | None, typer.Option(help="Which disjoint part of the seed's permutation.")] = None,
     training_seed: Annotated[int | None, typer.Option(help="Seed of the training alone.")] = None,
-    learning_rate: Annotated[
-        str | None,
-        typer.Option(help="A number, or auto: found from each step's KL. Default: 1e-4 / density."),
-    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Default: 1e-4 / density.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     rollouts: Annotated[int | None, typer.Option(help="Completions a step.")] = None,
     group: Annotated[int | None, typer.Option(help="Completions a problem.")] = None,
@@ -79,8 +76,6 @@ def train(
 
     given = context.params
     overrides: dict[str, Any] = {name: given[name] for name in SETTINGS if given[name] is not None}
-    if learning_rate is not None:
-        overrides["learning_rate"] = settings.as_number(learning_rate)
     measured = {name: given[name] for name in ("split", "problems", "samples") if given[name] is not None}
     if measured:
         overrides["eval"] = measured

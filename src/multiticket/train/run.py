@@ -26,12 +26,11 @@ from multiticket.sparse import Attachment, attach  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
 from multiticket.train.evaluation import evaluate  # noqa: E402
 from multiticket.train.files import write_json  # noqa: E402
-from multiticket.train.learning_rate import RateController  # noqa: E402
 from multiticket.train.metrics import MetricsWriter  # noqa: E402
 from multiticket.train.models import load_model  # noqa: E402
 from multiticket.train.progress import RunProgress  # noqa: E402
 from multiticket.train.run_folder import RunFolder, read_json  # noqa: E402
-from multiticket.train.trainer import RATE_FILE, RLVRTrainer, grpo_config  # noqa: E402
+from multiticket.train.trainer import RLVRTrainer, grpo_config  # noqa: E402
 
 
 def run_training(
@@ -75,9 +74,7 @@ def run_training(
         after = run.measure_kept()
     result = {
         **{name: getattr(config, name) for name in ("task", "model", "arm", "density", "seed", "part")},
-        **{name: getattr(config, name) for name in ("training_seed", "steps", "dtype")},
-        "learning_rate": run.learning_rate,
-        "learning_rate_asked": config.learning_rate,
+        **{name: getattr(config, name) for name in ("training_seed", "learning_rate", "steps", "dtype")},
         "method": config.method if config.arm == "ticket" else None,
         "nnz": run.nnz,
         "numel": run.numel,
@@ -118,14 +115,6 @@ class _Run:
         if config.arm == "ticket":
             self.attachment = attach(self.model, build_mask(self.model, config))
         self.nnz = self.attachment.nnz if self.attachment is not None else self.numel
-        self.rate = RateController(config.target_kl) if config.learning_rate == "auto" else None
-
-    @property
-    def learning_rate(self) -> float:
-        """The rate that was asked for, or found."""
-        if self.rate is not None and self.rate.rate is not None:
-            return self.rate.rate
-        return self.config.first_guess
 
     def measure_base(self) -> dict[str, Any]:
         """The base's scores; read back where an interrupted run has them already."""
@@ -150,14 +139,11 @@ class _Run:
             callbacks=[metrics, TensorBoardCallback(_tensorboard(self.folder.tensorboard))],
             attachment=self.attachment,
             kl_rollouts=self.config.kl_rollouts,
-            rate=self.rate,
         )
         if not self.verbose:
             trainer.remove_callback(PrinterCallback)
         if done == self.config.steps:  # interrupted after its last step: Trainer would do one more
             trainer._load_from_checkpoint(str(checkpoint))
-            if self.rate is not None:
-                self.rate.load_state_dict(read_json(Path(str(checkpoint)) / RATE_FILE))
             return seconds_before
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         return metrics.seconds

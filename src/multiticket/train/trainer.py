@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer, told what decays, what to save, in which order problems come, each step's KL and its rate."""
+"""TRL's GRPOTrainer, told four things: what decays, what to save, in which order problems come, and each step's KL."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from multiticket.config import RunConfig
 from multiticket.sparse import Attachment
-from multiticket.train.files import write_json
-from multiticket.train.learning_rate import RateController, solve_rate
 
 VALUES_FILE = "values.safetensors"
-RATE_FILE = "rate.json"
 _KEY = "multiticket"
 
 
@@ -44,7 +40,7 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
         max_completion_length=max_completion_tokens,
         temperature=config.temperature,
         disable_dropout=True,
-        learning_rate=config.first_guess,
+        learning_rate=config.learning_rate,
         lr_scheduler_type="constant",
         adam_beta1=0.9,
         adam_beta2=0.999,
@@ -66,20 +62,12 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
     )
 
 
-class StepKL(NamedTuple):
-    """What one step moved the policy by, in nats: the mean over tokens, and over whole completions."""
-
-    token: float
-    completion: float
-
-
 class RLVRTrainer(GRPOTrainer):
     """GRPO on a whole model, or on an attachment's values.
 
     Args:
         attachment: what is trained; None for the whole model.
         kl_rollouts: rollouts on which each step's KL is estimated.
-        rate: finds the learning rate; None: it is what the arguments say.
     """
 
     # transformers declares these more loosely than a trainer with a model has them
@@ -89,24 +77,14 @@ class RLVRTrainer(GRPOTrainer):
     processing_class: Any
     num_generations: int
 
-    def __init__(
-        self,
-        *args: Any,
-        attachment: Attachment | None,
-        kl_rollouts: int,
-        rate: RateController | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, attachment: Attachment | None, kl_rollouts: int, **kwargs: Any) -> None:
         self.attachment = attachment
         self.kl_rollouts = kl_rollouts
-        self.rate = rate
         self._measured: dict[str, Any] | None = None
         self._saving_to: str | None = None
         super().__init__(*args, **kwargs)
         if kl_rollouts:
             self.add_callback(_MeasureKL(self))
-        if rate is not None:
-            self.add_callback(_FindRate(self))
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """All of them, as in the paper: norms and biases are trained and decay like any other tensor."""
@@ -137,10 +115,10 @@ class RLVRTrainer(GRPOTrainer):
         return output
 
     @torch.no_grad()
-    def step_kl(self) -> StepKL:
-        """KL(before || after) of what has changed since the last training pass.
+    def step_kl(self) -> float:
+        """KL(before || after) of the step just taken, in nats a token.
 
-        Over the completion tokens of up to `kl_rollouts` of the step's own rollouts, which were
+        Averaged over the completion tokens of up to `kl_rollouts` of the step's own rollouts, which were
         sampled from the policy before the step: r - 1 - log r with r = p_after / p_before, an unbiased
         estimate that is never negative (Schulman's k3). Costs one forward pass over these rollouts.
         """
@@ -150,51 +128,10 @@ class RLVRTrainer(GRPOTrainer):
         mask = inputs[1][:, -inputs[2] :]
         log_ratio = (after - before).float()
         estimate = torch.expm1(log_ratio) - log_ratio
-        sums = torch.stack([(estimate * mask).sum(), mask.sum().float(), mask.new_tensor(len(mask)).float()])
-        total, tokens, completions = self.accelerator.reduce(sums, reduction="sum").tolist()
-        return StepKL(total / max(tokens, 1.0), total / completions)
-
-    # A rate that sets itself
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The rate that the controller has, where there is one."""
-        if self.rate is None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        rate, guess = self.rate, self.args.learning_rate
-        self.lr_scheduler = LambdaLR(
-            optimizer or cast(Any, self.optimizer), lambda _: 1.0 if rate.rate is None else rate.rate / guess
-        )
-        return self.lr_scheduler
-
-    def try_step(self, rate: float) -> float:
-        """The KL of a completion that one optimiser step at ``rate`` would move; it is taken back, to the bit.
-
-        Only before the first step, when the optimiser has no state to lose.
-        """
-        optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # inside accelerate's wrapper
-        assert not optimizer.state
-        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        saved = [p.detach().clone() for p in trained]
-        set_rate(optimizer, rate)
-        optimizer.step()
-        kl = self.step_kl().completion
-        optimizer.state.clear()
-        with torch.no_grad():
-            for parameter, before in zip(trained, saved, strict=True):
-                parameter.copy_(before)
-        if self.attachment is not None:
-            self.attachment.flush()
-        return kl
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.rate is not None and self.args.should_save:
-            write_json(Path(output_dir) / RATE_FILE, self.rate.state_dict())
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.rate is not None and checkpoint is not None:
-            self.rate.load_state_dict(json.loads((Path(checkpoint) / RATE_FILE).read_text()))
-        super()._load_optimizer_and_scheduler(checkpoint)
+        sums = torch.stack([(estimate * mask).sum(), mask.sum().float()])
+        total, count = self.accelerator.reduce(sums, reduction="sum").tolist()
+        self._measured = None
+        return total / max(count, 1.0)
 
     # Checkpoints: the values and not the dense model, whole or not there
 
@@ -241,37 +178,13 @@ class RLVRTrainer(GRPOTrainer):
 
 
 class _MeasureKL(TrainerCallback):
-    """Asks for the KL as soon as the optimiser has stepped, and tells it to what sets the rate."""
+    """Asks for the KL as soon as the optimiser has stepped."""
 
     def __init__(self, trainer: RLVRTrainer) -> None:
         self.trainer = trainer
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        kl = self.trainer.step_kl()
-        self.trainer._metrics["train"]["kl"].append(kl.token)
-        if self.trainer.rate is not None:
-            self.trainer.rate.update(kl.completion)
-
-
-class _FindRate(TrainerCallback):
-    """Tries the first step at several rates before it is taken, and logs the rate of each."""
-
-    def __init__(self, trainer: RLVRTrainer) -> None:
-        self.trainer = trainer
-
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        trainer, rate = self.trainer, self.trainer.rate
-        assert rate is not None
-        if rate.rate is None:
-            rate.begin(solve_rate(trainer.try_step, rate.target, trainer.args.learning_rate))
-            set_rate(trainer.optimizer, rate.rate)
-        trainer._metrics["train"]["learning_rate"].append(rate.rate)
-
-
-def set_rate(optimizer: Any, rate: float | None) -> None:
-    """The learning rate of the next step."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+        self.trainer._metrics["train"]["kl"].append(self.trainer.step_kl())
 
 
 class _EpochSampler(RepeatSampler):
