@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -61,8 +61,12 @@ class RunConfig(BaseModel):
     training_seed: int = Field(ge=0, lt=2**32)
     """Seeds the order of problems and the sampling: `seed` where it is not given."""
 
-    learning_rate: float = Field(gt=0)
-    """Where it is not given: 1e-4 for the full arm, 1e-4 / density for a ticket."""
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"]
+    """Where it is not given: 1e-4 for the full arm, 1e-4 / density for a ticket; auto: found by `target_kl`."""
+    target_kl: float = Field(default=0.004, gt=0)
+    """The KL that a step should move, in nats a token, with `learning_rate: auto`."""
+    rate_control: Literal["probe", "average", "hold"] = "average"
+    """With `auto`: keep the rate that the first batch gives, correct it over the first five steps, or to the end."""
     steps: int = Field(default=50, ge=1)
     """Optimiser steps."""
     rollouts: int = Field(default=512, ge=2)
@@ -119,7 +123,16 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"rollouts ({self.rollouts}) must be a multiple of micro_batch ({self.micro_batch})"
             )
+        if self.learning_rate == "auto" and not self.kl_rollouts:
+            raise ValueError(
+                "learning_rate auto goes by each step's KL: give kl_rollouts a number, or learning_rate"
+            )
         return self
+
+    @property
+    def usual_rate(self) -> float:
+        """What `learning_rate` is where it is not given."""
+        return RATE_TIMES_DENSITY / self.density
 
     def default_output(self) -> Path:
         """The run folder's name where none is given: what distinguishes the run, below ``runs/``."""
@@ -191,7 +204,9 @@ def _as_number(value: Any) -> Any:
 def _sentence(error: ValidationError) -> str:
     """The first thing pydantic complains about, in words."""
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
+    fields = {*RunConfig.model_fields, *EvalConfig.model_fields}
+    unknown = first["type"] == "extra_forbidden"
+    name = ".".join(str(part) for part in first["loc"] if unknown or part in fields)
     given = first.get("input")
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted(_siblings(first["loc"])))

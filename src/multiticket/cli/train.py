@@ -52,7 +52,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of the mask, and of the training.")] = None,
     part: Annotated[int | None, typer.Option(help="Which disjoint part of the seed's permutation.")] = None,
     training_seed: Annotated[int | None, typer.Option(help="Seed of the training alone.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Default: 1e-4 / density.")] = None,
+    learning_rate: Annotated[
+        str | None, typer.Option(help="A number, or auto: by each step's KL. Default: 1e-4 / density.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     rollouts: Annotated[int | None, typer.Option(help="Completions a step.")] = None,
     group: Annotated[int | None, typer.Option(help="Completions a problem.")] = None,
@@ -76,6 +78,8 @@ def train(
 
     given = context.params
     overrides: dict[str, Any] = {name: given[name] for name in SETTINGS if given[name] is not None}
+    if learning_rate is not None:
+        overrides["learning_rate"] = _number_or_auto(learning_rate)
     measured = {name: given[name] for name in ("split", "problems", "samples") if given[name] is not None}
     if measured:
         overrides["eval"] = measured
@@ -101,6 +105,13 @@ def train(
         from multiticket.report.tables import print_result
 
         print_result(result, output)
+
+
+def _number_or_auto(text: str) -> float | str:
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise ValueError(f"--learning-rate takes a number or auto, not {text!r}.") from None
 
 
 def _config_to_resume(

@@ -26,6 +26,7 @@ from multiticket.sparse import Attachment, attach  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
 from multiticket.train.evaluation import evaluate  # noqa: E402
 from multiticket.train.files import write_json  # noqa: E402
+from multiticket.train.learning_rate import RateController  # noqa: E402
 from multiticket.train.metrics import MetricsWriter  # noqa: E402
 from multiticket.train.models import load_model  # noqa: E402
 from multiticket.train.progress import RunProgress  # noqa: E402
@@ -74,7 +75,9 @@ def run_training(
         after = run.measure_kept()
     result = {
         **{name: getattr(config, name) for name in ("task", "model", "arm", "density", "seed", "part")},
-        **{name: getattr(config, name) for name in ("training_seed", "learning_rate", "steps", "dtype")},
+        **{name: getattr(config, name) for name in ("training_seed", "steps", "dtype")},
+        "learning_rate": run.learning_rate,
+        "learning_rate_asked": config.learning_rate,
         "method": config.method if config.arm == "ticket" else None,
         "nnz": run.nnz,
         "numel": run.numel,
@@ -115,6 +118,14 @@ class _Run:
         if config.arm == "ticket":
             self.attachment = attach(self.model, build_mask(self.model, config))
         self.nnz = self.attachment.nnz if self.attachment is not None else self.numel
+        self.rate: RateController | None = None
+        if config.learning_rate == "auto":
+            self.rate = RateController(config.target_kl, config.rate_control, config.usual_rate)
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that was asked for, or the one that was found."""
+        return self.rate.rate if self.rate is not None else float(self.config.learning_rate)
 
     def measure_base(self) -> dict[str, Any]:
         """The base's scores; read back where an interrupted run has them already."""
@@ -139,6 +150,7 @@ class _Run:
             callbacks=[metrics, TensorBoardCallback(_tensorboard(self.folder.tensorboard))],
             attachment=self.attachment,
             kl_rollouts=self.config.kl_rollouts,
+            rate=self.rate,
         )
         if not self.verbose:
             trainer.remove_callback(PrinterCallback)
@@ -155,6 +167,7 @@ class _Run:
             self.tokenizer.save_pretrained(self.folder.model)
             return self.folder.model
         settings = self.config.model_dump(mode="json", exclude={"eval"})
+        settings["learning_rate"] = self.learning_rate
         self.attachment.ticket(**settings, versions=versions()).save(self.folder.ticket)
         return self.folder.ticket
 

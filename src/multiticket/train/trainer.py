@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from multiticket.config import RunConfig
 from multiticket.sparse import Attachment
+from multiticket.sparse.distributed import reshard
+from multiticket.train.learning_rate import RateController, solve_rate
+from multiticket.train.probe import FirstStepProbe
 
 VALUES_FILE = "values.safetensors"
 _KEY = "multiticket"
@@ -40,7 +44,7 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
         max_completion_length=max_completion_tokens,
         temperature=config.temperature,
         disable_dropout=True,
-        learning_rate=config.learning_rate,
+        learning_rate=1.0 if config.learning_rate == "auto" else config.learning_rate,  # auto: a factor
         lr_scheduler_type="constant",
         adam_beta1=0.9,
         adam_beta2=0.999,
@@ -68,6 +72,7 @@ class RLVRTrainer(GRPOTrainer):
     Args:
         attachment: what is trained; None for the whole model.
         kl_rollouts: rollouts on which each step's KL is estimated.
+        rate: decides each step's learning rate (the arguments' one must be 1 then); None: the arguments do.
     """
 
     # transformers declares these more loosely than a trainer with a model has them
@@ -75,10 +80,20 @@ class RLVRTrainer(GRPOTrainer):
     model: Any
     train_dataset: Any
     processing_class: Any
+    optimizer: Any
+    lr_scheduler: Any
     num_generations: int
 
-    def __init__(self, *args: Any, attachment: Attachment | None, kl_rollouts: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        attachment: Attachment | None,
+        kl_rollouts: int,
+        rate: RateController | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.attachment = attachment
+        self.rate = rate
         self.kl_rollouts = kl_rollouts
         self._measured: dict[str, Any] | None = None
         self._saving_to: str | None = None
@@ -122,6 +137,13 @@ class RLVRTrainer(GRPOTrainer):
         sampled from the policy before the step: r - 1 - log r with r = p_after / p_before, an unbiased
         estimate that is never negative (Schulman's k3). Costs one forward pass over these rollouts.
         """
+        kl = self._kl_since_gradient()
+        self._measured = None
+        return kl
+
+    @torch.no_grad()
+    def _kl_since_gradient(self) -> float:
+        """What `step_kl` says, of the weights as they are now."""
         assert self._measured is not None
         inputs, before = self._measured["inputs"], self._measured["log_probs"]
         after, _, _ = super()._get_per_token_logps_and_entropies(self.model, *inputs)
@@ -130,8 +152,42 @@ class RLVRTrainer(GRPOTrainer):
         estimate = torch.expm1(log_ratio) - log_ratio
         sums = torch.stack([(estimate * mask).sum(), mask.sum().float()])
         total, count = self.accelerator.reduce(sums, reduction="sum").tolist()
-        self._measured = None
         return total / max(count, 1.0)
+
+    # The learning rate, where a controller decides it
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.rate is not None and self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.rate)
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def probe_rate(self) -> None:
+        """Before the first optimiser step with a gradient: the rate at which it moves the target KL."""
+        assert self.rate is not None
+        probe = FirstStepProbe(self.optimizer, self._follow_values)
+        anything = torch.tensor(float(probe.any_gradient()), device=self.accelerator.device)
+        if not self.accelerator.reduce(anything, reduction="sum"):
+            return  # all groups of rewards are flat
+
+        def kl_at(rate: float) -> float:
+            probe.move(rate)
+            return self._kl_since_gradient()
+
+        try:
+            found = solve_rate(kl_at, self.rate.rate, self.rate.target)
+        finally:
+            probe.restore()
+        if found is not None:
+            self.rate.start(found)
+            for group in self.optimizer.param_groups:
+                group["lr"] = found
+            self.lr_scheduler._last_lr = [found] * len(self.optimizer.param_groups)
+
+    def _follow_values(self) -> None:
+        if self.attachment is not None:
+            self.attachment.flush()
+        else:
+            reshard(self.model)
 
     # Checkpoints: the values and not the dense model, whole or not there
 
@@ -178,13 +234,21 @@ class RLVRTrainer(GRPOTrainer):
 
 
 class _MeasureKL(TrainerCallback):
-    """Asks for the KL as soon as the optimiser has stepped."""
+    """Asks for the KL as soon as the optimiser has stepped, and tells it to what decides the learning rate."""
 
     def __init__(self, trainer: RLVRTrainer) -> None:
         self.trainer = trainer
 
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        rate = self.trainer.rate
+        if rate is not None and not rate.started:
+            self.trainer.probe_rate()
+
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer._metrics["train"]["kl"].append(self.trainer.step_kl())
+        kl = self.trainer.step_kl()
+        self.trainer._metrics["train"]["kl"].append(kl)
+        if self.trainer.rate is not None:
+            self.trainer.rate.update(kl)
 
 
 class _EpochSampler(RepeatSampler):
