@@ -63,9 +63,9 @@ class RunConfig(BaseModel):
 
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"]
     """Where it is not given: 1e-4 for the full arm, 1e-4 / density for a ticket; auto: found by `target_kl`."""
-    target_kl: float = Field(default=0.004, gt=0)
-    """The KL that a step should move, in nats a token, with `learning_rate: auto`."""
-    rate_control: Literal["probe", "average", "hold"] = "average"
+    target_kl: float = Field(default=0.2, gt=0)
+    """The KL that a step should move, in nats a completion, with `learning_rate: auto`."""
+    rate_control: Literal["probe", "average", "hold"] = "probe"
     """With `auto`: keep the rate that the first batch gives, correct it over the first five steps, or to the end."""
     steps: int = Field(default=50, ge=1)
     """Optimiser steps."""

@@ -1,8 +1,10 @@
 """Find the learning rate by the KL that a step moves, and correct it as the run goes on. No torch here.
 
 Runs of every density lie on one curve over the KL(before || after) that one optimiser step moves, and for small
-steps that KL is c * rate^2. So a rate is found by measuring the sensitivity c: first by a probe on the first
-batch, then from the steps themselves, because Adam's first step is a sign step and its KL alone is noisy.
+steps that KL is c * rate^2. It is counted over whole completions: at the rates that learn best, a token of a short
+answer and one of a long answer move by very different amounts, and whole answers by the same. So a rate is found by
+measuring the sensitivity c: first by a probe on the first batch, then from the steps themselves, because Adam's first
+step is a sign step and its KL alone is noisy.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class RateController:
     Its attributes are plain numbers, which torch's scheduler saves and restores with its own state.
 
     Args:
-        target: KL a step, in nats a token.
+        target: KL a step, in nats a completion.
         fallback: the rate until `start` has been called.
     """
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -64,6 +64,13 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
         log_level="error",
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+
+
+class StepKL(NamedTuple):
+    """How far one step moved the policy, in nats: the mean over tokens, and over whole completions."""
+
+    token: float
+    completion: float
 
 
 class RLVRTrainer(GRPOTrainer):
@@ -130,10 +137,10 @@ class RLVRTrainer(GRPOTrainer):
         return output
 
     @torch.no_grad()
-    def step_kl(self) -> float:
-        """KL(before || after) of the step just taken, in nats a token.
+    def step_kl(self) -> StepKL:
+        """KL(before || after) of the step just taken.
 
-        Averaged over the completion tokens of up to `kl_rollouts` of the step's own rollouts, which were
+        Averaged over up to `kl_rollouts` completions of the step's own, or over their tokens, which were
         sampled from the policy before the step: r - 1 - log r with r = p_after / p_before, an unbiased
         estimate that is never negative (Schulman's k3). Costs one forward pass over these rollouts.
         """
@@ -142,7 +149,7 @@ class RLVRTrainer(GRPOTrainer):
         return kl
 
     @torch.no_grad()
-    def _kl_since_gradient(self) -> float:
+    def _kl_since_gradient(self) -> StepKL:
         """What `step_kl` says, of the weights as they are now."""
         assert self._measured is not None
         inputs, before = self._measured["inputs"], self._measured["log_probs"]
@@ -150,9 +157,9 @@ class RLVRTrainer(GRPOTrainer):
         mask = inputs[1][:, -inputs[2] :]
         log_ratio = (after - before).float()
         estimate = torch.expm1(log_ratio) - log_ratio
-        sums = torch.stack([(estimate * mask).sum(), mask.sum().float()])
-        total, count = self.accelerator.reduce(sums, reduction="sum").tolist()
-        return total / max(count, 1.0)
+        sums = torch.stack([(estimate * mask).sum(), mask.sum().float(), mask.new_tensor(len(mask)).float()])
+        total, tokens, completions = self.accelerator.reduce(sums, reduction="sum").tolist()
+        return StepKL(total / max(tokens, 1.0), total / completions)
 
     # The learning rate, where a controller decides it
 
@@ -171,7 +178,7 @@ class RLVRTrainer(GRPOTrainer):
 
         def kl_at(rate: float) -> float:
             probe.move(rate)
-            return self._kl_since_gradient()
+            return self._kl_since_gradient().completion
 
         try:
             found = solve_rate(kl_at, self.rate.rate, self.rate.target)
@@ -246,9 +253,9 @@ class _MeasureKL(TrainerCallback):
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         kl = self.trainer.step_kl()
-        self.trainer._metrics["train"]["kl"].append(kl)
+        self.trainer._metrics["train"]["kl"].append(kl.token)
         if self.trainer.rate is not None:
-            self.trainer.rate.update(kl)
+            self.trainer.rate.update(kl.completion)
 
 
 class _EpochSampler(RepeatSampler):
