@@ -10,6 +10,7 @@ from datasets import Dataset
 from test_exactness import assert_gradients_are_the_dense_ones
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy_models import gemma3, llama, qwen2, qwen3_moe, tokens
 from transformers import PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
@@ -99,3 +100,62 @@ def test_the_stock_trainer_trains_the_mask_and_nothing_else(tmp_path):
         moved = (parameter.detach() != base[name]).flatten().nonzero().flatten()
         assert torch.isin(moved, attachment.mask.indices(name)).all()
     assert any(not torch.equal(p.detach(), base[name]) for name, p in model.named_parameters())
+
+
+class Sizes(TorchDispatchMode):
+    """How many entries each tensor has that an operation made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        made = result if isinstance(result, (tuple, list)) else [result]
+        self.seen |= {tensor.numel() for tensor in made if isinstance(tensor, Tensor) and not func.is_view}
+        return result
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_no_gradient_of_the_whole_head_is_ever_made(tied, bias, tmp_path, monkeypatch):
+    monkeypatch.setattr("multiticket.sparse.fused_head.BLOCK_ENTRIES", 10 * 64)
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        model = qwen2(tied).train()
+        if bias:
+            model.lm_head.bias = nn.Parameter(torch.randn(model.lm_head.weight.shape[0]))
+        return model
+
+    dense_model, model = build(), build()
+    trainer = grpo(dense_model, tmp_path / "dense")
+    trainer.compute_loss(trainer.model, rollouts()).backward()
+    dense = {name: p.grad.flatten() for name, p in dense_model.named_parameters()}
+
+    scope = "lm_head,model.embed_tokens*,lm_head*"
+    attachment = mt.attach(model, mt.Mask.random(model, 0.2, scope=scope))
+    trainer = grpo(model, tmp_path / "ticket")
+    loss = trainer.compute_loss(trainer.model, rollouts())
+    with Sizes() as sizes:
+        loss.backward()
+    assert model.lm_head.weight.numel() not in sizes.seen
+    assert 10 * 64 in sizes.seen
+    assert_gradients_are_the_dense_ones(attachment, dense)
+
+
+def test_the_sparse_head_gives_trls_own_numbers_in_bf16(tmp_path):
+    torch.manual_seed(0)
+    model = qwen2(tied=False).to(torch.bfloat16).train()
+    own = copy.deepcopy(model)
+    trainer = grpo(own, tmp_path / "dense")
+    loss = trainer.compute_loss(trainer.model, rollouts())
+    loss.backward()
+    attachment = mt.attach(model, mt.Mask.random(model, 0.2, scope="lm_head*"))
+    trainer = grpo(model, tmp_path / "ticket")
+    sparse_loss = trainer.compute_loss(trainer.model, rollouts())
+    sparse_loss.backward()
+    assert torch.equal(loss, sparse_loss)
+    (name, values), *_ = attachment.named_parameters()
+    wanted = own.get_parameter(name).grad.flatten()[attachment.mask.indices(name)]
+    torch.testing.assert_close(values.grad.to(torch.bfloat16), wanted, rtol=1e-2, atol=1e-6)

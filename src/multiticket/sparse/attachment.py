@@ -15,6 +15,7 @@ from multiticket.mask import Mask
 from multiticket.mask.fingerprint import fingerprint
 from multiticket.mask.names import VALUES_SUFFIX, masked_candidates
 from multiticket.sparse.distributed import local, own_share, reshard, sharded_layers, whole
+from multiticket.sparse.fused_head import use_sparse_head
 from multiticket.sparse.gradient import METHODS
 from multiticket.sparse.layers import convert, restore
 from multiticket.sparse.masked_weight import MaskedWeight
@@ -92,6 +93,7 @@ class Attachment:
         self.base_fingerprint = fingerprint(mask, lambda name: self._weights[name].original)
         self._ignored_on_save = _leave_values_out_of_checkpoints(model)
         self._before_forward = model.register_forward_pre_hook(lambda *_: self._check_what_changed())
+        use_sparse_head()
         _attachments.add(self)
         _write_after_every_optimizer_step()
 
@@ -250,6 +252,7 @@ class Attachment:
         """On accelerators, where a read compares no content: compare all of it with one wait for the device."""
         if torch.compiler.is_compiling():
             return
+        use_sparse_head()  # TRL may have been imported since
         if self._notice_sharding():
             self._refuse_what_was_not_written(self._weights.values())
             return

@@ -16,8 +16,12 @@ not look through it.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
 METHODS = ("sampled", "blocks", "triton")
 """What ``attach`` takes as its gradient method; ``columns`` and ``rows`` follow from the mask."""

@@ -133,6 +133,8 @@ class MaskedWeight:
         source = (id(dense), id(self.values))
         if view is None or self._view_of != source or view.data_ptr() != dense.data_ptr():
             view = ConnectedView.apply(self.values, dense, self.positions)
+            if dense.dim() == 2:
+                view._masked_weight = self  # for TRL's fused head, which reads the weight by itself
             self._view, self._view_of = weakref.ref(view), source
         return view
 

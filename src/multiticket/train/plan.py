@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from multiticket import bases
 from multiticket.mask import Mask
+from multiticket.sparse.gradient import BLOCK_ENTRIES
 from multiticket.train.plan_activations import FULL_ROWS, PADDED_ROWS, cache_bytes, saved_by_forward
 from multiticket.train.plan_arms import STATE, make_full, make_lora, make_ticket, values_per_rank
 
@@ -207,7 +208,7 @@ def _plan_arm(
         **state,
         activations=activations,
         recomputed=recomputed,
-        logits_fused=fused_head_bytes(batch * tokens, vocabulary, width, itemsize, head_trains=arm != "lora"),
+        logits_fused=fused_head_bytes(batch * tokens, vocabulary, width, itemsize, arm),
         logits_naive=naive_head_bytes(batch * tokens, vocabulary, itemsize),
         cache=cache,
     )
@@ -219,14 +220,21 @@ def naive_head_bytes(tokens: int, vocabulary: int, itemsize: int) -> int:
     return tokens * vocabulary * (itemsize + 3 * 4)
 
 
-def fused_head_bytes(tokens: int, vocabulary: int, width: int, itemsize: int, head_trains: bool) -> int:
+def fused_head_bytes(tokens: int, vocabulary: int, width: int, itemsize: int, arm: str) -> int:
     """TRL's fused head on an accelerator: one tile of logits, the hidden states it saves, their fp32 gradient.
 
-    Where the head's weight trains, its fp32 gradient (vocabulary, width) too: the whole of it, also for a ticket,
-    until the k entries are gathered.
+    For the full arm the head's fp32 gradient (vocabulary, width) too. For a ticket instead, for a block of the
+    vocabulary at a time, its weights and their gradient in fp32, its tile, and the hidden states in fp32.
     """
     tile = min(tokens, TILE[0]) * min(vocabulary, TILE[1]) * itemsize
-    return tile + tokens * width * (itemsize + 4) + (vocabulary * width * 4 if head_trains else 0)
+    hidden = tokens * width * (itemsize + 4)
+    if arm == "full":
+        return tile + hidden + vocabulary * width * 4
+    if arm == "ticket":
+        rows = min(vocabulary, max(1, BLOCK_ENTRIES // width))
+        block = rows * width * 2 * 4 + min(tokens, TILE[0]) * rows * itemsize
+        return hidden + max(tile, block + tokens * width * 4)
+    return tile + hidden
 
 
 def _check(
