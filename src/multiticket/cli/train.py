@@ -66,6 +66,10 @@ def train(
     ] = None,
     problems: Annotated[int | None, typer.Option(help="Problems of it that are measured.")] = None,
     samples: Annotated[int | None, typer.Option(help="Sampled completions of each.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An option of TRL's GRPOConfig, as name=value; may be repeated."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -79,6 +83,8 @@ def train(
     measured = {name: given[name] for name in ("split", "problems", "samples") if given[name] is not None}
     if measured:
         overrides["eval"] = measured
+    if options:
+        overrides["grpo"] = settings.read_options(options)
     if resume:
         run_config, output = _config_to_resume(output, config, overrides)
     else:
@@ -121,7 +127,7 @@ def _config_to_resume(
     for name, value in asked.items():
         if name in ("steps", "save_every"):
             continue
-        now = {**whole["eval"], **value} if name == "eval" and isinstance(value, dict) else value
+        now = {**whole[name], **value} if name in ("eval", "grpo") and isinstance(value, dict) else value
         if whole.get(name) != now:
             raise ValueError(
                 f"The run in {output} was started with {name} {whole.get(name)!r}, not {value!r}; "
