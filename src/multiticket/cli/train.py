@@ -72,6 +72,9 @@ def train(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and what it needs; write nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Let TRL and transformers talk.")] = False,
 ) -> None:
@@ -85,6 +88,8 @@ def train(
         overrides["eval"] = measured
     if options:
         overrides["grpo"] = settings.read_options(options)
+    if resume and dry_run:
+        raise ValueError("A dry run looks at a run that is yet to start: leave --resume or --dry-run out.")
     if resume:
         run_config, output = _config_to_resume(output, config, overrides)
     else:
@@ -97,6 +102,9 @@ def train(
     tasks.get(run_config.task)
     if not resume:
         RunFolder(output).refuse_to_overwrite()
+    if dry_run:
+        _preview(run_config, output, as_json, verbose)
+        return
 
     from multiticket.train.run import run_training
 
@@ -107,6 +115,18 @@ def train(
         from multiticket.report.tables import print_result
 
         print_result(result, output)
+
+
+def _preview(run_config: Any, output: Path, as_json: bool, verbose: bool) -> None:
+    from multiticket.train.dry_run import preview
+
+    found = preview(run_config, output, verbose)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        from multiticket.cli.dry_run import print_preview
+
+        print_preview(found)
 
 
 def _config_to_resume(

@@ -85,13 +85,14 @@ def evaluate(
     if settings.problems is not None:
         problems = problems.select(range(min(settings.problems, len(problems))))
     prompts, answers = list(problems["prompt"]), list(problems["answer"])
+    texts = prompt_texts(prompts, tokenizer)
     if not prompts:
         raise ValueError(f"The {settings.split} split of task {task.name} has no problems.")
     tokens = max_completion_tokens or task.max_completion_tokens
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        greedy = complete(model, tokenizer, prompts, tokens, batch_size=settings.batch_size)
-        repeated = [prompt for prompt in prompts for _ in range(settings.samples)]
+        greedy = complete(model, tokenizer, texts, tokens, batch_size=settings.batch_size)
+        repeated = [text for text in texts for _ in range(settings.samples)]
         sampled = complete(model, tokenizer, repeated, tokens, settings.temperature, settings.batch_size)
 
     results = []
@@ -109,6 +110,11 @@ def evaluate(
             )
         )
     return Evaluation(settings, results)
+
+
+def prompt_texts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What a model reads of each problem: the prompt as it is, in training and in evaluation."""
+    return list(prompts)
 
 
 @torch.no_grad()
