@@ -33,7 +33,9 @@ class EvalConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
     """Seeds the sampling, so that one model always gets one score."""
     batch_size: int = Field(default=512, ge=1)
-    """Completions generated together; changes which random numbers a completion draws."""
+    """Completions generated together, at most."""
+    batch_tokens: int = Field(default=2**17, ge=1)
+    """Tokens of completions generated together, prompts included, at most: what the generation cache holds."""
 
 
 class RunConfig(BaseModel):
