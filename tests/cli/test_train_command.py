@@ -184,6 +184,10 @@ def test_eval_of_an_adapter(
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(toy_model_folder, dtype=torch.float32)
     adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(10)  # on this model a small adapter changes no completion
     adapted.save_pretrained(tmp_path / "adapter")
     adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
     AutoTokenizer.from_pretrained(toy_model_folder).save_pretrained(tmp_path / "merged")

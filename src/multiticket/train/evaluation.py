@@ -92,7 +92,7 @@ def evaluate(
     if not prompts:
         raise ValueError(f"The {settings.split} split of task {task.name} has no problems.")
     tokens = max_completion_tokens or task.max_completion_tokens
-    together = {"batch_size": settings.batch_size, "batch_tokens": settings.batch_tokens}
+    together: dict[str, Any] = {"batch_size": settings.batch_size, "batch_tokens": settings.batch_tokens}
     greedy = complete(model, tokenizer, texts, tokens, **together)
     draws = [(i, sample) for i in range(len(texts)) for sample in range(settings.samples)]
     sampled = complete(
