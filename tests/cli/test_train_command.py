@@ -78,6 +78,10 @@ def test_help_and_typing_errors_do_not_wait_for_torch(arguments: list[str]) -> N
         (["--steps", "many"], "--steps"),
         (["--dtype", "float8"], "dtype should be"),
         (["--resume"], "holds no run to resume"),
+        (["--set", "vllm_mod=server"], "GRPOConfig has no option 'vllm_mod'; the nearest are vllm_mode"),
+        (["--set", "learning_rate=1"], "own learning_rate: set that instead"),
+        (["--set", "top_p"], "set as name=value"),
+        (["--set", "use_vllm=true"], "pip install 'trl[vllm]'"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_writes_nothing(

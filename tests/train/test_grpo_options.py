@@ -93,3 +93,11 @@ def test_options_are_read_from_words() -> None:
     for wrong in (["top_p"], ["=3"], ["top p=3"], ["top_p=1", "top_p=2"], ["top_p=[1"]):
         with pytest.raises(ValueError, match=r"\.$"):
             config.read_options(wrong)
+
+
+def test_options_on_the_command_line_go_before_those_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("grpo:\n  epsilon: 1e-1\n  top_p: 0.5\n")
+    assert config.load(path, {"grpo": {"top_p": 0.9}}).grpo == {"epsilon": 0.1, "top_p": 0.9}
+    with pytest.raises(ValueError, match="grpo should be a valid dictionary"):
+        config.build({"grpo": ["top_p"]})
