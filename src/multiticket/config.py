@@ -8,7 +8,7 @@ with weight decay 0.01, clip norm 1.0, constant rate) at a size for the shipped 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,7 +33,9 @@ class EvalConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
     """Seeds the sampling, so that one model always gets one score."""
     batch_size: int = Field(default=512, ge=1)
-    """Completions generated together; changes which random numbers a completion draws."""
+    """Completions generated together, at most."""
+    batch_tokens: int = Field(default=2**17, ge=1)
+    """Tokens of completions generated together, prompts included, at most: what the generation cache holds."""
 
 
 class RunConfig(BaseModel):
@@ -85,6 +87,9 @@ class RunConfig(BaseModel):
     """Of the model's weights while they are trained; a ticket's values are kept in it."""
     kl_rollouts: int = Field(default=64, ge=0)
     """Rollouts on which each step's KL is estimated, at the cost of one forward pass over them; 0: not at all."""
+
+    grpo: dict[str, Any] = Field(default_factory=dict)
+    """Options of TRL's ``GRPOConfig`` by their own names, such as ``use_vllm: true``; checked when TRL is imported."""
 
     save_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; None: none."""
@@ -194,8 +199,33 @@ def read_settings(path: Path) -> dict[str, Any]:
     return {key: _as_number(value) for key, value in settings.items()}
 
 
+def read_options(given: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` words as a mapping, the values read as YAML.
+
+    Raises:
+        ValueError: if a word is not of that form, or a name is given twice.
+    """
+    import yaml
+
+    options: dict[str, Any] = {}
+    for word in given:
+        name, equals, text = word.partition("=")
+        name = name.strip()
+        if not equals or not name.isidentifier():
+            raise ValueError(f"An option of TRL is set as name=value, such as top_p=0.9, but is {word!r}.")
+        if name in options:
+            raise ValueError(f"TRL's {name} is set twice: give it once.")
+        try:
+            options[name] = _as_number(yaml.safe_load(text))
+        except yaml.YAMLError:
+            raise ValueError(f"The value of {name} cannot be read: {text!r}.") from None
+    return options
+
+
 def _as_number(value: Any) -> Any:
     """YAML 1.1 reads 1e-3 as text (it wants 1.0e-3); people write rates so."""
+    if isinstance(value, dict):
+        return {key: _as_number(item) for key, item in value.items()}
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value

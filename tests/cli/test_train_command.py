@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,10 @@ def test_help_and_typing_errors_do_not_wait_for_torch(arguments: list[str]) -> N
         (["--steps", "many"], "--steps"),
         (["--dtype", "float8"], "dtype should be"),
         (["--resume"], "holds no run to resume"),
+        (["--set", "vllm_mod=server"], "GRPOConfig has no option 'vllm_mod'; the nearest are vllm_mode"),
+        (["--set", "learning_rate=1"], "own learning_rate: set that instead"),
+        (["--set", "top_p"], "set as name=value"),
+        (["--set", "use_vllm=true"], "pip install 'trl[vllm]'"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_writes_nothing(
@@ -146,6 +151,65 @@ def test_eval_of_ticket_base_and_checkpoint(
     assert measured["after"]["model"] == str(toy_model_folder)
     assert (tmp_path / "after.jsonl").read_bytes() == (trained / "eval-after.jsonl").read_bytes()
     assert (tmp_path / "earlier.jsonl").read_bytes() != (trained / "eval-after.jsonl").read_bytes()
+    assert not (trained / "evals").exists()
+
+
+def test_results_of_a_run_are_kept_beside_it(
+    trained: Path, toy_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    small = ["--problems", "10", "--samples", "2"]
+    code, out, _ = _run(["eval", "--ticket", str(run / "ticket.safetensors"), *small, "--json"], capsys)
+    kept = run / "evals" / "ticket-copy_letter-test-10x2-t1-seed0.jsonl"
+    assert code == 0
+    assert json.loads(out)["results"] == str(kept)
+    assert kept.read_bytes() == (run / "eval-after.jsonl").read_bytes()
+    code, out, _ = _run(
+        ["eval", "--checkpoint", str(run / "checkpoints" / "step-2"), *small, "--seed", "3"], capsys
+    )
+    assert code == 0
+    names = {path.name for path in kept.parent.iterdir()}
+    assert names == {kept.name, "step-2-copy_letter-test-10x2-t1-seed3.jsonl"}
+    assert "step-2-copy_letter" in out
+    code, out, _ = _run(["compare", str(run), str(kept), "--json"], capsys)
+    assert code == 0
+    assert json.loads(out)["pass@1"]["difference"] == 0
+
+
+def test_eval_of_an_adapter(
+    toy_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against the same adapter merged into a plain checkpoint."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(toy_model_folder, dtype=torch.float32)
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(10)  # on this model a small adapter changes no completion
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    AutoTokenizer.from_pretrained(toy_model_folder).save_pretrained(tmp_path / "merged")
+    shared = ["--task", "toy_task:TASK", "--problems", "20", "--samples", "2", "--json", "--output"]
+    measured = []
+    for name, subject in (("adapter", ["--adapter", "adapter"]), ("merged", ["merged"]), ("base", [])):
+        folders = [str(tmp_path / word) if word in ("adapter", "merged") else word for word in subject]
+        folders = folders or [str(toy_model_folder)]
+        code, out, _ = _run(["eval", *folders, *shared, str(tmp_path / f"{name}.jsonl")], capsys)
+        assert code == 0
+        measured.append(json.loads(out))
+    assert measured[0]["model"] == str(toy_model_folder)
+    assert measured[0]["reward"] == measured[1]["reward"] != measured[2]["reward"]
+    assert (tmp_path / "adapter.jsonl").read_bytes() == (tmp_path / "merged.jsonl").read_bytes()
+
+    (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "away")
+    for folder in (tmp_path / "adapter", tmp_path / "merged", tmp_path / "nowhere"):
+        assert "is not a PEFT adapter" in _refused(["eval", "--adapter", str(folder)], capsys)
 
 
 def test_eval_refuses_what_does_not_fit(
@@ -171,6 +235,7 @@ def test_eval_refuses_what_does_not_fit(
         ["--ticket", str(tmp_path / "missing.safetensors")],
         ["--checkpoint", str(tmp_path)],
         ["--ticket", str(ticket), "--checkpoint", str(trained / "checkpoints" / "step-2")],
+        ["--ticket", str(ticket), "--adapter", str(tmp_path)],
         [str(toy_model_folder), "--split", "dev"],
         [str(toy_model_folder), "--task", "no_such_task"],
     ):

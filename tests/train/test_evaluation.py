@@ -9,7 +9,9 @@ import torch
 from toy_task import TASK
 
 from multiticket.config import EvalConfig
-from multiticket.train.evaluation import complete, evaluate, stop_tokens
+from multiticket.train import completion
+from multiticket.train.completion import complete, stop_tokens
+from multiticket.train.evaluation import evaluate
 from multiticket.train.models import load_model
 
 
@@ -45,7 +47,6 @@ def test_sampled_tokens_follow_the_models_distribution(toy: tuple[Any, Any]) -> 
     with torch.no_grad():
         logits = model(**tokenizer(text=[prompt], return_tensors="pt")).logits[0, -1]
     expected = (logits / temperature).softmax(-1)
-    torch.manual_seed(0)
     drawn = complete(model, tokenizer, [prompt] * draws, 1, temperature, batch_size=1000)
     letters = {letter: tokenizer.convert_tokens_to_ids(letter) for letter in "0123456789=ab"}
     for letter, token in letters.items():
@@ -97,7 +98,75 @@ def test_completions_stop_at_every_token_that_the_model_declares(toy: tuple[Any,
     try:
         model.generation_config.eos_token_id = [declared, b]
         assert stop_tokens(model, tokenizer) == [declared, b]
-        torch.manual_seed(0)
         assert not any("b" in text for text in complete(model, tokenizer, ["1="] * 200, 8, temperature=1.0))
     finally:
         model.generation_config.eos_token_id = declared
+
+
+@pytest.fixture
+def long_winded(toy: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """The toy with early breaking-off, so that a test of few tokens sees many rounds."""
+    monkeypatch.setattr(completion, "LEAST_TOKENS", 2)
+    monkeypatch.setattr(completion, "LEAST_ROWS", 4)
+    monkeypatch.setattr(completion, "LOOK_EVERY", 1)
+    return toy
+
+
+@pytest.mark.parametrize("temperature", [None, 1.0, 3.0])
+def test_breaking_off_and_batching_change_no_completion(
+    temperature: float | None, long_winded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = long_winded
+    prompts = [f"{n}=" for n in range(0, 120, 3)]
+    rounds: list[int] = []
+    advance = completion._advance
+
+    def counting(model: Any, batch: Any, *rest: Any) -> Any:
+        rounds.append(len(batch))
+        return advance(model, batch, *rest)
+
+    monkeypatch.setattr(completion, "_advance", counting)
+    alone = [
+        complete(model, tokenizer, [prompt], 40, temperature, seed=5, streams=[i])[0]
+        for i, prompt in enumerate(prompts)
+    ]
+    rounds.clear()
+    assert complete(model, tokenizer, prompts, 40, temperature, seed=5) == alone
+    if temperature is not None:
+        assert len({len(text) for text in alone}) > 3
+        assert len(rounds) > 1, "it was to be broken off"
+        assert rounds[1] <= 10, "and to go on with a quarter"
+    assert complete(model, tokenizer, prompts, 40, temperature, batch_size=7, seed=5) == alone
+    rounds.clear()
+    assert complete(model, tokenizer, prompts, 40, temperature, batch_tokens=200, seed=5) == alone
+    assert max(rounds) == 4  # of at most 4 + 40 tokens
+
+
+def test_a_completion_takes_more_than_a_batch_only_alone(toy: tuple[Any, Any]) -> None:
+    rows = [completion._Row(i, i, [2] * length) for i, length in enumerate([3, 5, 50, 4, 60])]
+    batches = list(completion._batches(rows, 10, batch_size=512, batch_tokens=45))
+    assert [[row.index for row in batch] for batch in batches] == [[0, 3, 1], [2], [4]]
+
+
+def test_more_samples_leave_the_first_ones_as_they_were(toy: tuple[Any, Any]) -> None:
+    model, tokenizer = toy
+    few = evaluate(model, tokenizer, TASK, EvalConfig(problems=10, samples=2))
+    more = evaluate(model, tokenizer, TASK, EvalConfig(problems=12, samples=5, batch_size=3))
+    for one, other in zip(few.problems, more.problems, strict=False):
+        assert one.correct == other.correct[:2]
+        assert one.greedy_completion == other.greedy_completion
+
+
+def test_what_a_model_declares_for_chatting_does_not_change_the_measurement(toy: tuple[Any, Any]) -> None:
+    """Instruct models declare penalties, top-p and top-k, which transformers puts wherever nothing is said."""
+    model, tokenizer = toy
+    settings = EvalConfig(problems=20, samples=3)
+    plain = evaluate(model, tokenizer, TASK, settings)
+    declared = {"repetition_penalty": 5.0, "top_k": 1, "top_p": 0.1, "temperature": 0.1, "do_sample": True}
+    declared |= {"no_repeat_ngram_size": 1, "num_beams": 2}
+    kept = {name: getattr(model.generation_config, name) for name in declared}
+    try:
+        model.generation_config.update(**declared)
+        assert evaluate(model, tokenizer, TASK, settings) == plain
+    finally:
+        model.generation_config.update(**kept)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from multiticket import __version__
-from multiticket.cli import demo, evaluate, plan, study, tickets, train
+from multiticket.cli import compare, demo, evaluate, plan, study, tickets, train
 
 app = typer.Typer(
     name="multiticket",
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 train.register(app)
 evaluate.register(app)
+compare.register(app)
 plan.register(app)
 demo.register(app)
 tickets.register(app)

@@ -1,8 +1,9 @@
-"""``multiticket eval``: how often a base, a ticket or a checkpoint is right."""
+"""``multiticket eval``: how often a base, a ticket, an adapter or a checkpoint is right."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,9 @@ def evaluate(
         Path | None, typer.Option(help="A ticket file, measured on MODEL or the base it names.")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="A run's checkpoints/step-N folder.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="A PEFT adapter's folder, measured on MODEL or the base it names.")
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="Default: the ticket's or the run's, else arithmetic.")
     ] = None,
@@ -33,7 +37,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     output: Annotated[
-        Path | None, typer.Option(help="Write the results of single problems here, as JSON lines.")
+        Path | None, typer.Option(help="Results of single problems; default for a run's: its evals folder.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Let transformers talk.")] = False,
@@ -41,19 +45,24 @@ def evaluate(
     """Greedy and sampled accuracy on a fixed set of problems, with 95 % intervals."""
     from multiticket import config
 
-    if sum(given is not None for given in (ticket, checkpoint)) > 1:
-        raise ValueError("Give a ticket or a checkpoint, not both.")
+    if sum(given is not None for given in (ticket, checkpoint, adapter)) > 1:
+        raise ValueError("Give one of a ticket, an adapter and a checkpoint.")
+    if output is not None:
+        _require_writable(output)
     run = config.build({"dtype": dtype, "eval": _settings(split, problems, samples, temperature, seed)})
     if task is not None:
         from multiticket import tasks
 
         tasks.get(task)
 
-    from multiticket.train.subject import measure
+    from multiticket.train.subject import Trained, measure, results_file
 
-    evaluation, about = measure(run, model, ticket, checkpoint, task, verbose)
+    trained = Trained(ticket, adapter, checkpoint)
+    evaluation, about = measure(run, model, trained, task, verbose)
+    output = output or results_file(trained, about["task"], run.eval)
     if output is not None:
         evaluation.save(output)
+        about["results"] = str(output)
     summary = {**about, **evaluation.summary()}
     if as_json:
         print(json.dumps(summary, indent=2))
@@ -61,6 +70,15 @@ def evaluate(
         from multiticket.report.tables import print_evaluation
 
         print_evaluation(summary)
+
+
+def _require_writable(output: Path) -> None:
+    """Raises ValueError now rather than after the measurement."""
+    place = output.resolve().parent
+    while not place.exists():
+        place = place.parent
+    if output.is_dir() or not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(f"Cannot write results to {output}: give a file in a folder that can be written.")
 
 
 def _settings(split: str, problems: int, samples: int, temperature: float, seed: int) -> dict[str, Any]:

@@ -68,8 +68,15 @@ def train(
     ] = None,
     problems: Annotated[int | None, typer.Option(help="Problems of it that are measured.")] = None,
     samples: Annotated[int | None, typer.Option(help="Sampled completions of each.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An option of TRL's GRPOConfig, as name=value; may be repeated."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and what it needs; write nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Let TRL and transformers talk.")] = False,
 ) -> None:
@@ -83,6 +90,10 @@ def train(
     measured = {name: given[name] for name in ("split", "problems", "samples") if given[name] is not None}
     if measured:
         overrides["eval"] = measured
+    if options:
+        overrides["grpo"] = settings.read_options(options)
+    if resume and dry_run:
+        raise ValueError("A dry run looks at a run that is yet to start: leave --resume or --dry-run out.")
     if resume:
         run_config, output = _config_to_resume(output, config, overrides)
     else:
@@ -95,6 +106,9 @@ def train(
     tasks.get(run_config.task)
     if not resume:
         RunFolder(output).refuse_to_overwrite()
+    if dry_run:
+        _preview(run_config, output, as_json, verbose)
+        return
 
     from multiticket.train.run import run_training
 
@@ -112,6 +126,18 @@ def _number_or_auto(text: str) -> float | str:
         return text if text == "auto" else float(text)
     except ValueError:
         raise ValueError(f"--learning-rate takes a number or auto, not {text!r}.") from None
+
+
+def _preview(run_config: Any, output: Path, as_json: bool, verbose: bool) -> None:
+    from multiticket.train.dry_run import preview
+
+    found = preview(run_config, output, verbose)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        from multiticket.cli.dry_run import print_preview
+
+        print_preview(found)
 
 
 def _config_to_resume(
@@ -132,7 +158,7 @@ def _config_to_resume(
     for name, value in asked.items():
         if name in ("steps", "save_every"):
             continue
-        now = {**whole["eval"], **value} if name == "eval" and isinstance(value, dict) else value
+        now = {**whole[name], **value} if name in ("eval", "grpo") and isinstance(value, dict) else value
         if whole.get(name) != now:
             raise ValueError(
                 f"The run in {output} was started with {name} {whole.get(name)!r}, not {value!r}; "

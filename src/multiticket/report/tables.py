@@ -95,7 +95,7 @@ def print_evaluation(summary: Mapping[str, Any]) -> None:
     table = Table(box=box.SIMPLE, show_header=False)
     table.add_column(style="bold")
     table.add_column()
-    for name in ("model", "ticket", "checkpoint", "task"):
+    for name in ("model", "ticket", "adapter", "checkpoint", "task", "results"):
         if name in summary:
             table.add_row(name, str(summary[name]))
     table.add_row("pass@1", with_interval(summary))

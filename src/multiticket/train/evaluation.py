@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from multiticket.config import EvalConfig
+from multiticket.train.completion import complete
 from multiticket.train.estimators import mean_interval, pass_at_k
 from multiticket.train.files import write_text
+
+_STREAMS = 2**32
+"""More samples of a problem than anyone draws: keeps the random streams of problems apart."""
 
 
 @dataclass(frozen=True)
@@ -78,21 +81,30 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on the first `settings.problems` problems of a split.
 
-    The same model, settings and machine always give the same result; the caller's random state is left as it
-    was.
+    The same model, settings and machine always give the same result, and sample s of problem i is the same however
+    many others there are; torch's random state is left as it was.
     """
     problems = task.problems(settings.split)
     if settings.problems is not None:
         problems = problems.select(range(min(settings.problems, len(problems))))
     prompts, answers = list(problems["prompt"]), list(problems["answer"])
+    texts = prompt_texts(prompts, tokenizer)
     if not prompts:
         raise ValueError(f"The {settings.split} split of task {task.name} has no problems.")
     tokens = max_completion_tokens or task.max_completion_tokens
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        greedy = complete(model, tokenizer, prompts, tokens, batch_size=settings.batch_size)
-        repeated = [prompt for prompt in prompts for _ in range(settings.samples)]
-        sampled = complete(model, tokenizer, repeated, tokens, settings.temperature, settings.batch_size)
+    together: dict[str, Any] = {"batch_size": settings.batch_size, "batch_tokens": settings.batch_tokens}
+    greedy = complete(model, tokenizer, texts, tokens, **together)
+    draws = [(i, sample) for i in range(len(texts)) for sample in range(settings.samples)]
+    sampled = complete(
+        model,
+        tokenizer,
+        [texts[i] for i, _ in draws],
+        tokens,
+        settings.temperature,
+        seed=settings.seed,
+        streams=[i * _STREAMS + sample for i, sample in draws],
+        **together,
+    )
 
     results = []
     for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
@@ -111,72 +123,6 @@ def evaluate(
     return Evaluation(settings, results)
 
 
-@torch.no_grad()
-def complete(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    max_new_tokens: int,
-    temperature: float | None = None,
-    batch_size: int = 512,
-) -> list[str]:
-    """One completion a prompt, as text without special tokens; greedy unless a temperature is given.
-
-    Prompts are tokenised, padded on the left and ended exactly as TRL does in training. Batches hold prompts
-    of like length, so that little of the work is padding.
-    """
-    ids = tokenizer(text=list(prompts))["input_ids"]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    stops = stop_tokens(model, tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
-    sampling: dict[str, Any] = {"do_sample": False}
-    if temperature is not None:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    generation = GenerationConfig(
-        max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=stops, disable_compile=True, **sampling
-    )
-    was_training = model.training
-    model.eval()
-    texts = [""] * len(ids)
-    try:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            width = max(len(ids[i]) for i in batch)
-            inputs = torch.full((len(batch), width), pad)
-            attention = torch.zeros_like(inputs)
-            for row, i in enumerate(batch):
-                inputs[row, width - len(ids[i]) :] = torch.tensor(ids[i])
-                attention[row, width - len(ids[i]) :] = 1
-            output = model.generate(
-                input_ids=inputs.to(model.device),
-                attention_mask=attention.to(model.device),
-                generation_config=generation,
-            )[:, width:].tolist()
-            decoded = tokenizer.batch_decode([_until(row, stops) for row in output], skip_special_tokens=True)
-            for i, text in zip(batch, decoded, strict=True):
-                texts[i] = text
-    finally:
-        model.train(was_training)
-    return texts
-
-
-def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every id that ends a completion: the tokenizer's and those that the model declares."""
-    declared = model.generation_config.eos_token_id if model.generation_config is not None else None
-    stops = [declared] if isinstance(declared, int) else list(declared or [])
-    own = tokenizer.eos_token_id
-    if isinstance(own, int) and own not in stops:
-        stops.insert(0, own)
-    if not stops:
-        raise ValueError(
-            "The tokenizer and the model name no end-of-sequence token, so no completion could end."
-        )
-    return stops
-
-
-def _until(row: list[int], stops: list[int]) -> list[int]:
-    """A completion's ids up to its first stop token; what follows is padding."""
-    for place, token in enumerate(row):
-        if token in stops:
-            return row[:place]
-    return row
+def prompt_texts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What a model reads of each problem: the prompt as it is, in training and in evaluation."""
+    return list(prompts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,7 @@ def plan(
     gradient_checkpointing: bool = False,
     padded: bool = False,
     completions: int | None = None,
+    make_mask: Callable[[Any], Mask] | None = None,
 ) -> Plan:
     """What training ``model`` will cost in memory. Reads its configuration and no weights.
 
@@ -143,6 +144,7 @@ def plan(
         lora_rank: None: the rank whose number of trained values is nearest the ticket's.
         padded: whether rows are padded; transformers then gives attention a mask, and more is saved.
         completions: sequences generated at once; None: ``batch``.
+        make_mask: gives the ticket's mask of the model on the meta device; None: random positions of every tensor.
 
     Raises:
         ValueError: no such model or dtype or arm, a number out of bounds, or a model whose forward pass needs values.
@@ -150,7 +152,7 @@ def plan(
     _check(density, tokens, batch, dtype, arms, lora_rank, completions)
     config = _configuration(model)
     base = _build(config, dtype, padded)
-    mask = Mask.random(base, density)
+    mask = make_mask(base) if make_mask is not None else Mask.random(base, density)
     rank = lora_rank or max(1, round(mask.nnz / max(1, values_per_rank(base))))
     completions = completions or batch
     try:

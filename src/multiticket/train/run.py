@@ -105,6 +105,7 @@ class _Run:
         self.progress = progress
         self.verbose = verbose
         self.tokens = config.max_completion_tokens or task.max_completion_tokens
+        grpo_config(config, folder.checkpoints, self.tokens)  # refuses TRL options before a model is loaded
         self.problems = task.problems("train")
         needed = config.rollouts // config.group
         if len(self.problems) < needed:

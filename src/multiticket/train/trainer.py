@@ -21,6 +21,8 @@ from multiticket.sparse import Attachment
 from multiticket.sparse.distributed import reshard
 from multiticket.train.learning_rate import RateController, solve_rate
 from multiticket.train.probe import FirstStepProbe
+from multiticket.train.engine_weights import push_plain_weights
+from multiticket.train.grpo_options import with_options
 
 VALUES_FILE = "values.safetensors"
 _KEY = "multiticket"
@@ -30,9 +32,12 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
     """The paper's recipe in TRL's words.
 
     One optimiser step on each batch of rollouts makes the importance ratio 1, so that TRL's clipping does
-    nothing; ``dapo`` is the token-level mean over the step's rollouts.
+    nothing; ``dapo`` is the token-level mean over the step's rollouts. The run's own `grpo` options go last.
+
+    Raises:
+        ValueError: an option that TRL does not have or refuses, or that a setting of the run decides.
     """
-    return GRPOConfig(
+    recipe: dict[str, Any] = dict(  # noqa: C408
         output_dir=str(folder),
         loss_type="dapo",
         scale_rewards="none",
@@ -64,6 +69,7 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
         log_level="error",
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    return with_options(recipe, config.grpo)
 
 
 class StepKL(NamedTuple):
@@ -105,6 +111,8 @@ class RLVRTrainer(GRPOTrainer):
         self._measured: dict[str, Any] | None = None
         self._saving_to: str | None = None
         super().__init__(*args, **kwargs)
+        if self.use_vllm and attachment is not None:
+            push_plain_weights(self.vllm_generation, attachment)
         if kl_rollouts:
             self.add_callback(_MeasureKL(self))
 
