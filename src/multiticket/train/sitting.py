@@ -57,6 +57,7 @@ class Sitting:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         elif checkpoint is not None:
             trainer.go_back_to(checkpoint)
+        self.prune()  # what a kill after the last save left over
         return self.collapsed()
 
     def collapsed(self) -> Collapse | None:
