@@ -38,6 +38,21 @@ class EvalConfig(BaseModel):
     """Tokens of completions generated together, prompts included, at most: what the generation cache holds."""
 
 
+class CollapseConfig(BaseModel):
+    """What counts as a collapse; far beyond anything that was seen in a run that learns."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kl: float = Field(default=0.5, gt=0)
+    """Nats a token that a step moves the policy. Runs that learn best move it by 0.004, those that fail by 0.35."""
+    kl_steps: int = Field(default=5, ge=1)
+    """Steps in a row above `kl`."""
+    length_steps: int = Field(default=20, ge=1)
+    """Steps in a row with nearly all completions cut off, or empty, and less than half of the best reward so far."""
+    reward_steps: int = Field(default=20, ge=1)
+    """Steps in a row without any reward."""
+
+
 class RunConfig(BaseModel):
     """One training run."""
 
@@ -93,7 +108,21 @@ class RunConfig(BaseModel):
 
     save_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; None: none."""
+    keep_last: int = Field(default=2, ge=1)
+    """Checkpoints kept: the newest ones, beside the best on held-out problems."""
     eval: EvalConfig = Field(default_factory=EvalConfig)
+    eval_every: int | None = Field(default=None, ge=1)
+    """Steps between measurements on validation problems, taken as `eval` says; the best step's checkpoint is kept."""
+    samples_every: int | None = Field(default=10, ge=1)
+    """Steps between sample completions in the log; None: none."""
+    report_to: tuple[Literal["wandb", "trackio"], ...] = ()
+    """Where metrics go beside the run folder and its TensorBoard files."""
+    stop_on_collapse: bool = True
+    collapse: CollapseConfig = Field(default_factory=CollapseConfig)
+    from_ticket: str | None = None
+    """A ticket to go on from: the same mask on the same base, starting with its values."""
+    reference: Literal["base", "start"] = "base"
+    """The reference policy of a run that goes on from a ticket: the base, or the base with that ticket."""
 
     @model_validator(mode="before")
     @classmethod
@@ -114,9 +143,20 @@ class RunConfig(BaseModel):
             density = filled.get("density", 0.01)
             if isinstance(density, (int, float)) and density > 0:
                 filled["learning_rate"] = RATE_TIMES_DENSITY / density
+        if isinstance(filled.get("report_to"), str):
+            filled["report_to"] = [name.strip() for name in filled["report_to"].split(",") if name.strip()]
         if filled.get("micro_batch") is None:
             filled["micro_batch"] = filled.get("rollouts", 512)
         return filled
+
+    @model_validator(mode="after")
+    def _only_tickets_go_on(self) -> RunConfig:
+        if self.from_ticket is not None and self.arm != "ticket":
+            raise ValueError(
+                f"from_ticket goes on with a ticket's own mask, which the {self.arm} arm does not have: "
+                "take arm 'ticket', or merge the ticket first and give the merged checkpoint as model"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> RunConfig:
@@ -145,6 +185,7 @@ class RunConfig(BaseModel):
         if self.arm == "ticket":
             names += [self.method, f"{self.density:g}", f"seed{self.seed}"]
             names += [f"part{self.part}"] if self.part else []
+            names += ["continued"] if self.from_ticket is not None else []
         else:
             names += [f"seed{self.seed}"]
         return Path("runs") / "-".join(name.replace(":", "_").replace("/", "_") for name in names)
@@ -249,4 +290,5 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _siblings(location: tuple[int | str, ...]) -> list[str]:
-    return list(EvalConfig.model_fields if location[:1] == ("eval",) else RunConfig.model_fields)
+    nested: dict[Any, type[BaseModel]] = {"eval": EvalConfig, "collapse": CollapseConfig}
+    return list(nested.get(location[0] if len(location) > 1 else None, RunConfig).model_fields)

@@ -31,6 +31,7 @@ def _settings(folder: Path, arm: str, **more: Any) -> config.RunConfig:
         "rollouts": 80,
         "group": 8,
         "save_every": 3,
+        "keep_last": 3,
         "eval": {"problems": 20, "samples": 4},
     }
     if arm == "ticket":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,16 @@ SETTINGS = (
     "micro_batch",
     "dtype",
     "save_every",
+    "keep_last",
+    "eval_every",
+    "samples_every",
+    "report_to",
+    "stop_on_collapse",
+    "from_ticket",
+    "reference",
 )
+MAY_CHANGE = ("steps", "save_every", "keep_last", "report_to", "stop_on_collapse")
+"""What a resumed run may be told otherwise than when it started: none changes what it computes."""
 
 
 def register(app: typer.Typer) -> None:
@@ -63,6 +73,30 @@ def train(
         str | None, typer.Option(help="float32 or bfloat16: of the weights in training.")
     ] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    keep_last: Annotated[
+        int | None, typer.Option(help="Newest checkpoints that are kept, beside the best.")
+    ] = None,
+    eval_every: Annotated[
+        int | None, typer.Option(help="Steps between measurements on validation problems.")
+    ] = None,
+    samples_every: Annotated[
+        int | None, typer.Option(help="Steps between sample completions in the log.")
+    ] = None,
+    report_to: Annotated[
+        str | None, typer.Option(help="wandb, trackio, or both with a comma; TensorBoard always.")
+    ] = None,
+    stop_on_collapse: Annotated[
+        bool | None,
+        typer.Option(
+            "--stop-on-collapse/--no-stop-on-collapse", help="Stop when KL, length or reward collapse."
+        ),
+    ] = None,
+    from_ticket: Annotated[
+        str | None, typer.Option(help="A ticket to go on from: its mask, starting with its values.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Reference policy when going on from a ticket: base or start.")
+    ] = None,
     split: Annotated[
         str | None, typer.Option(help="Measured split: test, or validation to choose by.")
     ] = None,
@@ -97,6 +131,7 @@ def train(
     if resume:
         run_config, output = _config_to_resume(output, config, overrides)
     else:
+        overrides = _with_the_tickets_mask(config, overrides)
         run_config = settings.load(config, overrides)
         output = output or run_config.default_output()
 
@@ -110,9 +145,16 @@ def train(
         _preview(run_config, output, as_json, verbose)
         return
 
+    from multiticket.train.interrupt import RunInterrupted
     from multiticket.train.run import run_training
 
-    result = run_training(run_config, output, resume=resume, verbose=verbose)
+    try:
+        result = run_training(run_config, output, resume=resume, verbose=verbose)
+    except RunInterrupted as stop:
+        print(f"multiticket: {stop}", file=sys.stderr)
+        raise typer.Exit(stop.code) from None
+    if stopped := result.get("stopped"):
+        print(f"multiticket: {_collapse_in_words(stopped)}", file=sys.stderr)
     if as_json:
         print(json.dumps(result, indent=2))
     else:
@@ -140,6 +182,28 @@ def _preview(run_config: Any, output: Path, as_json: bool, verbose: bool) -> Non
         print_preview(found)
 
 
+def _with_the_tickets_mask(config: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides, with the settings that follow from the ticket to start from, if one is asked for."""
+    from multiticket import config as settings
+
+    asked = {**(settings.read_settings(config) if config else {}), **overrides}
+    if asked.get("from_ticket") is None:
+        return overrides
+    from multiticket.train.start import settings_from_ticket
+
+    return settings_from_ticket(asked["from_ticket"], asked)
+
+
+def _collapse_in_words(stopped: dict[str, Any]) -> str:
+    """What a collapse was, and what is left."""
+    kept = f"what was kept is of step {stopped['kept_step']}, before it began"
+    if stopped["kept_step"] == stopped["step"]:
+        kept = (
+            "there was no checkpoint from before it (see --save-every), so what was kept is of the last step"
+        )
+    return f"Stopped at step {stopped['step']}: {stopped['reason']}; {kept}."
+
+
 def _config_to_resume(
     output: Path | None, config: Path | None, overrides: dict[str, Any]
 ) -> tuple[Any, Path]:
@@ -151,14 +215,15 @@ def _config_to_resume(
         output = settings.load(config, overrides).default_output()
     started = RunFolder(output).read_config()
     asked = {**(settings.read_settings(config) if config else {}), **overrides}
-    merged = settings.build(
-        {**started.model_dump(), **{k: asked[k] for k in ("steps", "save_every") if k in asked}}
-    )
+    merged = settings.build({**started.model_dump(), **{k: asked[k] for k in MAY_CHANGE if k in asked}})
     whole = started.model_dump()
     for name, value in asked.items():
-        if name in ("steps", "save_every"):
+        if name in MAY_CHANGE:
             continue
-        now = {**whole[name], **value} if name in ("eval", "grpo") and isinstance(value, dict) else value
+        if name == "from_ticket":
+            value = str(Path(value).resolve())
+        nested = name in ("eval", "grpo", "collapse") and isinstance(value, dict)
+        now = {**whole[name], **value} if nested else value
         if whole.get(name) != now:
             raise ValueError(
                 f"The run in {output} was started with {name} {whole.get(name)!r}, not {value!r}; "

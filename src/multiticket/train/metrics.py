@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from multiticket.train.lines import StepLines
 from multiticket.train.progress import RunProgress
 
 NAMES = {
@@ -30,12 +29,16 @@ NAMES = {
 class MetricsWriter(TrainerCallback):
     """Appends each step's numbers to a file and tells the progress bar.
 
-    ``time`` is seconds of training so far, over all sittings: a resumed run goes on from `seconds_before`.
+    ``time`` is seconds of training so far, over all sittings: a resumed run goes on from that of the last line.
+
+    Attributes:
+        lines: what the file holds, in order.
     """
 
-    def __init__(self, path: Path, seconds_before: float, progress: RunProgress) -> None:
-        self.path = path
-        self.seconds_before = seconds_before
+    def __init__(self, file: StepLines, progress: RunProgress) -> None:
+        self.file = file
+        self.lines = file.read()
+        self.seconds_before = float(self.lines[-1]["time"]) if self.lines else 0.0
         self.progress = progress
         self._began = time.monotonic()
 
@@ -53,6 +56,6 @@ class MetricsWriter(TrainerCallback):
             return
         line: dict[str, Any] = {"step": state.global_step, "time": round(self.seconds, 3)}
         line.update({name: logs.get(theirs) for name, theirs in NAMES.items()})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self.file.append(line)
+        self.lines.append(line)
         self.progress.step(state.global_step, logs["reward"])

@@ -16,7 +16,6 @@ hush()
 
 import torch  # noqa: E402
 from transformers import PreTrainedModel  # noqa: E402
-from transformers.integrations import TensorBoardCallback  # noqa: E402
 from transformers.trainer_callback import PrinterCallback  # noqa: E402
 
 from multiticket import tasks  # noqa: E402
@@ -24,14 +23,19 @@ from multiticket.config import RunConfig  # noqa: E402
 from multiticket.mask import Mask, MaskRule, masked_candidates  # noqa: E402
 from multiticket.sparse import Attachment, attach  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
+from multiticket.train.disk import explained  # noqa: E402
 from multiticket.train.evaluation import evaluate  # noqa: E402
 from multiticket.train.files import write_json  # noqa: E402
+from multiticket.train.interrupt import StopSignals  # noqa: E402
 from multiticket.train.learning_rate import RateController  # noqa: E402
-from multiticket.train.metrics import MetricsWriter  # noqa: E402
 from multiticket.train.models import load_model  # noqa: E402
 from multiticket.train.progress import RunProgress  # noqa: E402
 from multiticket.train.run_folder import RunFolder, read_json  # noqa: E402
+from multiticket.train.sitting import Sitting  # noqa: E402
+from multiticket.train.start import attach_start, load_start  # noqa: E402
+from multiticket.train.trackers import check_installed  # noqa: E402
 from multiticket.train.trainer import RLVRTrainer, grpo_config  # noqa: E402
+from multiticket.train.validation import best_step  # noqa: E402
 
 
 def run_training(
@@ -47,10 +51,12 @@ def run_training(
             for; return its result if it has them all.
 
     Returns:
-        what ``result.json`` holds.
+        what ``result.json`` holds. A run that collapsed has ``stopped`` in it, and keeps what it had learned before.
 
     Raises:
-        ValueError: for a user's mistake; nothing is written then.
+        ValueError: for a user's mistake; nothing is written then. Also where the disk does not take what is to be
+            written; the run can be resumed then.
+        RunInterrupted: SIGTERM or SIGINT came while it trained; a checkpoint of the last step was saved.
     """
     if not verbose:
         hush_loaded()
@@ -59,7 +65,13 @@ def run_training(
     if resume:
         folder.read_config()
         finished = folder.read_result()
-        if finished is not None and finished["steps"] >= config.steps:
+        if finished is not None and finished.get("stopped") and config.stop_on_collapse:
+            raise ValueError(
+                f"The run in {output} stopped at step {finished['stopped']['step']} because "
+                f"{finished['stopped']['reason']}: start another with a lower learning rate, or go on all the same "
+                "with --no-stop-on-collapse."
+            )
+        if finished is not None and finished["steps"] >= config.steps and not finished.get("stopped"):
             return finished
     else:
         folder.refuse_to_overwrite()
@@ -68,12 +80,28 @@ def run_training(
     with RunProgress(output.name, config.steps, show_progress) as progress:
         run = _Run(config, folder, task, progress, verbose)
         folder.create(config)
-        folder.result.unlink(missing_ok=True)  # of fewer steps, if there is one
-        before = run.measure_base()
-        train_s = run.train()
-        kept = run.keep()
-        after = run.measure_kept()
-    result = {
+        with explained(folder):
+            folder.result.unlink(missing_ok=True)  # of fewer steps, if there is one
+            before = run.measure_start()
+            train_s, stopped = run.train()
+            kept = run.keep()
+            after = run.measure_kept()
+            result = _result(run, before, after, kept, train_s, stopped, started)
+            write_json(folder.result, result)
+    return result
+
+
+def _result(
+    run: _Run,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    kept: Path,
+    train_s: float,
+    stopped: dict[str, Any] | None,
+    started: float,
+) -> dict[str, Any]:
+    config = run.config
+    return {
         **{name: getattr(config, name) for name in ("task", "model", "arm", "density", "seed", "part")},
         **{name: getattr(config, name) for name in ("training_seed", "steps", "dtype")},
         "learning_rate": run.learning_rate,
@@ -82,6 +110,8 @@ def run_training(
         "nnz": run.nnz,
         "numel": run.numel,
         "eval": {"before": before, "after": after},
+        "best_step": best_step(run.folder.evaluations.read()),
+        "stopped": stopped,
         "file": kept.name,
         "file_bytes": bytes_of(kept),
         "train_s": round(train_s, 3),
@@ -89,8 +119,6 @@ def run_training(
         "peak_memory_bytes": peak_memory(),
         "versions": versions(),
     }
-    write_json(folder.result, result)
-    return result
 
 
 class _Run:
@@ -105,7 +133,9 @@ class _Run:
         self.progress = progress
         self.verbose = verbose
         self.tokens = config.max_completion_tokens or task.max_completion_tokens
-        grpo_config(config, folder.checkpoints, self.tokens)  # refuses TRL options before a model is loaded
+        grpo_config(
+            config, folder.checkpoints.path, self.tokens
+        )  # refuses TRL options before a model is loaded
         self.problems = task.problems("train")
         needed = config.rollouts // config.group
         if len(self.problems) < needed:
@@ -113,10 +143,16 @@ class _Run:
                 f"A step takes {needed} problems (rollouts / group) and task {config.task} has {len(self.problems)} "
                 "to train on: lower rollouts or raise group."
             )
+        if config.eval_every and not len(task.problems("validation")):
+            raise ValueError(f"Task {config.task} has no validation problems for eval_every: leave it out.")
+        check_installed(config.report_to)
         self.model, self.tokenizer = load_model(config.model, config.dtype)
         self.numel = sum(parameter.numel() for parameter in masked_candidates(self.model).values())
         self.attachment: Attachment | None = None
-        if config.arm == "ticket":
+        self.start: dict[str, torch.Tensor] = {}  # a ticket's values, where the run goes on from one
+        if config.from_ticket is not None:
+            self.attachment, self.start = attach_start(self.model, config)
+        elif config.arm == "ticket":
             self.attachment = attach(self.model, build_mask(self.model, config))
         self.nnz = self.attachment.nnz if self.attachment is not None else self.numel
         self.rate: RateController | None = None
@@ -128,44 +164,51 @@ class _Run:
         """The rate that was asked for, or the one that was found."""
         return self.rate.rate if self.rate is not None else float(self.config.learning_rate)
 
-    def measure_base(self) -> dict[str, Any]:
-        """The base's scores; read back where an interrupted run has them already."""
+    def measure_start(self) -> dict[str, Any]:
+        """The scores of the base, or the ticket gone on from; read back where an interrupted run has them already."""
         kept = self.folder.path / "eval-before.json"
         if not kept.exists():
-            self.progress.phase("measuring the base")
+            self.progress.phase("measuring the ticket" if self.start else "measuring the base")
             write_json(kept, self._measure(self.model, self.tokenizer, "before"))
         return read_json(kept)
 
-    def train(self) -> float:
-        """Do all optimiser steps that are missing; seconds of training in all sittings."""
-        self.folder.remove_partial_checkpoints()
-        done, checkpoint = self.folder.last_checkpoint() or (0, None)
-        seconds_before = self.folder.keep_metrics_until(done)
-        metrics = MetricsWriter(self.folder.metrics, seconds_before, self.progress)
+    def train(self) -> tuple[float, dict[str, Any] | None]:
+        """Do all steps that are missing: seconds of training in all sittings, and the collapse, if one came."""
+        sitting = Sitting(self.config, self.folder, self.progress)
+        with StopSignals() as signals:
+            trainer = self._trainer(sitting)
+            sitting.watch(trainer, self._measure_held_out, signals)
+            collapsed = sitting.go_on(trainer)
+        signals.follow(self.folder.path)
+        stopped = sitting.back_to_before(collapsed, trainer) if collapsed is not None else None
+        return sitting.seconds, stopped
+
+    def _trainer(self, sitting: Sitting) -> RLVRTrainer:
         trainer = RLVRTrainer(
             model=self.model,
             reward_funcs=reward_function(self.task),
-            args=grpo_config(self.config, self.folder.checkpoints, self.tokens),
+            args=grpo_config(self.config, self.folder.checkpoints.path, self.tokens),
             train_dataset=self.problems,
             processing_class=self.tokenizer,
-            callbacks=[metrics, TensorBoardCallback(_tensorboard(self.folder.tensorboard))],
+            callbacks=[sitting.metrics],
             attachment=self.attachment,
             kl_rollouts=self.config.kl_rollouts,
             rate=self.rate,
         )
         if not self.verbose:
             trainer.remove_callback(PrinterCallback)
-        if done == self.config.steps:  # interrupted after its last step: Trainer would do one more
-            trainer._load_from_checkpoint(str(checkpoint))
-            return seconds_before
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        return metrics.seconds
+        return trainer
+
+    def _measure_held_out(self) -> dict[str, Any]:
+        settings = self.config.eval.model_copy(update={"split": "validation"})
+        return evaluate(self.model, self.tokenizer, self.task, settings, self.tokens).summary()
 
     def keep(self) -> Path:
         """Write what was trained: a ticket, or the whole model as a plain checkpoint."""
         if self.attachment is None:
-            self.model.save_pretrained(self.folder.model)
-            self.tokenizer.save_pretrained(self.folder.model)
+            with self.folder.replacing_model() as folder:
+                self.model.save_pretrained(folder)
+                self.tokenizer.save_pretrained(folder)
             return self.folder.model
         settings = self.config.model_dump(mode="json", exclude={"eval"})
         settings["learning_rate"] = self.learning_rate
@@ -181,7 +224,7 @@ class _Run:
         ticket = Ticket.load(self.folder.ticket)
         with ticket.applied(base):
             after = self._measure(base, tokenizer, "after")
-        provenance = {**ticket.provenance, "scores": {"before": self.measure_base(), "after": after}}
+        provenance = {**ticket.provenance, "scores": {"before": self.measure_start(), "after": after}}
         Ticket.from_sections(ticket.sections, provenance).save(self.folder.ticket)  # the same values
         return after
 
@@ -192,7 +235,9 @@ class _Run:
 
 
 def build_mask(model: PreTrainedModel, config: RunConfig) -> Mask:
-    """The mask that the settings' rule gives for this model."""
+    """The mask that the settings' rule gives for this model, or that of the ticket which the run goes on from."""
+    if config.from_ticket is not None:
+        return load_start(config.from_ticket)[0].mask
     rule = MaskRule(
         method=config.method,
         density=config.density,
@@ -208,19 +253,14 @@ def reward_function(task: Any) -> Any:
     """The task's score as TRL calls rewards; the share of right answers goes to the log beside it."""
 
     def reward(
-        prompts: Any, completions: list[str], answer: list[str], log_metric: Any, **_: Any
+        prompts: Any, completions: list[str], answer: list[str], log_metric: Any, log_extra: Any, **_: Any
     ) -> list[float]:
+        log_extra("answer", list(answer))  # for samples.jsonl
         pairs = list(zip(completions, answer, strict=True))
         log_metric("accuracy", sum(bool(task.correct(c, a)) for c, a in pairs) / len(pairs))
         return [float(task.score(c, a)) for c, a in pairs]
 
     return reward
-
-
-def _tensorboard(path: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(log_dir=str(path))
 
 
 def versions() -> dict[str, str]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from multiticket.config import RunConfig, build
-from multiticket.train.files import write_json, write_text
+from multiticket.train.checkpoints import Checkpoints
+from multiticket.train.files import write_json
+from multiticket.train.lines import StepLines
 
 
 class RunFolder:
@@ -16,7 +21,8 @@ class RunFolder:
 
     ``config.json`` the settings; ``metrics.jsonl`` one line an optimiser step; ``result.json`` what came of
     it; ``ticket.safetensors`` (ticket arm) or ``model/`` (full arm); ``eval-before.jsonl`` and
-    ``eval-after.jsonl`` the results of single problems; ``checkpoints/step-N``; ``tensorboard/``.
+    ``eval-after.jsonl`` the results of single problems; ``eval.jsonl`` scores on held-out problems on the way;
+    ``samples.jsonl`` a few rollouts; ``checkpoints/step-N``; ``tensorboard/``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,8 +32,11 @@ class RunFolder:
         self.result = path / "result.json"
         self.ticket = path / "ticket.safetensors"
         self.model = path / "model"
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints = Checkpoints(path / "checkpoints")
         self.tensorboard = path / "tensorboard"
+        self.steps = StepLines(self.metrics)
+        self.evaluations = StepLines(path / "eval.jsonl")
+        self.samples = StepLines(path / "samples.jsonl")
 
     def problems(self, when: str) -> Path:
         """The per-problem results of the evaluation ``before`` or ``after`` training."""
@@ -62,23 +71,41 @@ class RunFolder:
         """What the finished run reported, or None."""
         return read_json(self.result) if self.result.exists() else None
 
-    def last_checkpoint(self) -> tuple[int, Path] | None:
-        """Step and folder of the newest checkpoint."""
-        steps = [int(path.name.removeprefix("step-")) for path in self.checkpoints.glob("step-*")]
-        return (max(steps), self.checkpoints / f"step-{max(steps)}") if steps else None
+    def go_back_to(self, step: int) -> None:
+        """Leave the folder as it was when `step` was done: what came later will be done again.
 
-    def keep_metrics_until(self, step: int) -> float:
-        """Drop the lines of steps after `step`, which will be done again; the time of the last one kept, in seconds."""
-        lines = read_metrics(self.metrics)
-        kept = [line for line in lines if line["step"] <= step]
-        if self.metrics.exists():
-            write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
-        return float(kept[-1]["time"]) if kept else 0.0
+        Also what a kill left half-written goes: temporary files and partial checkpoints.
+        """
+        for lines in (self.steps, self.evaluations, self.samples):
+            lines.cut_after(step)
+        self.checkpoints.remove_partial()
+        shutil.rmtree(self.path / _PARTIAL_MODEL, ignore_errors=True)
+        for path in self.path.glob(".*"):
+            if path.is_file() and path.name.startswith(_TEMPORARY):
+                path.unlink()
 
-    def remove_partial_checkpoints(self) -> None:
-        """Delete what a run that was killed while saving left behind."""
-        for path in self.checkpoints.glob("partial-*"):
-            shutil.rmtree(path)
+    @contextmanager
+    def replacing_model(self) -> Iterator[Path]:
+        """A folder to write a whole model into, which becomes ``model/`` when the block ends without an error."""
+        partial = self.path / _PARTIAL_MODEL
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            yield partial
+            shutil.rmtree(self.model, ignore_errors=True)
+            os.replace(partial, self.model)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+_PARTIAL_MODEL = ".model.partial"
+_TEMPORARY = (
+    ".config.json.",
+    ".result.json.",
+    ".ticket.safetensors.",
+    ".eval-before.json",
+    ".eval-after.json",
+)
+"""How the names of files begin that are not yet whole (files.py and ticket/atomic.py name them so)."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -94,11 +121,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a ``metrics.jsonl``; a last line that a killed run cut short is left out."""
-    lines: list[dict[str, Any]] = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break
-    return lines
+    return StepLines(path).read()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +17,11 @@ from trl.trainer.utils import RepeatSampler
 from multiticket.config import RunConfig
 from multiticket.sparse import Attachment
 from multiticket.sparse.distributed import reshard
-from multiticket.train.learning_rate import RateController, solve_rate
-from multiticket.train.probe import FirstStepProbe
+from multiticket.train.checkpoints import Checkpoints
 from multiticket.train.engine_weights import push_plain_weights
 from multiticket.train.grpo_options import with_options
+from multiticket.train.learning_rate import RateController, solve_rate
+from multiticket.train.probe import FirstStepProbe
 
 VALUES_FILE = "values.safetensors"
 _KEY = "multiticket"
@@ -64,7 +63,9 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
         gradient_checkpointing=False,
         use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
-        report_to="none",
+        report_to=list(config.report_to) or "none",
+        project="multiticket",
+        run_name=folder.parent.name,
         disable_tqdm=True,
         log_level="error",
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -214,18 +215,18 @@ class RLVRTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
-        partial = Path(self.args.output_dir) / f"partial-{step}"
+        checkpoints = Checkpoints(Path(self.args.output_dir))
+        partial = checkpoints.begin(step)
         self._saving_to = str(partial)
         try:
             super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                checkpoints.finish(step, partial / f"checkpoint-{step}")
+        except BaseException:
+            checkpoints.give_up(step)
+            raise
         finally:
             self._saving_to = None
-        if self.args.should_save:
-            final = Path(self.args.output_dir) / f"step-{step}"
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(partial / f"checkpoint-{step}", final)
-            partial.rmdir()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """A checkpoint's values when the trainer saves; a plain Hugging Face checkpoint when a person asks."""
@@ -236,6 +237,13 @@ class RLVRTrainer(GRPOTrainer):
         else:
             self.model.save_pretrained(folder)
             self.processing_class.save_pretrained(folder)
+
+    def go_back_to(self, checkpoint: Path) -> None:
+        """Put a checkpoint's values, or its whole model, in the place of those now."""
+        self._load_from_checkpoint(str(checkpoint), self.model)
+        if self.rate is not None:
+            scheduler = torch.load(checkpoint / "scheduler.pt", weights_only=True)
+            vars(self.rate).update(scheduler["lr_lambdas"][0])
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.attachment is None:
