@@ -13,9 +13,9 @@ from multiticket import tasks  # noqa: E402
 from multiticket.config import RunConfig  # noqa: E402
 from multiticket.sparse import attach  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
+from multiticket.train.arms import build_mask, with_adapter  # noqa: E402
 from multiticket.train.evaluation import Evaluation, evaluate  # noqa: E402
 from multiticket.train.models import load_model  # noqa: E402
-from multiticket.train.run import build_mask  # noqa: E402
 from multiticket.train.run_folder import RunFolder  # noqa: E402
 from multiticket.train.trainer import VALUES_FILE, load_values  # noqa: E402
 
@@ -62,7 +62,10 @@ def _measure_checkpoint(
     about = {"model": started.model, "task": chosen.name, "checkpoint": str(checkpoint)}
     if started.arm == "full":
         model, tokenizer = load_model(str(checkpoint), started.dtype)
+    elif started.arm == "lora":
+        base, tokenizer = load_model(started.model, started.dtype)
+        model = with_adapter(base, checkpoint)
     else:
         model, tokenizer = load_model(started.model, started.dtype)
-        load_values(attach(model, build_mask(model, started)), checkpoint / VALUES_FILE)
+        load_values(attach(model, build_mask(model, started, tokenizer)), checkpoint / VALUES_FILE)
     return evaluate(model, tokenizer, chosen, config.eval, started.max_completion_tokens), about
