@@ -14,9 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Arm = Literal["full", "ticket"]
+Arm = Literal["full", "ticket", "lora"]
 RATE_TIMES_DENSITY = 1e-4
 """What the shipped bases learn well with: runs of every density lie on one curve over rate x density."""
+LORA_RATE = 1e-3
+"""Ten times the full arm's, as is usual for LoRA."""
 
 
 class EvalConfig(BaseModel):
@@ -66,7 +68,7 @@ class RunConfig(BaseModel):
     method: str = "random"
     """How the ticket arm's mask chooses positions."""
     density: float = Field(default=0.01, gt=0, le=1)
-    """Trained fraction of every tensor; 1 for the full arm."""
+    """Trained fraction of every tensor; 1 for the full arm; for LoRA, the rank is chosen to come near it."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seeds the mask and, unless `training_seed` is given, the order of problems and the sampling."""
     part: int = Field(default=0, ge=0)
@@ -75,11 +77,15 @@ class RunConfig(BaseModel):
     """Which tensors the mask covers: all, or name patterns separated by commas."""
     mask_options: dict[str, Any] = Field(default_factory=dict)
     """What a method needs beside density and seed, such as `layers: first`."""
+    lora_rank: int | None = Field(default=None, ge=1)
+    """None: the one that trains nearest to density * all parameters."""
+    lora_alpha: float | None = Field(default=None, gt=0)
+    """The adapter is scaled by alpha / rank. None: the rank."""
     training_seed: int = Field(ge=0, lt=2**32)
     """Seeds the order of problems and the sampling: `seed` where it is not given."""
 
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"]
-    """Where it is not given: 1e-4 for the full arm, 1e-4 / density for a ticket; auto: found by `target_kl`."""
+    """Where it is not given: 1e-4 (full), 1e-4 / density (ticket), 1e-3 (LoRA); auto: found by `target_kl`."""
     target_kl: float = Field(default=0.2, gt=0)
     """The KL that a step should move, in nats a completion, with `learning_rate: auto`."""
     rate_control: Literal["probe", "average", "hold"] = "probe"
@@ -95,6 +101,10 @@ class RunConfig(BaseModel):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     """None: the task's own."""
     temperature: float = Field(default=1.0, gt=0)
+    beta: float = Field(default=0.0, ge=0)
+    """Weight of the KL penalty against the reference policy."""
+    reference: Literal["base", "start"] = "base"
+    """The policy that `beta` holds on to: the base model, or what the run starts from where that is a ticket."""
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
     """Largest gradient norm of what is trained: the values for a ticket."""
@@ -121,8 +131,6 @@ class RunConfig(BaseModel):
     collapse: CollapseConfig = Field(default_factory=CollapseConfig)
     from_ticket: str | None = None
     """A ticket to go on from: the same mask on the same base, starting with its values."""
-    reference: Literal["base", "start"] = "base"
-    """The reference policy of a run that goes on from a ticket: the base, or the base with that ticket."""
 
     @model_validator(mode="before")
     @classmethod
@@ -142,7 +150,7 @@ class RunConfig(BaseModel):
         if filled.get("learning_rate") is None:
             density = filled.get("density", 0.01)
             if isinstance(density, (int, float)) and density > 0:
-                filled["learning_rate"] = RATE_TIMES_DENSITY / density
+                filled["learning_rate"] = _usual_rate(filled.get("arm", "ticket"), density)
         if isinstance(filled.get("report_to"), str):
             filled["report_to"] = [name.strip() for name in filled["report_to"].split(",") if name.strip()]
         if filled.get("micro_batch") is None:
@@ -177,7 +185,7 @@ class RunConfig(BaseModel):
     @property
     def usual_rate(self) -> float:
         """What `learning_rate` is where it is not given."""
-        return RATE_TIMES_DENSITY / self.density
+        return _usual_rate(self.arm, self.density)
 
     def default_output(self) -> Path:
         """The run folder's name where none is given: what distinguishes the run, below ``runs/``."""
@@ -186,9 +194,15 @@ class RunConfig(BaseModel):
             names += [self.method, f"{self.density:g}", f"seed{self.seed}"]
             names += [f"part{self.part}"] if self.part else []
             names += ["continued"] if self.from_ticket is not None else []
+        elif self.arm == "lora":
+            names += [f"rank{self.lora_rank}" if self.lora_rank else f"{self.density:g}", f"seed{self.seed}"]
         else:
             names += [f"seed{self.seed}"]
         return Path("runs") / "-".join(name.replace(":", "_").replace("/", "_") for name in names)
+
+
+def _usual_rate(arm: Any, density: float) -> float:
+    return LORA_RATE if arm == "lora" else RATE_TIMES_DENSITY / density
 
 
 def build(settings: Mapping[str, Any]) -> RunConfig:

@@ -17,6 +17,11 @@ SETTINGS = (
     "density",
     "seed",
     "part",
+    "scope",
+    "lora_rank",
+    "lora_alpha",
+    "beta",
+    "reference",
     "training_seed",
     "learning_rate",
     "steps",
@@ -31,7 +36,6 @@ SETTINGS = (
     "report_to",
     "stop_on_collapse",
     "from_ticket",
-    "reference",
 )
 MAY_CHANGE = ("steps", "save_every", "keep_last", "report_to", "stop_on_collapse")
 """What a resumed run may be told otherwise than when it started: none changes what it computes."""
@@ -53,7 +57,7 @@ def train(
         str | None, typer.Option(help="A shipped base, a checkpoint folder, or a hub name.")
     ] = None,
     arm: Annotated[
-        str | None, typer.Option(help="full (every parameter) or ticket (those of a mask).")
+        str | None, typer.Option(help="full (every parameter), ticket (those of a mask) or lora.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="How the mask chooses positions: random, ...")] = None,
     density: Annotated[
@@ -61,6 +65,18 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the mask, and of the training.")] = None,
     part: Annotated[int | None, typer.Option(help="Which disjoint part of the seed's permutation.")] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="Tensors the mask covers: all, or patterns such as '*mlp*'.")
+    ] = None,
+    mask_options: Annotated[
+        str | None, typer.Option(help='What the method takes, as YAML: "layers: last".')
+    ] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Default: what comes nearest to the density.")] = None,
+    lora_alpha: Annotated[float | None, typer.Option(help="Default: the rank.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Weight of the KL penalty; default 0.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="What the penalty holds on to: base, or start (of the run).")
+    ] = None,
     training_seed: Annotated[int | None, typer.Option(help="Seed of the training alone.")] = None,
     learning_rate: Annotated[
         str | None, typer.Option(help="A number, or auto: by each step's KL. Default: 1e-4 / density.")
@@ -94,9 +110,6 @@ def train(
     from_ticket: Annotated[
         str | None, typer.Option(help="A ticket to go on from: its mask, starting with its values.")
     ] = None,
-    reference: Annotated[
-        str | None, typer.Option(help="Reference policy when going on from a ticket: base or start.")
-    ] = None,
     split: Annotated[
         str | None, typer.Option(help="Measured split: test, or validation to choose by.")
     ] = None,
@@ -121,6 +134,8 @@ def train(
     overrides: dict[str, Any] = {name: given[name] for name in SETTINGS if given[name] is not None}
     if learning_rate is not None:
         overrides["learning_rate"] = _number_or_auto(learning_rate)
+    if mask_options is not None:
+        overrides["mask_options"] = _mapping(mask_options)
     measured = {name: given[name] for name in ("split", "problems", "samples") if given[name] is not None}
     if measured:
         overrides["eval"] = measured
@@ -202,6 +217,18 @@ def _collapse_in_words(stopped: dict[str, Any]) -> str:
             "there was no checkpoint from before it (see --save-every), so what was kept is of the last step"
         )
     return f"Stopped at step {stopped['step']}: {stopped['reason']}; {kept}."
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        options = yaml.safe_load(text)
+    except yaml.YAMLError:
+        options = None
+    if not isinstance(options, dict):
+        raise ValueError(f"--mask-options takes 'name: value' pairs, such as 'layers: last', not {text!r}.")
+    return options
 
 
 def _config_to_resume(

@@ -14,9 +14,11 @@ from transformers import AutoTokenizer  # noqa: E402
 
 from multiticket import bases, tasks  # noqa: E402
 from multiticket.config import RunConfig, build  # noqa: E402
+from multiticket.mask import Mask  # noqa: E402
+from multiticket.mask.selectors import SELECTORS  # noqa: E402
+from multiticket.train.arms import build_mask  # noqa: E402
 from multiticket.train.evaluation import prompt_texts  # noqa: E402
 from multiticket.train.plan import ArmPlan, plan  # noqa: E402
-from multiticket.train.run import build_mask  # noqa: E402
 from multiticket.train.trainer import grpo_config  # noqa: E402
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
@@ -48,7 +50,8 @@ def preview(config: RunConfig, output: Path, verbose: bool = False) -> dict[str,
         gradient_checkpointing=_checkpoints_activations(config),
         padded=True,
         completions=config.rollouts,
-        make_mask=lambda model: build_mask(model, config),
+        make_mask=lambda model: mask_without_weights(model, config),
+        lora_rank=config.lora_rank,
     )
     arm = as_trained_here(planned.arms[0], config)
     settings = config.model_dump(mode="json")
@@ -70,6 +73,13 @@ def preview(config: RunConfig, output: Path, verbose: bool = False) -> dict[str,
         "evaluation": evaluation_work(config, prompts[config.eval.split], completion),
         "notes": notes(config),
     }
+
+
+def mask_without_weights(model: Any, config: RunConfig) -> Mask:
+    """The run's mask; where it depends on the weights (magnitude, fisher, ...), a random one of the same size."""
+    if config.from_ticket is None and config.method not in SELECTORS:
+        return Mask.random(model, config.density, config.seed, config.part, config.scope)
+    return build_mask(model, config, None)
 
 
 def changed(config: RunConfig) -> list[str]:

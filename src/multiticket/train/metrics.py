@@ -14,6 +14,7 @@ NAMES = {
     "reward": "reward",
     "accuracy": "accuracy",
     "kl": "kl",
+    "reference_kl": "reference_kl",
     "loss": "loss",
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",

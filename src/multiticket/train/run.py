@@ -15,14 +15,21 @@ from multiticket.train.quiet import hush, hush_loaded
 hush()
 
 import torch  # noqa: E402
-from transformers import PreTrainedModel  # noqa: E402
 from transformers.trainer_callback import PrinterCallback  # noqa: E402
 
 from multiticket import tasks  # noqa: E402
 from multiticket.config import RunConfig  # noqa: E402
-from multiticket.mask import Mask, MaskRule, masked_candidates  # noqa: E402
+from multiticket.mask import masked_candidates  # noqa: E402
 from multiticket.sparse import Attachment, attach  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
+from multiticket.train.arms import (  # noqa: E402
+    add_lora,
+    build_mask,
+    lora_rank,
+    save_adapter,
+    trained_count,
+    with_adapter,
+)
 from multiticket.train.disk import explained  # noqa: E402
 from multiticket.train.evaluation import evaluate  # noqa: E402
 from multiticket.train.files import write_json  # noqa: E402
@@ -32,7 +39,7 @@ from multiticket.train.models import load_model  # noqa: E402
 from multiticket.train.progress import RunProgress  # noqa: E402
 from multiticket.train.run_folder import RunFolder, read_json  # noqa: E402
 from multiticket.train.sitting import Sitting  # noqa: E402
-from multiticket.train.start import attach_start, load_start  # noqa: E402
+from multiticket.train.start import attach_start  # noqa: E402
 from multiticket.train.trackers import check_installed  # noqa: E402
 from multiticket.train.trainer import RLVRTrainer, grpo_config  # noqa: E402
 from multiticket.train.validation import best_step  # noqa: E402
@@ -107,6 +114,7 @@ def _result(
         "learning_rate": run.learning_rate,
         "learning_rate_asked": config.learning_rate,
         "method": config.method if config.arm == "ticket" else None,
+        **({"lora_rank": run.lora_rank, "density": run.nnz / run.numel} if config.arm == "lora" else {}),
         "nnz": run.nnz,
         "numel": run.numel,
         "eval": {"before": before, "after": after},
@@ -146,6 +154,7 @@ class _Run:
         if config.eval_every and not len(task.problems("validation")):
             raise ValueError(f"Task {config.task} has no validation problems for eval_every: leave it out.")
         check_installed(config.report_to)
+        self.model: Any
         self.model, self.tokenizer = load_model(config.model, config.dtype)
         self.numel = sum(parameter.numel() for parameter in masked_candidates(self.model).values())
         self.attachment: Attachment | None = None
@@ -153,8 +162,11 @@ class _Run:
         if config.from_ticket is not None:
             self.attachment, self.start = attach_start(self.model, config)
         elif config.arm == "ticket":
-            self.attachment = attach(self.model, build_mask(self.model, config))
-        self.nnz = self.attachment.nnz if self.attachment is not None else self.numel
+            self.attachment = attach(self.model, build_mask(self.model, config, self.tokenizer))
+        elif config.arm == "lora":
+            self.lora_rank = lora_rank(self.model, config)
+            self.model = add_lora(self.model, config)
+        self.nnz = trained_count(self.model)
         self.rate: RateController | None = None
         if config.learning_rate == "auto":
             self.rate = RateController(config.target_kl, config.rate_control, config.usual_rate)
@@ -194,6 +206,8 @@ class _Run:
             attachment=self.attachment,
             kl_rollouts=self.config.kl_rollouts,
             rate=self.rate,
+            beta=self.config.beta,
+            reference=self.config.reference,
         )
         if not self.verbose:
             trainer.remove_callback(PrinterCallback)
@@ -204,7 +218,10 @@ class _Run:
         return evaluate(self.model, self.tokenizer, self.task, settings, self.tokens).summary()
 
     def keep(self) -> Path:
-        """Write what was trained: a ticket, or the whole model as a plain checkpoint."""
+        """Write what was trained: a ticket, an adapter, or the whole model as a plain checkpoint."""
+        if self.config.arm == "lora":
+            save_adapter(self.model, self.folder.adapter)
+            return self.folder.adapter
         if self.attachment is None:
             with self.folder.replacing_model() as folder:
                 self.model.save_pretrained(folder)
@@ -216,11 +233,13 @@ class _Run:
         return self.folder.ticket
 
     def measure_kept(self) -> dict[str, Any]:
-        """The scores of what was written, read back: the checkpoint, or the ticket on a freshly loaded base."""
+        """The scores of what was written, read back: the checkpoint, or ticket or adapter on a fresh base."""
         self.progress.phase("measuring what was trained")
-        if self.attachment is None:
+        if self.config.arm == "full":
             return self._measure(*load_model(str(self.folder.model), self.config.dtype), "after")
         base, tokenizer = load_model(self.config.model, self.config.dtype)
+        if self.config.arm == "lora":
+            return self._measure(with_adapter(base, self.folder.adapter), tokenizer, "after")
         ticket = Ticket.load(self.folder.ticket)
         with ticket.applied(base):
             after = self._measure(base, tokenizer, "after")
@@ -232,21 +251,6 @@ class _Run:
         evaluation = evaluate(model, tokenizer, self.task, self.config.eval, self.tokens)
         evaluation.save(self.folder.problems(when))
         return evaluation.summary()
-
-
-def build_mask(model: PreTrainedModel, config: RunConfig) -> Mask:
-    """The mask that the settings' rule gives for this model, or that of the ticket which the run goes on from."""
-    if config.from_ticket is not None:
-        return load_start(config.from_ticket)[0].mask
-    rule = MaskRule(
-        method=config.method,
-        density=config.density,
-        seed=config.seed,
-        part=config.part,
-        scope=config.scope,
-        options=config.mask_options,
-    )
-    return Mask.from_rule(model, rule)
 
 
 def reward_function(task: Any) -> Any:

@@ -20,7 +20,7 @@ class RunFolder:
     """Where a run keeps what it says and makes.
 
     ``config.json`` the settings; ``metrics.jsonl`` one line an optimiser step; ``result.json`` what came of
-    it; ``ticket.safetensors`` (ticket arm) or ``model/`` (full arm); ``eval-before.jsonl`` and
+    it; ``ticket.safetensors`` (ticket arm) or ``model/`` (full arm) or ``adapter/`` (LoRA); ``eval-before.jsonl`` and
     ``eval-after.jsonl`` the results of single problems; ``eval.jsonl`` scores on held-out problems on the way;
     ``samples.jsonl`` a few rollouts; ``checkpoints/step-N``; ``tensorboard/``.
     """
@@ -32,6 +32,7 @@ class RunFolder:
         self.result = path / "result.json"
         self.ticket = path / "ticket.safetensors"
         self.model = path / "model"
+        self.adapter = path / "adapter"
         self.checkpoints = Checkpoints(path / "checkpoints")
         self.tensorboard = path / "tensorboard"
         self.steps = StepLines(self.metrics)

@@ -16,9 +16,9 @@ from multiticket import tasks  # noqa: E402
 from multiticket.config import EvalConfig, RunConfig  # noqa: E402
 from multiticket.sparse import attach  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
+from multiticket.train.arms import build_mask, with_adapter  # noqa: E402
 from multiticket.train.evaluation import Evaluation, evaluate  # noqa: E402
 from multiticket.train.models import load_model  # noqa: E402
-from multiticket.train.run import build_mask  # noqa: E402
 from multiticket.train.run_folder import RunFolder  # noqa: E402
 from multiticket.train.trainer import VALUES_FILE, load_values  # noqa: E402
 
@@ -107,25 +107,6 @@ def adapter_base(adapter: Path) -> str:
     return str(named)
 
 
-def with_adapter(base: Any, adapter: Path) -> Any:
-    """The base with a PEFT adapter read from its folder on top, not merged.
-
-    Raises:
-        ValueError: PEFT is not installed, the folder holds no adapter in safetensors, or it does not fit the base.
-    """
-    try:
-        from peft import PeftModel
-    except ModuleNotFoundError:
-        raise ValueError("An adapter needs PEFT: pip install 'multiticket[peft]'.") from None
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise ValueError(f"{adapter} is not a PEFT adapter: it holds no adapter_model.safetensors.")
-    try:
-        return PeftModel.from_pretrained(base, str(adapter))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"The adapter in {adapter} does not fit this base: {reason}.") from None
-
-
 def _measure_checkpoint(
     config: RunConfig, checkpoint: Path, task: str | None
 ) -> tuple[Evaluation, dict[str, Any]]:
@@ -137,9 +118,12 @@ def _measure_checkpoint(
     about = {"model": started.model, "task": chosen.name, "checkpoint": str(checkpoint)}
     if started.arm == "full":
         model, tokenizer = load_model(str(checkpoint), started.dtype)
+    elif started.arm == "lora":
+        base, tokenizer = load_model(started.model, started.dtype)
+        model = with_adapter(base, checkpoint)
     else:
         model, tokenizer = load_model(started.model, started.dtype)
-        load_values(attach(model, build_mask(model, started)), checkpoint / VALUES_FILE)
+        load_values(attach(model, build_mask(model, started, tokenizer)), checkpoint / VALUES_FILE)
     return evaluate(model, tokenizer, chosen, config.eval, started.max_completion_tokens), about
 
 

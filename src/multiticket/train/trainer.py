@@ -17,11 +17,13 @@ from trl.trainer.utils import RepeatSampler
 from multiticket.config import RunConfig
 from multiticket.sparse import Attachment
 from multiticket.sparse.distributed import reshard
+from multiticket.train.arms import save_adapter
 from multiticket.train.checkpoints import Checkpoints
 from multiticket.train.engine_weights import push_plain_weights
 from multiticket.train.grpo_options import with_options
 from multiticket.train.learning_rate import RateController, solve_rate
 from multiticket.train.probe import FirstStepProbe
+from multiticket.train.reference import Which, make_reference
 
 VALUES_FILE = "values.safetensors"
 _KEY = "multiticket"
@@ -40,7 +42,7 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
         output_dir=str(folder),
         loss_type="dapo",
         scale_rewards="none",
-        beta=0.0,
+        beta=0.0,  # TRL would load a second model by name; RLVRTrainer has its own reference
         num_iterations=1,
         num_generations=config.group,
         per_device_train_batch_size=config.micro_batch,
@@ -86,6 +88,8 @@ class RLVRTrainer(GRPOTrainer):
     Args:
         attachment: what is trained; None for the whole model.
         kl_rollouts: rollouts on which each step's KL is estimated.
+        beta: weight of the KL penalty against the reference policy; the arguments' one must be 0.
+        reference: the reference policy: ``base``, or the values at the ``start``.
         rate: decides each step's learning rate (the arguments' one must be 1 then); None: the arguments do.
     """
 
@@ -96,6 +100,7 @@ class RLVRTrainer(GRPOTrainer):
     processing_class: Any
     optimizer: Any
     lr_scheduler: Any
+    ref_model: Any
     num_generations: int
 
     def __init__(
@@ -104,6 +109,8 @@ class RLVRTrainer(GRPOTrainer):
         attachment: Attachment | None,
         kl_rollouts: int,
         rate: RateController | None = None,
+        beta: float = 0.0,
+        reference: Which = "base",
         **kwargs: Any,
     ) -> None:
         self.attachment = attachment
@@ -114,8 +121,10 @@ class RLVRTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         if self.use_vllm and attachment is not None:
             push_plain_weights(self.vllm_generation, attachment)
-        if kl_rollouts:
-            self.add_callback(_MeasureKL(self))
+        if beta:
+            self.beta = self.args.beta = beta
+            self.ref_model = make_reference(self.model, attachment, reference)
+        self.add_callback(_MeasureKL(self))
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """All of them, as in the paper: norms and biases are trained and decay like any other tensor."""
@@ -135,7 +144,13 @@ class RLVRTrainer(GRPOTrainer):
     # Each step's KL
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """TRL's own, remembering the first rollouts of a training pass (they are shuffled) for `step_kl`."""
+        """TRL's own, remembering the first rollouts of a training pass (they are shuffled) for `step_kl`.
+
+        Asked for the reference policy, it answers with this very model, in which that is shown.
+        """
+        if model is not None and model is self.ref_model:
+            with self.ref_model():
+                return super()._get_per_token_logps_and_entropies(self.model, *args, **kwargs)
         input_ids, attention_mask, logits_to_keep = args
         output = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
         if torch.is_grad_enabled() and self.kl_rollouts:
@@ -235,7 +250,10 @@ class RLVRTrainer(GRPOTrainer):
             folder.mkdir(parents=True, exist_ok=True)
             save_values(self.attachment, folder / VALUES_FILE)
         else:
-            self.model.save_pretrained(folder)
+            if hasattr(self.model, "peft_config"):
+                save_adapter(self.model, folder)
+            else:
+                self.model.save_pretrained(folder)
             self.processing_class.save_pretrained(folder)
 
     def go_back_to(self, checkpoint: Path) -> None:
@@ -268,8 +286,13 @@ class _MeasureKL(TrainerCallback):
             self.trainer.probe_rate()
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        metrics = self.trainer._metrics["train"]
+        if self.trainer.beta:
+            metrics["reference_kl"] += metrics.pop("kl")  # TRL's name for it
+        if not self.trainer.kl_rollouts:
+            return
         kl = self.trainer.step_kl()
-        self.trainer._metrics["train"]["kl"].append(kl.token)
+        metrics["kl"].append(kl.token)
         if self.trainer.rate is not None:
             self.trainer.rate.update(kl.completion)
 
