@@ -14,7 +14,8 @@ from multiticket import tasks
 from multiticket.config import RunConfig
 from multiticket.mask import Mask, MaskRule, masked_candidates
 from multiticket.mask.scores import squared_gradients
-from multiticket.train.evaluation import complete, stop_tokens
+from multiticket.train.completion import complete, stop_tokens
+from multiticket.train.evaluation import prompt_texts
 from multiticket.train.plan_arms import values_per_rank
 from multiticket.train.start import load_start
 
@@ -63,9 +64,8 @@ def rollout_losses(
     problems = list(task.problems("train")["prompt"])
     prompts = [problems[number % len(problems)] for number in range(rollouts)]
     tokens = config.max_completion_tokens or task.max_completion_tokens
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        completions = complete(model, tokenizer, prompts, tokens, config.temperature)
+    prompts = prompt_texts(prompts, tokenizer)
+    completions = complete(model, tokenizer, prompts, tokens, config.temperature, seed=config.seed)
     end = stop_tokens(model, tokenizer)[:1]
     was_training = model.training
     model.eval()
