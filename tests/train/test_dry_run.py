@@ -14,7 +14,7 @@ from toy_task import TASK
 
 from multiticket import config
 from multiticket.cli import main
-from multiticket.mask import Mask
+from multiticket.mask import Mask, MaskRule
 from multiticket.train.dry_run import preview
 from multiticket.train.models import load_model
 from multiticket.train.plan import plan
@@ -51,6 +51,19 @@ def test_trained_positions_and_memory_are_those_of_the_mask_and_the_plan(
     assert found["memory"]["activations"] < whole["activations"]  # what only the other layers' gradients need
     assert found["memory"]["cache"] == whole["cache"]
     assert found["memory"]["peak"] == max(found["memory"]["training"], found["memory"]["generation"])
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("magnitude", {}), ("principal", {}), ("layers", {"layers": "first"}), ("columns", {})],
+)
+def test_masks_of_every_method_are_counted(
+    method: str, options: dict[str, str], without_weights: Path, toy_model_folder: Path
+) -> None:
+    found = _preview(without_weights, method=method, density=0.1, mask_options=options)
+    model, _ = load_model(str(toy_model_folder))
+    rule = MaskRule(method=method, density=0.1, seed=0, part=0, scope="all", options=options)
+    assert found["trained"] == Mask.from_rule(model, rule).nnz
 
 
 def test_work_is_counted(without_weights: Path) -> None:

@@ -170,3 +170,20 @@ def test_what_a_model_declares_for_chatting_does_not_change_the_measurement(toy:
         assert evaluate(model, tokenizer, TASK, settings) == plain
     finally:
         model.generation_config.update(**kept)
+
+
+def test_padding_that_comes_after_a_batch_was_broken_off_is_no_part_of_a_completion(
+    long_winded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an accelerator transformers notices a stop a step late, and pads every row until then."""
+    model, tokenizer = long_winded
+    prompts = [f"{n}=" for n in range(0, 120, 3)]
+    expected = complete(model, tokenizer, prompts, 40, 1.0)
+    generate = model.generate
+
+    def late(**given: Any) -> torch.Tensor:
+        said = generate(**given)
+        return torch.cat([said, torch.full_like(said[:, :1], tokenizer.pad_token_id)], dim=1)
+
+    monkeypatch.setattr(model, "generate", late)
+    assert complete(model, tokenizer, prompts, 40, 1.0) == expected

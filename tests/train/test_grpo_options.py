@@ -73,7 +73,7 @@ def test_all_that_the_recipe_decides_is_known_to_trl_and_what_a_setting_decides_
         "adam_beta1",
     }
     free |= {"adam_beta2", "bf16", "fp16", "gradient_checkpointing", "use_cpu", "report_to", "disable_tqdm"}
-    free |= {"log_level", "dataloader_pin_memory"}
+    free |= {"log_level", "dataloader_pin_memory", "project", "run_name"}
     monkeypatch.setattr(trainer, "with_options", lambda recipe, _: recipe)
     recipe: Any = grpo_config(config.build({}), tmp_path, 8)
     for name in set(recipe) - free:

@@ -14,14 +14,16 @@ from transformers import AutoTokenizer  # noqa: E402
 
 from multiticket import bases, tasks  # noqa: E402
 from multiticket.config import RunConfig, build  # noqa: E402
-from multiticket.mask import Mask  # noqa: E402
-from multiticket.mask.selectors import SELECTORS  # noqa: E402
-from multiticket.train.arms import build_mask  # noqa: E402
+from multiticket.mask import Mask, MaskRule  # noqa: E402
+from multiticket.mask.scores import WEIGHT_SCORES  # noqa: E402
 from multiticket.train.evaluation import prompt_texts  # noqa: E402
 from multiticket.train.plan import ArmPlan, plan  # noqa: E402
+from multiticket.train.start import load_start  # noqa: E402
 from multiticket.train.trainer import grpo_config  # noqa: E402
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
+READ_THE_MODEL = frozenset({*WEIGHT_SCORES, "fisher"})
+"""Methods of masks whose positions cannot be known without weights; their number can."""
 
 
 def preview(config: RunConfig, output: Path, verbose: bool = False) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def preview(config: RunConfig, output: Path, verbose: bool = False) -> dict[str,
         gradient_checkpointing=_checkpoints_activations(config),
         padded=True,
         completions=config.rollouts,
-        make_mask=lambda model: mask_without_weights(model, config),
+        make_mask=lambda model: mask_by_shapes(model, config),
         lora_rank=config.lora_rank,
     )
     arm = as_trained_here(planned.arms[0], config)
@@ -61,7 +63,7 @@ def preview(config: RunConfig, output: Path, verbose: bool = False) -> dict[str,
         "changed": changed(config),
         "parameters": planned.parameters,
         "trained": arm.trained,
-        "trained_bytes": arm.trained * ITEMSIZE[config.dtype],
+        "trained_bytes": arm.trained * ITEMSIZE["float32" if config.arm == "lora" else config.dtype],
         "memory": {
             **asdict(arm),
             "state": arm.state,
@@ -75,11 +77,23 @@ def preview(config: RunConfig, output: Path, verbose: bool = False) -> dict[str,
     }
 
 
-def mask_without_weights(model: Any, config: RunConfig) -> Mask:
-    """The run's mask; where it depends on the weights (magnitude, fisher, ...), a random one of the same size."""
-    if config.from_ticket is None and config.method not in SELECTORS:
-        return Mask.random(model, config.density, config.seed, config.part, config.scope)
-    return build_mask(model, config, None)
+def mask_by_shapes(model: Any, config: RunConfig) -> Mask:
+    """The mask of a run on a model without weights.
+
+    For a method that reads the weights, random positions of the same tensors: as many of each, int(n * density).
+    """
+    reads = config.method in READ_THE_MODEL
+    if config.from_ticket is not None:
+        return load_start(config.from_ticket)[0].mask
+    rule = MaskRule(
+        method="random" if reads else config.method,
+        density=config.density,
+        seed=config.seed,
+        part=config.part,
+        scope=config.scope,
+        options={} if reads else config.mask_options,
+    )
+    return Mask.from_rule(model, rule)
 
 
 def changed(config: RunConfig) -> list[str]:

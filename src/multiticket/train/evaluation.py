@@ -11,9 +11,11 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from multiticket.config import EvalConfig
-from multiticket.train.completion import complete
+from multiticket.train.completion import complete, stop_tokens
 from multiticket.train.estimators import mean_interval, pass_at_k
 from multiticket.train.files import write_text
+
+__all__ = ["Evaluation", "ProblemResult", "complete", "evaluate", "prompt_texts", "stop_tokens"]
 
 _STREAMS = 2**32
 """More samples of a problem than anyone draws: keeps the random streams of problems apart."""

@@ -155,7 +155,7 @@ def student_t(probability: float, freedom: float) -> float:
     freedom = max(freedom, 1.0)
     if freedom > 1e5:
         return NormalDist().inv_cdf(probability)
-    x = np.linspace(0, math.pi / 2, 100_001)
+    x = np.linspace(0, min(math.pi / 2, 12 / math.sqrt(freedom)), 20_001)  # beyond is nothing
     density = np.cos(x) ** (freedom - 1)
     integral = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     angle = np.interp(2 * probability - 1, integral / integral[-1], x)
