@@ -33,7 +33,7 @@ def first(toy_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> t
 def _going_on(ticket: Path, model: Path, **more: Any) -> config.RunConfig:
     asked = {"model": str(model), "task": "toy_task:TASK", "training_seed": 11, **more}
     settings = settings_from_ticket(str(ticket), asked)
-    return small(model, **settings)
+    return small(model, **{name: value for name, value in settings.items() if name != "model"})
 
 
 def test_it_starts_where_the_ticket_ended_and_ends_with_a_ticket_of_the_base(
@@ -91,10 +91,16 @@ def test_a_mask_that_follows_no_rule_goes_on_too(toy_model_folder: Path, tmp_pat
     ],
 )
 def test_another_mask_is_refused(
-    asked: dict[str, Any], says: str, first: tuple[Path, dict[str, Any]], toy_model_folder: Path, tmp_path: Path
+    asked: dict[str, Any],
+    says: str,
+    first: tuple[Path, dict[str, Any]],
+    toy_model_folder: Path,
+    tmp_path: Path,
 ) -> None:
     with pytest.raises(ValueError, match=says):
-        config.build({**settings_from_ticket(str(first[0]), asked)} | ({"density": None} if "arm" in asked else {}))
+        config.build(
+            {**settings_from_ticket(str(first[0]), asked)} | ({"density": None} if "arm" in asked else {})
+        )
     settings = small(toy_model_folder, from_ticket=str(first[0]))  # of seed 0
     with pytest.raises(ValueError, match="trains with seed 3, not 0"):
         run_training(settings, tmp_path / "run", show_progress=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import metrics, small
 from transformers import TrainerCallback
@@ -73,6 +73,7 @@ numbers = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(numbers, max_size=60))
 def test_runs_within_the_bounds_never_stop(changes: list[dict[str, Any]]) -> None:
     lines = _lines(*changes)
@@ -142,7 +143,10 @@ def test_a_collapse_stops_the_run_and_keeps_the_ticket_from_before(
     ticket = Ticket.load(output / "ticket.safetensors")
     for name, values in healthy.sections[0].values.items():
         assert ticket.sections[0].values[name].equal(values)
-    assert (output / "checkpoints" / f"step-{kept}").is_dir(), "kept although only the newest one was asked for"
+    assert (ticket.provenance["steps"], ticket.provenance["stopped"]) == (kept, stopped)
+    assert (output / "checkpoints" / f"step-{kept}").is_dir(), (
+        "kept although only the newest one was asked for"
+    )
 
 
 def test_a_collapsed_run_is_resumed_only_when_asked(
@@ -153,7 +157,9 @@ def test_a_collapsed_run_is_resumed_only_when_asked(
         run_training(small(toy_model_folder, **STOPS), output, resume=True, show_progress=False)
     copy = tmp_path / "run"
     shutil.copytree(output, copy)
-    asked = small(toy_model_folder, **{**STOPS, "steps": result["stopped"]["step"] + 1}, stop_on_collapse=False)
+    asked = small(
+        toy_model_folder, **{**STOPS, "steps": result["stopped"]["step"] + 1}, stop_on_collapse=False
+    )
     assert run_training(asked, copy, resume=True, show_progress=False)["stopped"] is None
     assert len(metrics(copy)) == result["stopped"]["step"] + 1
 
