@@ -80,14 +80,14 @@ def test_pruning_keeps_the_last_the_best_and_the_last_healthy_one(
 def test_a_checkpoint_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     checkpoints = _with_steps(tmp_path, [2])
     (tmp_path / "step-x").mkdir()  # somebody else's
-    partial = checkpoints.begin(4)
+    partial = checkpoints.partial(4)
     (partial / "inner").mkdir(parents=True)
     (partial / "inner" / "state").write_text("4")
     assert (checkpoints.last(), checkpoints.last(before=2)) == (2, None)
     checkpoints.finish(4, partial / "inner")
     assert checkpoints.last() == 4
     assert (checkpoints.of(4) / "state").read_text() == "4"
-    checkpoints.begin(6).mkdir()
+    checkpoints.partial(6).mkdir()
     checkpoints.remove_partial()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-2", "step-4", "step-x"]
 

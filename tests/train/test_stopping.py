@@ -64,7 +64,7 @@ def test_a_collapse_is_certain_after_enough_steps_and_not_before(
 numbers = st.fixed_dictionaries(
     {
         "reward": st.floats(0.01, 1),
-        "kl": st.one_of(st.none(), st.floats(0, 0.5)),
+        "kl": st.one_of(st.none(), st.floats(0, 0.15)),
         "loss": st.floats(-1, 1),
         "grad_norm": st.one_of(st.none(), st.floats(0, 100)),
         "completion_length": st.floats(2, 100),
@@ -79,6 +79,33 @@ def test_runs_within_the_bounds_never_stop(changes: list[dict[str, Any]]) -> Non
     lines = _lines(*changes)
     assert all(collapse(lines[:upto], BOUNDS) is None for upto in range(len(lines) + 1))
     assert suspect_since(lines, BOUNDS) is None
+
+
+TEN_TIMES_TOO_FAST = [
+    0.587,
+    0.551,
+    0.228,
+    0.235,
+    0.159,
+    0.173,
+    0.205,
+    0.083,
+    0.069,
+    0.128,
+    0.178,
+    0.162,
+    0.081,
+    0.099,
+]
+"""KL of the first steps of arithmetic with the shipped base, 512 rollouts, a 1 % ticket at a rate of 0.1: the reward
+stays where it was. At 0.01 it is 0.004, at 0.03 it is 0.04, and the reward rises."""
+
+
+def test_a_rate_ten_times_too_high_is_noticed_and_one_three_times_too_high_is_not() -> None:
+    found = collapse(_lines(*({"kl": kl} for kl in TEN_TIMES_TOO_FAST[:5])), BOUNDS)
+    assert found is not None
+    assert found.since == 1
+    assert collapse(_lines(*[{"kl": 0.043}] * 100), BOUNDS) is None
 
 
 def test_answers_that_are_always_cut_off_are_no_collapse_while_they_earn_rewards() -> None:
