@@ -26,12 +26,9 @@ class Checkpoints:
         steps = [step for step in self.steps() if before is None or step < before]
         return steps[-1] if steps else None
 
-    def begin(self, step: int) -> Path:
-        """The empty folder in which to write the checkpoint of `step`, until `finish`."""
-        partial = self.path / f"partial-{step}"
-        if partial.exists():
-            shutil.rmtree(partial)
-        return partial
+    def partial(self, step: int) -> Path:
+        """The folder in which to write the checkpoint of `step`, until `finish`."""
+        return self.path / f"partial-{step}"
 
     def finish(self, step: int, written: Path) -> None:
         """Give a written checkpoint its name, once it is on the disk."""
@@ -45,8 +42,8 @@ class Checkpoints:
         self.give_up(step)
 
     def give_up(self, step: int) -> None:
-        """Delete what `begin` began."""
-        shutil.rmtree(self.path / f"partial-{step}", ignore_errors=True)
+        """Delete what was written of a checkpoint that is not to be finished."""
+        shutil.rmtree(self.partial(step), ignore_errors=True)
 
     def delete(self, step: int) -> None:
         """Rename first, so that no half of one is taken for a checkpoint."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -66,6 +68,9 @@ class StopSignals:
     def _note(self, signum: int, frame: Any) -> None:
         self.received = signum
         self._restore()
+        os.write(
+            2, b"\nmultiticket: stopping when this step is done and saved; a second signal stops at once.\n"
+        )
 
     def _restore(self) -> None:
         for signum, handler in self._before.items():
@@ -80,7 +85,16 @@ class StopAtStep(TrainerCallback):
         self.signals = signals
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.signals.received = _of_any_rank(self.signals.received, args.device)
         if self.signals.received is not None:
             self.signals.stopped_at = state.global_step
             control.should_save = True
             control.should_training_stop = True
+
+
+def _of_any_rank(received: int | None, device: torch.device) -> int | None:
+    """The signal that any rank received: all must end with the same step."""
+    largest = torch.tensor(received or 0, device=device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return int(largest) or None

@@ -53,10 +53,12 @@ class MetricsWriter(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        if not state.is_world_process_zero or not logs or "reward" not in logs:
+        if not logs or "reward" not in logs:
             return
         line: dict[str, Any] = {"step": state.global_step, "time": round(self.seconds, 3)}
         line.update({name: logs.get(theirs) for name, theirs in NAMES.items()})
+        self.lines.append(line)  # on every rank: all decide alike what follows from it
+        if not state.is_world_process_zero:
+            return
         self.file.append(line)
-        self.lines.append(line)
         self.progress.step(state.global_step, logs["reward"])

@@ -44,6 +44,17 @@ from multiticket.train.trackers import check_installed  # noqa: E402
 from multiticket.train.trainer import RLVRTrainer, grpo_config  # noqa: E402
 from multiticket.train.validation import best_step  # noqa: E402
 
+WATCHING = {
+    "eval",
+    "eval_every",
+    "samples_every",
+    "keep_last",
+    "report_to",
+    "stop_on_collapse",
+    "collapse",
+}
+"""Settings that change what is seen of a run, and not what it learns: a ticket does not name them."""
+
 
 def run_training(
     config: RunConfig, output: Path, resume: bool = False, show_progress: bool = True, verbose: bool = False
@@ -91,7 +102,7 @@ def run_training(
             folder.result.unlink(missing_ok=True)  # of fewer steps, if there is one
             before = run.measure_start()
             train_s, stopped = run.train()
-            kept = run.keep()
+            kept = run.keep(stopped)
             after = run.measure_kept()
             result = _result(run, before, after, kept, train_s, stopped, started)
             write_json(folder.result, result)
@@ -217,7 +228,7 @@ class _Run:
         settings = self.config.eval.model_copy(update={"split": "validation"})
         return evaluate(self.model, self.tokenizer, self.task, settings, self.tokens).summary()
 
-    def keep(self) -> Path:
+    def keep(self, stopped: dict[str, Any] | None) -> Path:
         """Write what was trained: a ticket, an adapter, or the whole model as a plain checkpoint."""
         if self.config.arm == "lora":
             save_adapter(self.model, self.folder.adapter)
@@ -227,8 +238,10 @@ class _Run:
                 self.model.save_pretrained(folder)
                 self.tokenizer.save_pretrained(folder)
             return self.folder.model
-        settings = self.config.model_dump(mode="json", exclude={"eval"})
+        settings = self.config.model_dump(mode="json", exclude=WATCHING)
         settings["learning_rate"] = self.learning_rate
+        if stopped is not None:
+            settings |= {"steps": stopped["kept_step"], "stopped": stopped}
         self.attachment.ticket(**settings, versions=versions()).save(self.folder.ticket)
         return self.folder.ticket
 

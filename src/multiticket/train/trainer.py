@@ -231,10 +231,11 @@ class RLVRTrainer(GRPOTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
         checkpoints = Checkpoints(Path(self.args.output_dir))
-        partial = checkpoints.begin(step)
+        partial = checkpoints.partial(step)
         self._saving_to = str(partial)
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 checkpoints.finish(step, partial / f"checkpoint-{step}")
         except BaseException:

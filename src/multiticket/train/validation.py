@@ -16,16 +16,22 @@ class Validation(TrainerCallback):
     `measure` returns an evaluation's summary, and leaves the random state and the model as they were.
     """
 
+    lines: list[dict[str, Any]]
+    """What the file holds; the same on every rank."""
+
     def __init__(self, every: int, lines: StepLines, measure: Callable[[], dict[str, Any]]) -> None:
         self.every = every
-        self.lines = lines
+        self.file = lines
+        self.lines = lines.read()
         self.measure = measure
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.every:
             return
         self.lines.append({"step": state.global_step, **self.measure()})
-        if best_step(self.lines.read()) == state.global_step:
+        if state.is_world_process_zero:
+            self.file.append(self.lines[-1])
+        if best_step(self.lines) == state.global_step:
             control.should_save = True
 
 
