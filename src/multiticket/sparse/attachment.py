@@ -14,8 +14,9 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from multiticket.mask import Mask
 from multiticket.mask.fingerprint import fingerprint
 from multiticket.mask.names import VALUES_SUFFIX, masked_candidates
+from multiticket.sparse.crossover import refuse_method_that_cannot_work
 from multiticket.sparse.distributed import local, own_share, reshard, sharded_layers, whole
-from multiticket.sparse.layers import convert, restore
+from multiticket.sparse.layers import convert, gradient_method, masked_weights, restore
 from multiticket.sparse.masked_weight import MaskedWeight
 from multiticket.sparse.refusals import refuse_what_cannot_work
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
 
 
-def attach(model: nn.Module, mask: Mask) -> Attachment:
+def attach(model: nn.Module, mask: Mask, gradient: str = "auto") -> Attachment:
     """Freeze ``model`` and add one fp32 parameter of values for each masked tensor.
 
     Forward passes read the dense weights as before; backward passes give the values their gradient, which is the
@@ -35,17 +36,21 @@ def attach(model: nn.Module, mask: Mask) -> Attachment:
     Args:
         model: any module with real weights, on any device, in any floating-point dtype.
         mask: positions in this model's tensors.
+        gradient: how linear layers compute the values' gradient: ``auto`` (by ``sparse.crossover``), ``sampled``,
+            ``blocks`` or ``triton``.
 
     Returns:
         The attachment, which knows the values, the base and the way back.
 
     Raises:
         ValueError: the model has an attachment already, lacks a masked tensor or has another shape for it, is
-            quantised, partitioned (DeepSpeed ZeRO-3, FSDP) or has no weights yet (meta device).
+            quantised, partitioned (DeepSpeed ZeRO-3, FSDP) or has no weights yet (meta device); or ``gradient`` is
+            none of those, or Triton is not installed.
     """
     parameters = masked_candidates(model)
     refuse_what_cannot_work(model, mask, parameters)
-    return Attachment(model, mask, parameters)
+    refuse_method_that_cannot_work(gradient)
+    return Attachment(model, mask, parameters, gradient)
 
 
 class Attachment:
@@ -60,7 +65,9 @@ class Attachment:
     base_fingerprint: str
     """Hash of the base's values at the mask's positions; a ticket made here can be applied to that base only."""
 
-    def __init__(self, model: nn.Module, mask: Mask, parameters: dict[str, nn.Parameter]) -> None:
+    def __init__(
+        self, model: nn.Module, mask: Mask, parameters: dict[str, nn.Parameter], gradient: str = "auto"
+    ) -> None:
         self.model = model
         self.mask = mask
         self._required_grad = {name: parameter.requires_grad for name, parameter in parameters.items()}
@@ -72,7 +79,7 @@ class Attachment:
         for name in mask.names:
             places = readers[id(parameters[name])]
             owner, attribute = places[0]
-            weight = MaskedWeight(name, owner, attribute, mask.indices(name))
+            weight = MaskedWeight(name, owner, attribute, mask.indices(name), gradient)
             self._weights[name] = weight
             for module, attribute in places:
                 by_module.setdefault(module, {})[attribute] = weight
@@ -101,6 +108,17 @@ class Attachment:
         """The values (k,) of each masked tensor: what an optimiser trains."""
         for _, values in self.named_parameters():
             yield values
+
+    def gradient_methods(self) -> dict[str, str]:
+        """How each tensor's gradient is computed, by name; of a tied weight, in each layer that has it, with ``+``.
+
+        ``sampled``, ``blocks`` or ``triton`` in a linear layer, ``lookup`` in an embedding, ``dense`` anywhere else.
+        """
+        methods: dict[str, list[str]] = {name: [] for name in self._attached()}
+        for module in self._modules:
+            for weight in masked_weights(module).values():
+                methods[weight.name].append(gradient_method(module, weight))
+        return {name: " + ".join(dict.fromkeys(ways)) for name, ways in methods.items()}
 
     def dense_values(self, name: str) -> Tensor:
         """What the dense weight ``name`` holds at the mask's positions (k,), in its own dtype."""

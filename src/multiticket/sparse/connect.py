@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from multiticket.sparse.gradient import embedding_values_grad, linear_values_grad
+from multiticket.sparse.embedding_gradient import embedding_values_grad
+from multiticket.sparse.gradient import linear_values_grad
 
 
 class ConnectedView(torch.autograd.Function):
@@ -34,7 +35,11 @@ class ConnectedView(torch.autograd.Function):
 
 
 class MaskedLinearFunction(torch.autograd.Function):
-    """``x W^T + b``; backward takes the input's gradient as usual and only k entries of W's."""
+    """``x W^T + b``; backward takes the input's gradient as usual and only k entries of W's.
+
+    ``positions`` and ``starts`` tell the entries within the ``rows`` and ``columns`` (None: all) that the mask touches.
+    Of the input, backward keeps only those columns.
+    """
 
     @staticmethod
     def forward(
@@ -45,10 +50,12 @@ class MaskedLinearFunction(torch.autograd.Function):
         dense: Tensor,
         positions: Tensor,
         starts: Tensor,
+        rows: Tensor | None,
+        columns: Tensor | None,
         method: str,
     ) -> Tensor:
-        ctx.save_for_backward(x, dense)
-        ctx.positions, ctx.starts, ctx.method = positions, starts, method
+        ctx.save_for_backward(x if columns is None else x.index_select(-1, columns), dense)
+        ctx.positions, ctx.starts, ctx.rows, ctx.method = positions, starts, rows, method
         ctx.values_dtype = values.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
         if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
@@ -69,9 +76,11 @@ class MaskedLinearFunction(torch.autograd.Function):
                 dbias = dy.sum(0).to(ctx.bias_dtype)
             if ctx.needs_input_grad[2]:
                 tokens = x.reshape(-1, x.shape[-1]).to(dy.dtype)
+                if ctx.rows is not None:
+                    dy = dy.index_select(1, ctx.rows)
                 dvalues = linear_values_grad(dy, tokens, ctx.positions, ctx.starts, ctx.method)
                 dvalues = dvalues.to(ctx.values_dtype)
-        return dx, dbias, dvalues, None, None, None, None
+        return dx, dbias, dvalues, None, None, None, None, None, None
 
 
 class MaskedEmbeddingFunction(torch.autograd.Function):

@@ -1,0 +1,68 @@
+"""The ``triton`` way: k dot products on a CUDA device. Tested under Triton's interpreter; never yet run on a GPU.
+
+Both operands are transposed once, so that each dot product reads two contiguous rows. Positions are sorted row-major:
+a program's positions are neighbours, mostly in one row of dy^T, which then comes from the cache. Sums are fp32.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK_POSITIONS, BLOCK_TOKENS = 32, 128
+
+
+@triton.jit
+def _dot_products(
+    dy_t, x_t, positions, out, k, columns, tokens, BLOCK_POSITIONS: tl.constexpr, BLOCK_TOKENS: tl.constexpr
+):
+    index = tl.program_id(0) * BLOCK_POSITIONS + tl.arange(0, BLOCK_POSITIONS)
+    wanted = index < k
+    position = tl.load(positions + index, mask=wanted, other=0)
+    # 64 bits from here: features x tokens may pass 2^31 where the positions do not.
+    row = (position // columns).to(tl.int64) * tokens
+    column = (position % columns).to(tl.int64) * tokens
+    total = tl.zeros((BLOCK_POSITIONS,), dtype=tl.float32)
+    for first in range(0, tokens, BLOCK_TOKENS):
+        token = first + tl.arange(0, BLOCK_TOKENS)
+        inside = wanted[:, None] & (token < tokens)[None, :]
+        left = tl.load(dy_t + row[:, None] + token[None, :], mask=inside, other=0.0)
+        right = tl.load(x_t + column[:, None] + token[None, :], mask=inside, other=0.0)
+        total += tl.sum(left.to(tl.float32) * right.to(tl.float32), axis=1)
+    tl.store(out + index, total, mask=wanted)
+
+
+def dot_products(dy: Tensor, x: Tensor, positions: Tensor) -> Tensor:
+    """Gradient at sorted ``positions`` (k,) from dy (tokens, rows) and x (tokens, columns); fp32.
+
+    Args:
+        dy, x: bf16, fp16 or fp32, of one dtype.
+        positions: int32 or int64.
+
+    Raises:
+        ValueError: the operands are not on a CUDA device.
+    """
+    if dy.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f'The weights are on the {dy.device.type}, where Triton does not run; attach with gradient="auto".'
+        )
+    k, tokens = positions.numel(), dy.shape[0]
+    out = torch.zeros(k, dtype=torch.float32, device=dy.device)
+    if k and tokens:
+        grid = (triton.cdiv(k, BLOCK_POSITIONS),)
+        _dot_products[grid](
+            dy.t().contiguous(),
+            x.t().contiguous(),
+            positions,
+            out,
+            k,
+            x.shape[1],
+            tokens,
+            BLOCK_POSITIONS=BLOCK_POSITIONS,
+            BLOCK_TOKENS=BLOCK_TOKENS,
+        )
+    return out
