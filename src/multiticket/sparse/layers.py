@@ -97,7 +97,7 @@ class MaskedEmbedding(nn.Embedding):
 
     def forward(self, tokens: Tensor) -> Tensor:
         weight = masked_weights(self).get("weight")
-        special = self.max_norm is not None or self.scale_grad_by_freq or self.sparse
+        special = self.scale_grad_by_freq or self.sparse
         if weight is None or special or not weight.trains:
             return F.embedding(
                 tokens,
