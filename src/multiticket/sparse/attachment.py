@@ -14,10 +14,9 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from multiticket.mask import Mask
 from multiticket.mask.fingerprint import fingerprint
 from multiticket.mask.names import VALUES_SUFFIX, masked_candidates
+from multiticket.sparse.crossover import refuse_method_that_cannot_work
 from multiticket.sparse.distributed import local, own_share, reshard, sharded_layers, whole
-from multiticket.sparse.fused_head import use_sparse_head
-from multiticket.sparse.gradient import METHODS
-from multiticket.sparse.layers import convert, restore
+from multiticket.sparse.layers import convert, gradient_method, masked_weights, restore
 from multiticket.sparse.masked_weight import MaskedWeight
 from multiticket.sparse.refusals import refuse_what_cannot_work
 
@@ -37,21 +36,22 @@ def attach(model: nn.Module, mask: Mask, gradient: str = "auto") -> Attachment:
     Args:
         model: any module with real weights, on any device, in any floating-point dtype.
         mask: positions in this model's tensors.
-        gradient: how linear layers compute the values' gradient: ``auto`` (by the mask's structure and the measured
-            crossover), ``sampled``, ``blocks`` or ``triton`` (see ``multiticket.sparse.gradient``).
+        gradient: how linear layers compute the values' gradient: ``auto`` (by ``sparse.crossover``), ``sampled``,
+            ``blocks`` or ``triton``.
 
     Returns:
         The attachment, which knows the values, the base and the way back.
 
     Raises:
         ValueError: the model has an attachment already, lacks a masked tensor or has another shape for it, is
-            quantised, partitioned (DeepSpeed ZeRO-3, FSDP) or has no weights yet (meta device); or there is no such
-            gradient method.
+            quantised, partitioned (DeepSpeed ZeRO-3, FSDP) or has no weights yet (meta device); or ``gradient`` is
+            none of those, or Triton is not installed.
     """
     if gradient not in ("auto", *METHODS):
         raise ValueError(f"There is no gradient method {gradient!r}; give auto, {', '.join(METHODS)}.")
     parameters = masked_candidates(model)
     refuse_what_cannot_work(model, mask, parameters)
+    refuse_method_that_cannot_work(gradient)
     return Attachment(model, mask, parameters, gradient)
 
 
@@ -68,7 +68,7 @@ class Attachment:
     """Hash of the base's values at the mask's positions; a ticket made here can be applied to that base only."""
 
     def __init__(
-        self, model: nn.Module, mask: Mask, parameters: dict[str, nn.Parameter], gradient: str
+        self, model: nn.Module, mask: Mask, parameters: dict[str, nn.Parameter], gradient: str = "auto"
     ) -> None:
         self.model = model
         self.mask = mask
@@ -113,12 +113,15 @@ class Attachment:
             yield values
 
     def gradient_methods(self) -> dict[str, str]:
-        """How each linear layer's values get their gradient, by the weight's name; other tensors are not in it."""
-        return {
-            name: weight.method
-            for name, weight in self._attached().items()
-            if isinstance(weight.owner, nn.Linear) and weight.attribute == "weight"
-        }
+        """How each tensor's gradient is computed, by name; of a tied weight, in each layer that has it, with ``+``.
+
+        ``sampled``, ``blocks`` or ``triton`` in a linear layer, ``lookup`` in an embedding, ``dense`` anywhere else.
+        """
+        methods: dict[str, list[str]] = {name: [] for name in self._attached()}
+        for module in self._modules:
+            for weight in masked_weights(module).values():
+                methods[weight.name].append(gradient_method(module, weight))
+        return {name: " + ".join(dict.fromkeys(ways)) for name, ways in methods.items()}
 
     def dense_values(self, name: str) -> Tensor:
         """What the dense weight ``name`` holds at the mask's positions (k,), in its own dtype."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from multiticket.sparse.gradient import embedding_values_grad, linear_values_grad
-from multiticket.sparse.lines import Lines, lines_values_grad
+from multiticket.sparse.embedding_gradient import embedding_values_grad
+from multiticket.sparse.gradient import linear_values_grad
 
 
 class ConnectedView(torch.autograd.Function):
@@ -37,7 +37,8 @@ class ConnectedView(torch.autograd.Function):
 class MaskedLinearFunction(torch.autograd.Function):
     """``x W^T + b``; backward takes the input's gradient as usual and only k entries of W's.
 
-    Of ``x`` it keeps what those entries need: all of it, or the input features of a mask of whole columns.
+    ``positions`` and ``starts`` tell the entries within the ``rows`` and ``columns`` (None: all) that the mask touches.
+    Of the input, backward keeps only those columns.
     """
 
     @staticmethod
@@ -49,12 +50,13 @@ class MaskedLinearFunction(torch.autograd.Function):
         dense: Tensor,
         positions: Tensor,
         starts: Tensor,
+        rows: Tensor | None,
+        columns: Tensor | None,
         method: str,
         lines: Lines | None,
     ) -> Tensor:
-        kept = x if lines is None or lines.kind == "rows" else x.index_select(-1, lines.which)
-        ctx.save_for_backward(kept, dense)
-        ctx.positions, ctx.starts, ctx.method, ctx.lines = positions, starts, method, lines
+        ctx.save_for_backward(x if columns is None else x.index_select(-1, columns), dense)
+        ctx.positions, ctx.starts, ctx.rows, ctx.method = positions, starts, rows, method
         ctx.values_dtype = values.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
         if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
@@ -77,12 +79,11 @@ class MaskedLinearFunction(torch.autograd.Function):
                 dbias = dy.sum(0).to(ctx.bias_dtype)
             if ctx.needs_input_grad[2]:
                 tokens = x.reshape(-1, x.shape[-1]).to(dy.dtype)
-                if ctx.lines is None:
-                    dvalues = linear_values_grad(dy, tokens, ctx.positions, ctx.starts, ctx.method)
-                else:
-                    dvalues = lines_values_grad(dy, tokens, ctx.positions, ctx.lines, dense.shape[1])
+                if ctx.rows is not None:
+                    dy = dy.index_select(1, ctx.rows)
+                dvalues = linear_values_grad(dy, tokens, ctx.positions, ctx.starts, ctx.method)
                 dvalues = dvalues.to(ctx.values_dtype)
-        return dx, dbias, dvalues, None, None, None, None, None
+        return dx, dbias, dvalues, None, None, None, None, None, None
 
 
 class MaskedEmbeddingFunction(torch.autograd.Function):

@@ -75,6 +75,7 @@ class MaskedLinear(nn.Linear):
         weight = masked_weights(self).get("weight")
         if weight is None or not weight.trains:
             return super().forward(x)
+        crop = weight.crop
         device = x.device.type
         if device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
             x = x.to(torch.get_autocast_dtype(device))
@@ -83,8 +84,10 @@ class MaskedLinear(nn.Linear):
             self.bias,
             weight.values,
             weight.fresh_dense(),
-            weight.positions,
-            weight.starts,
+            crop.positions,
+            crop.starts,
+            crop.rows,
+            crop.columns,
             weight.method,
             weight.lines,
         )
@@ -95,7 +98,7 @@ class MaskedEmbedding(nn.Embedding):
 
     def forward(self, tokens: Tensor) -> Tensor:
         weight = masked_weights(self).get("weight")
-        special = self.max_norm is not None or self.scale_grad_by_freq or self.sparse
+        special = self.scale_grad_by_freq or self.sparse
         if weight is None or special or not weight.trains:
             return F.embedding(
                 tokens,
@@ -143,6 +146,16 @@ def masked_class(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.M
         members["tie_weights"] = torch.no_grad()(cls.tie_weights)
     members.update(__module__=cls.__module__, __qualname__=cls.__qualname__, __doc__=cls.__doc__)
     return type(cls.__name__, bases, members)
+
+
+def gradient_method(module: nn.Module, weight: MaskedWeight) -> str:
+    """How ``module`` computes the gradient of ``weight``'s values in its own forward.
+
+    ``sampled``, ``blocks`` or ``triton`` in a linear layer, ``lookup`` in an embedding, else ``dense``, then gathered.
+    """
+    if isinstance(module, MaskedLinear) and weight.attribute == "weight":
+        return weight.method
+    return "lookup" if isinstance(module, MaskedEmbedding) else "dense"
 
 
 def convert(module: nn.Module, weights: dict[str, MaskedWeight]) -> None:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from multiticket.mask.names import VALUES_SUFFIX
 from multiticket.sparse.connect import ConnectedView
+from multiticket.sparse.crop import Crop, crop, row_starts
+from multiticket.sparse.crossover import choose_method
 from multiticket.sparse.distributed import is_sharded, local, own_entries, own_share, whole
-from multiticket.sparse.gradient import choose_method, row_starts
-from multiticket.sparse.lines import Lines, find_lines
 
 
 class MaskedWeight:
@@ -33,7 +33,7 @@ class MaskedWeight:
     """Whether FSDP2 manages the weight. Then no read writes it, for a read is not known to happen on every rank."""
 
     def __init__(
-        self, name: str, owner: nn.Module, attribute: str, positions: Tensor, method: str = "auto"
+        self, name: str, owner: nn.Module, attribute: str, positions: Tensor, gradient: str = "auto"
     ) -> None:
         self.name = name
         self.owner = owner
@@ -42,9 +42,9 @@ class MaskedWeight:
         dense = self.dense
         self.shape = dense.shape
         self._positions = positions.to(dense.device, torch.int32 if dense.numel() < 2**31 else torch.int64)
+        self.gradient = gradient
         self._starts = row_starts(self._positions, *dense.shape) if dense.dim() == 2 else None
-        self._asked_method = method
-        self._lines = find_lines(positions, *dense.shape) if dense.dim() == 2 and method == "auto" else None
+        self._crop = None if self._starts is None else crop(self._positions, self._starts, *dense.shape)
         self.original = dense.detach().take(positions.to(dense.device))
         self.written = self.original.clone()
         self.showing_base = False
@@ -86,21 +86,20 @@ class MaskedWeight:
         return self._starts
 
     @property
-    def lines(self) -> Lines | None:
-        """The columns or rows that a mask of whole ones has in this weight."""
-        if self._lines is not None and self._lines.which.device != self.positions.device:
-            self._lines = Lines(self._lines.kind, self._lines.which.to(self.positions.device))
-        return self._lines
+    def crop(self) -> Crop:
+        """The positions within the rows and columns that they touch, for a 2-D weight."""
+        assert self._crop is not None
+        if self._crop.positions.device != self.positions.device:
+            self._crop = self._crop.to(self.positions.device)
+        return self._crop
 
     @property
     def method(self) -> str:
         """How the gradient of the values is computed in a linear layer."""
-        if self._lines is not None:
-            return self._lines.kind
-        if self._asked_method != "auto":
-            return self._asked_method
-        rows, columns = self.shape
-        return choose_method(self.dense.device, rows, columns, self.positions.numel())
+        if self.gradient != "auto":
+            return self.gradient
+        dense = self.dense
+        return choose_method(dense.device, *self.crop.shape, self._positions.numel(), dense.dtype)
 
     @property
     def trains(self) -> bool:

@@ -36,6 +36,11 @@ def refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str, 
         raise ValueError(
             "DeepSpeed ZeRO-3 partitions the weights, so positions cannot be found; use FSDP2 (fully_shard)."
         )
+    renormalised = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) and module.max_norm is not None
+    }
     for name in mask.names:
         parameter = parameters.get(name)
         if parameter is None:
@@ -46,6 +51,11 @@ def refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str, 
             raise ValueError(
                 f"{name} has shape {tuple(parameter.shape)}, the mask was made for {tuple(mask.shape(name))}; "
                 "build the mask for this model."
+            )
+        if id(parameter) in renormalised:
+            raise ValueError(
+                f"{name} belongs to an embedding with max_norm, which rewrites whole rows in place, outside the mask "
+                "too; set its max_norm to None, or leave it out of the mask."
             )
         if parameter.is_meta:
             raise ValueError(

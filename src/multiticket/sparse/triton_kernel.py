@@ -1,81 +1,68 @@
-"""The sampled product as one Triton kernel: k dot products over the tokens, accumulated in fp32.
+"""The ``triton`` way: k dot products on a CUDA device. Tested under Triton's interpreter; never yet run on a GPU.
 
-Both operands are transposed once, so that an entry (r, c) reads two contiguous rows: row r of ``dy^T`` and row c of
-``x^T``. Positions are sorted, so the entries of one program share few rows of ``dy^T``, which the cache holds. Reads
-2 k tokens numbers where the dense product computes rows x columns x tokens: on tensor cores the dense product wins
-unless the density is a fraction of a percent. Tested under Triton's interpreter on a CPU (TRITON_INTERPRET=1); it has
-not run on a GPU yet.
+Both operands are transposed once, so that each dot product reads two contiguous rows. Positions are sorted row-major:
+a program's positions are neighbours, mostly in one row of dy^T, which then comes from the cache. Sums are fp32.
 """
 
 from __future__ import annotations
+
+import os
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-ENTRIES = 64
-"""Entries of one program."""
-TOKENS = 64
-"""Tokens it takes at a time."""
+BLOCK_POSITIONS, BLOCK_TOKENS = 32, 128
 
 
 @triton.jit
-def _kernel(
-    dy_t,
-    x_t,
-    positions,
-    out,
-    k,
-    tokens,
-    columns,
-    ENTRIES: tl.constexpr,
-    TOKENS: tl.constexpr,
+def _dot_products(
+    dy_t, x_t, positions, out, k, columns, tokens, BLOCK_POSITIONS: tl.constexpr, BLOCK_TOKENS: tl.constexpr
 ):
-    entry = tl.program_id(0) * ENTRIES + tl.arange(0, ENTRIES)
-    wanted = entry < k
-    position = tl.load(positions + entry, mask=wanted, other=0).to(tl.int64)
-    row = (position // columns) * tokens
-    column = (position % columns) * tokens
-    total = tl.zeros((ENTRIES,), dtype=tl.float32)
-    for first in range(0, tokens, TOKENS):
-        token = first + tl.arange(0, TOKENS)
+    index = tl.program_id(0) * BLOCK_POSITIONS + tl.arange(0, BLOCK_POSITIONS)
+    wanted = index < k
+    position = tl.load(positions + index, mask=wanted, other=0)
+    # 64 bits from here: features x tokens may pass 2^31 where the positions do not.
+    row = (position // columns).to(tl.int64) * tokens
+    column = (position % columns).to(tl.int64) * tokens
+    total = tl.zeros((BLOCK_POSITIONS,), dtype=tl.float32)
+    for first in range(0, tokens, BLOCK_TOKENS):
+        token = first + tl.arange(0, BLOCK_TOKENS)
         inside = wanted[:, None] & (token < tokens)[None, :]
-        a = tl.load(dy_t + row[:, None] + token[None, :], mask=inside, other=0.0).to(tl.float32)
-        b = tl.load(x_t + column[:, None] + token[None, :], mask=inside, other=0.0).to(tl.float32)
-        total += tl.sum(a * b, axis=1)
-    tl.store(out + entry, total, mask=wanted)
+        left = tl.load(dy_t + row[:, None] + token[None, :], mask=inside, other=0.0)
+        right = tl.load(x_t + column[:, None] + token[None, :], mask=inside, other=0.0)
+        total += tl.sum(left.to(tl.float32) * right.to(tl.float32), axis=1)
+    tl.store(out + index, total, mask=wanted)
 
 
-def sampled_product(dy: Tensor, x: Tensor, positions: Tensor) -> Tensor:
-    """Entries of ``dy^T x`` at flat ``positions``.
+def dot_products(dy: Tensor, x: Tensor, positions: Tensor) -> Tensor:
+    """Gradient at sorted ``positions`` (k,) from dy (tokens, rows) and x (tokens, columns); fp32.
 
     Args:
-        dy: (tokens, out_features), bf16, fp16 or fp32.
-        x: (tokens, in_features), the same dtype.
-        positions: (k,), int32 or int64, sorted for speed.
-
-    Returns:
-        (k,), fp32.
+        dy, x: bf16, fp16 or fp32, of one dtype.
+        positions: int32 or int64.
 
     Raises:
-        ValueError: fp64 operands, which the kernel would round.
+        ValueError: the operands are not on a CUDA device.
     """
-    if dy.dtype == torch.float64:
-        raise ValueError("The Triton kernel accumulates in fp32; train fp64 weights with gradient='blocks'.")
-    out = torch.empty(positions.numel(), dtype=torch.float32, device=dy.device)
-    if len(dy) == 0:
-        return out.zero_()
-    grid = (triton.cdiv(positions.numel(), ENTRIES),)
-    _kernel[grid](
-        dy.T.contiguous(),
-        x.T.contiguous(),
-        positions,
-        out,
-        positions.numel(),
-        len(dy),
-        x.shape[1],
-        ENTRIES=ENTRIES,
-        TOKENS=TOKENS,
-    )
+    if dy.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f'The weights are on the {dy.device.type}, where Triton does not run; attach with gradient="auto".'
+        )
+    k, tokens = positions.numel(), dy.shape[0]
+    out = torch.zeros(k, dtype=torch.float32, device=dy.device)
+    if k and tokens:
+        grid = (triton.cdiv(k, BLOCK_POSITIONS),)
+        _dot_products[grid](
+            dy.t().contiguous(),
+            x.t().contiguous(),
+            positions,
+            out,
+            k,
+            x.shape[1],
+            tokens,
+            BLOCK_POSITIONS=BLOCK_POSITIONS,
+            BLOCK_TOKENS=BLOCK_TOKENS,
+        )
     return out

@@ -1,0 +1,61 @@
+"""The gradient of k chosen entries of an embedding: a sum over the rows that were looked up, and no other row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def embedding_reference(dy: Tensor, tokens: Tensor, positions: Tensor, rows: int, padding_idx: int) -> Tensor:
+    """The definition for an embedding of ``rows`` rows: scatter-add into the dense gradient, then gather.
+
+    Args:
+        dy: gradient of the layer's output (tokens, width).
+        tokens: the rows that were looked up (tokens,).
+        positions: flat positions in the weight (k,).
+        padding_idx: the row that takes no gradient, -1 for none.
+
+    Returns:
+        (k,) in the dtype of ``dy``.
+    """
+    dense = dy.new_zeros(rows, dy.shape[1]).index_add_(0, tokens, dy)
+    if padding_idx >= 0:
+        dense[padding_idx] = 0
+    return dense.reshape(-1)[positions.long()]
+
+
+@torch.library.custom_op("multiticket::embedding_values_grad", mutates_args=())
+def embedding_values_grad(
+    dy: Tensor, tokens: Tensor, positions: Tensor, starts: Tensor, padding_idx: int
+) -> Tensor:
+    """Gradient of an embedding's entries at ``positions``; memory grows with the rows that occurred, not all rows.
+
+    Args:
+        dy: (tokens, width).
+        tokens: rows looked up (tokens,), int32 or int64.
+        positions: sorted flat positions (k,).
+        starts: ``row_starts`` of the positions (rows + 1,).
+        padding_idx: the row that takes no gradient, -1 for none.
+
+    Returns:
+        (k,), fp32, or fp64 where ``dy`` is.
+    """
+    dtype = torch.promote_types(torch.float32, dy.dtype)
+    grad = torch.zeros(positions.shape, dtype=dtype, device=dy.device)
+    occurred, inverse = torch.unique(tokens, return_inverse=True)
+    summed = torch.zeros(occurred.numel(), dy.shape[1], dtype=dtype, device=dy.device)
+    summed.index_add_(0, inverse, dy.to(dtype))
+    if padding_idx >= 0:
+        summed[occurred == padding_idx] = 0
+    begin = starts[occurred].long()
+    count = starts[occurred + 1].long() - begin
+    row = torch.repeat_interleave(torch.arange(occurred.numel(), device=dy.device), count)
+    within = torch.arange(row.numel(), device=dy.device) - (count.cumsum(0) - count)[row]
+    entry = begin[row] + within
+    grad[entry] = summed[row, positions[entry].long() % dy.shape[1]]
+    return grad
+
+
+@embedding_values_grad.register_fake
+def _(dy: Tensor, tokens: Tensor, positions: Tensor, starts: Tensor, padding_idx: int) -> Tensor:
+    return dy.new_empty(positions.shape, dtype=torch.promote_types(torch.float32, dy.dtype))

@@ -1,0 +1,46 @@
+"""Run by test_triton_kernel.py with TRITON_INTERPRET=1, which Triton reads when it is imported: a fresh process.
+
+Prints, as JSON, the largest error of each case relative to the largest gradient, and the result's dtype.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import torch
+
+from multiticket.sparse.crop import row_starts
+from multiticket.sparse.gradient import linear_reference, linear_values_grad
+
+SHAPES = [(1, 1), (1, 37), (40, 3), (33, 17)]
+TOKENS = [1, 7, 128, 129, 300]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def error(rows: int, columns: int, tokens: int, k: int, dtype: torch.dtype, index: torch.dtype) -> dict:
+    generator = torch.Generator().manual_seed(rows + tokens)
+    positions = torch.randperm(rows * columns, generator=generator)[:k].sort().values.to(index)
+    dy = torch.randn(tokens, rows, generator=generator).to(dtype)
+    x = torch.randn(tokens, columns, generator=generator).to(dtype)
+    found = linear_values_grad(dy, x, positions, row_starts(positions, rows, columns), "triton")
+    wanted = linear_reference(dy.double(), x.double(), positions)
+    assert found.shape == wanted.shape
+    worst = ((found - wanted).abs().max() / wanted.abs().max()).item() if wanted.any() else found.abs().sum().item()
+    return {"error": worst, "dtype": str(found.dtype), "case": f"{rows} x {columns}, {tokens}, {k}, {dtype}"}
+
+
+def main() -> None:
+    cases = []
+    for (rows, columns), tokens, dtype in itertools.product(SHAPES, TOKENS, DTYPES):
+        for share, index in ((0.06, torch.int32), (1.0, torch.int64)):
+            k = max(1, min(70, int(share * rows * columns)))
+            cases.append(error(rows, columns, tokens, k, dtype, index))
+    cases.append(error(5, 4, 0, 3, torch.float32, torch.int32))
+    nothing = torch.zeros(0, dtype=torch.int32)
+    empty = linear_values_grad(torch.ones(2, 5), torch.ones(2, 4), nothing, row_starts(nothing, 5, 4), "triton")
+    print(json.dumps({"cases": cases, "empty": list(empty.shape)}))
+
+
+if __name__ == "__main__":
+    main()
