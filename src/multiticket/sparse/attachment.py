@@ -16,6 +16,7 @@ from multiticket.mask.fingerprint import fingerprint
 from multiticket.mask.names import VALUES_SUFFIX, masked_candidates
 from multiticket.sparse.crossover import refuse_method_that_cannot_work
 from multiticket.sparse.distributed import local, own_share, reshard, sharded_layers, whole
+from multiticket.sparse.fused_head import use_sparse_head
 from multiticket.sparse.layers import convert, gradient_method, masked_weights, restore
 from multiticket.sparse.masked_weight import MaskedWeight
 from multiticket.sparse.refusals import refuse_what_cannot_work
@@ -47,8 +48,6 @@ def attach(model: nn.Module, mask: Mask, gradient: str = "auto") -> Attachment:
             quantised, partitioned (DeepSpeed ZeRO-3, FSDP) or has no weights yet (meta device); or ``gradient`` is
             none of those, or Triton is not installed.
     """
-    if gradient not in ("auto", *METHODS):
-        raise ValueError(f"There is no gradient method {gradient!r}; give auto, {', '.join(METHODS)}.")
     parameters = masked_candidates(model)
     refuse_what_cannot_work(model, mask, parameters)
     refuse_method_that_cannot_work(gradient)

@@ -53,7 +53,6 @@ class MaskedLinearFunction(torch.autograd.Function):
         rows: Tensor | None,
         columns: Tensor | None,
         method: str,
-        lines: Lines | None,
     ) -> Tensor:
         ctx.save_for_backward(x if columns is None else x.index_select(-1, columns), dense)
         ctx.positions, ctx.starts, ctx.rows, ctx.method = positions, starts, rows, method

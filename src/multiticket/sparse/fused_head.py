@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multiticket.sparse.gradient import BLOCK_ENTRIES
+from multiticket.sparse.blocks import BLOCK_ENTRIES
 
 _TRL, _NAME = "trl.trainer.utils", "_ChunkedLogProbFunction"
 

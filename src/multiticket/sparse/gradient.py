@@ -13,8 +13,6 @@ reference here, behind one ``torch.library`` operator:
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 

@@ -89,7 +89,6 @@ class MaskedLinear(nn.Linear):
             crop.rows,
             crop.columns,
             weight.method,
-            weight.lines,
         )
 
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from multiticket import bases
 from multiticket.mask import Mask
-from multiticket.sparse.gradient import BLOCK_ENTRIES
+from multiticket.sparse.blocks import BLOCK_ENTRIES
 from multiticket.train.plan_activations import FULL_ROWS, PADDED_ROWS, cache_bytes, saved_by_forward
 from multiticket.train.plan_arms import STATE, make_full, make_lora, make_ticket, values_per_rank
 
