@@ -46,11 +46,15 @@ def choose_arms(shape: Shape, kinds: Sequence[str], densities: Sequence[float]) 
     wrong = [density for density in densities if not 0 < density <= 1]
     if wrong or not densities or len(set(densities)) < len(densities):
         given = ",".join(f"{density:g}" for density in densities)
-        raise ValueError(f"The densities must differ, each above 0 and at most 1, such as 0.01, not {given!r}.")
+        raise ValueError(
+            f"The densities must differ, each above 0 and at most 1, such as 0.01, not {given!r}."
+        )
     rank = max(1, round(shape.parameters * ANCHOR / shape.values_per_rank))
     matched = rank * shape.values_per_rank / shape.linear_entries
     if matched > 1 and {"linear", *ADAPTERS} & set(kinds):
-        raise ValueError("A model this small has fewer weights than a rank of 1 trains; measure a larger one.")
+        raise ValueError(
+            "A model this small has fewer weights than a rank of 1 trains; measure a larger one."
+        )
     one_of = {
         "floor": Arm("floor", "floor"),
         "full": Arm("full", "full"),

@@ -92,7 +92,9 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
-            raise ValueError(f"Measuring {self.arm.name!r} failed: {self._last_words() or f'exit code {code}'}")
+            raise ValueError(
+                f"Measuring {self.arm.name!r} failed: {self._last_words() or f'exit code {code}'}"
+            )
         return json.loads(line)
 
     def stop(self) -> None:

@@ -45,7 +45,9 @@ def _blocks(step: Callable[[], None]) -> list[int]:
         trace = Path(folder) / "trace.json"
         profiled.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
-    blocks = [event for event in events if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0]
+    blocks = [
+        event for event in events if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0
+    ]
     blocks.sort(key=lambda event: (event["ts"], event["args"]["Ev Idx"]))
     return [event["args"]["Bytes"] for event in blocks]
 

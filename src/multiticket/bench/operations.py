@@ -73,4 +73,6 @@ def attention_operations(shape: Shape, batch: int, tokens: int) -> float:
 
 def predicted_over_floor(shape: Shape, arm: Arm, batch: int, tokens: int) -> float:
     """Operations of ``arm`` over those of the floor; the optimiser's traffic is not in it."""
-    return predict(shape, arm, batch, tokens).total / predict(shape, Arm("floor", "floor"), batch, tokens).total
+    return (
+        predict(shape, arm, batch, tokens).total / predict(shape, Arm("floor", "floor"), batch, tokens).total
+    )

@@ -84,4 +84,6 @@ def choose_shape(
             raise ValueError(f"The --width must be a multiple of {HEAD_WIDTH}, but is {width}.")
         heads, inner = width // HEAD_WIDTH, 4 * width
         narrow = heads // 2 if heads % 2 == 0 else 1
-    return Shape(layers or shape.layers, width or shape.width, inner, heads, narrow, vocabulary or shape.vocabulary)
+    return Shape(
+        layers or shape.layers, width or shape.width, inner, heads, narrow, vocabulary or shape.vocabulary
+    )

@@ -175,7 +175,9 @@ def serve(setup: Setup, requests: Any, answers: Any) -> None:
 def main() -> None:
     from multiticket.train.quiet import hush
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means, and closes our input
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the parent decides what an interruption means, and closes our input
     hush()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is not an answer

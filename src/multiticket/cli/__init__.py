@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from multiticket import __version__
-from multiticket.cli import demo, evaluate, plan, tickets, train
+from multiticket.cli import bench, demo, evaluate, plan, tickets, train
 
 app = typer.Typer(
     name="multiticket",
@@ -22,6 +22,7 @@ train.register(app)
 evaluate.register(app)
 plan.register(app)
 demo.register(app)
+bench.register(app)
 tickets.register(app)
 
 TRAIN_LIBRARIES = ("transformers", "trl", "datasets", "accelerate", "faker", "matplotlib", "tensorboard")
