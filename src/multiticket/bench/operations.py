@@ -10,6 +10,9 @@ included). The gradient with respect to inputs takes b again, the gradient with 
 - LoRA adds two thin products a layer, and each three times: forward, input gradient, weight gradient;
 - SHiRA computes the whole weight gradient of the layers it adapts, and copies their weights.
 
+Where nothing below the first block's query, key and value trains (LoRA, SHiRA, a ticket in the linear layers), these
+need no input gradient, which spares a little.
+
 Not in the prediction: transposes, norms, activations and softmax, and how much slower scattered products run than
 dense ones. The difference between the measured ratio and the predicted one is what those cost.
 """
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from multiticket.bench.arms import Arm, expected_values
+from multiticket.bench.arms import ADAPTERS, Arm, expected_values
 from multiticket.bench.shapes import Shape
 
 ADAMW_READS_AND_WRITES = 7
@@ -57,10 +60,19 @@ def predict(shape: Shape, arm: Arm, batch: int, tokens: int) -> Operations:
         gradient = 2.0 * rows * trained
     return Operations(
         forward=products + attention + thin,
-        input_gradient=products + 2.5 * attention + thin,
+        input_gradient=products + 2.5 * attention + thin - spared(shape, arm, rows),
         weight_gradient=gradient,
         optimizer_bytes=4.0 * ADAMW_READS_AND_WRITES * trained,
     )
+
+
+def spared(shape: Shape, arm: Arm, rows: int) -> float:
+    """Input gradients that nobody needs: of the first block's query, key and value over frozen embeddings."""
+    if arm.kind not in ("linear", *ADAPTERS):
+        return 0.0
+    first = [shape.linear[name] for name in ("q_proj", "k_proj", "v_proj")]
+    thin = arm.rank * sum(columns for _, columns in first) if arm.kind == "lora" and arm.rank else 0
+    return 2.0 * rows * (sum(out * columns for out, columns in first) + thin)
 
 
 def attention_operations(shape: Shape, batch: int, tokens: int) -> float:

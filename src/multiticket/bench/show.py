@@ -120,8 +120,8 @@ def _arms_figure(plt: Any, result: Mapping[str, Any]) -> Any:
     times.set_yticks(range(len(arms)), [arm["arm"] for arm in arms])
     times.invert_yaxis()
     times.grid(axis="x", color="#d0d7de", linewidth=0.6)
-    times.legend(loc="lower right", frameon=False)
-    memory.set(xlabel="MB above the model's weights: at rest, at a step's peak")
+    times.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
+    memory.set(xlabel="MB above weights: at rest (dark), at peak")
     figure.suptitle(caption(result), x=0.01, ha="left", fontsize=10)
     return figure
 

@@ -132,7 +132,8 @@ class Subject:
         model, trained = prepare(setup.arm, setup.shape, model)
         self.trained = sum(parameter.numel() for parameter in trained)
         self.step = make_step(setup, model, trained)
-        self.step()  # makes the moments
+        for _ in range(2):  # makes the moments, and what is made when first asked for
+            self.step()
 
     def seconds(self) -> float:
         started = time.perf_counter()
