@@ -107,9 +107,8 @@ def sweep(
         _check(changed)
     runs = []
     for value, changed in zip(values, swept, strict=True):
-        runs.append(
-            run(changed, SWEEP_ARMS, [SWEEP_DENSITY], lambda line, at=value: say(f"{name} {at:g}: {line}"))
-        )  # type: ignore[misc]
+        say(f"{name} {value:g}")
+        runs.append(run(changed, SWEEP_ARMS, [SWEEP_DENSITY], say))
     points = [
         _point(value, _of_kind(measured, "ticket"), measured)
         for value, measured in zip(values, runs, strict=True)

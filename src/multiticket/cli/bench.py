@@ -31,7 +31,7 @@ def bench(
     width: Annotated[int | None, typer.Option(help="Instead of the shape's; a multiple of 64.")] = None,
     vocabulary: Annotated[int | None, typer.Option(help="Instead of the shape's.")] = None,
     arms: Annotated[str, typer.Option(help="What to compare.")] = ",".join(KINDS),
-    densities: Annotated[str, typer.Option(help="Of the tickets.")] = ",".join(f"{d:g}" for d in DENSITIES),
+    densities: Annotated[str, typer.Option(help="Of the tickets.")] = ",".join(map(str, DENSITIES)),
     batch: Annotated[int, typer.Option(help="Rows in a step.")] = 4,
     tokens: Annotated[int, typer.Option(help="Tokens in a row.")] = 256,
     rounds: Annotated[
