@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from multiticket import __version__
-from multiticket.cli import compare, demo, evaluate, plan, study, tickets, train
+from multiticket.cli import bench, compare, demo, evaluate, plan, study, tickets, train
 
 app = typer.Typer(
     name="multiticket",
@@ -23,6 +23,7 @@ evaluate.register(app)
 compare.register(app)
 plan.register(app)
 demo.register(app)
+bench.register(app)
 tickets.register(app)
 study.register(app)
 

@@ -1,0 +1,129 @@
+"""``multiticket bench``: what a training step costs, measured on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from multiticket.bench.arms import ADAPTERS, DENSITIES, KINDS
+from multiticket.bench.shapes import SHAPES, choose_shape
+
+DTYPES = ("float32", "bfloat16", "float16")
+ROUNDS, SWEEP_ROUNDS = 15, 7
+
+
+def register(app: typer.Typer) -> None:
+    app.command("bench")(bench)
+
+
+def bench(
+    sweep: Annotated[
+        str | None, typer.Option(help="Instead of the arms: how time goes over density, width or tokens.")
+    ] = None,
+    values: Annotated[str | None, typer.Option(help="What the sweep goes over, separated by commas.")] = None,
+    shape: Annotated[str, typer.Option(help=f"Of the model: {', '.join(SHAPES)}.")] = "36M",
+    layers: Annotated[int | None, typer.Option(help="Instead of the shape's.")] = None,
+    width: Annotated[int | None, typer.Option(help="Instead of the shape's; a multiple of 64.")] = None,
+    vocabulary: Annotated[int | None, typer.Option(help="Instead of the shape's.")] = None,
+    arms: Annotated[str, typer.Option(help="What to compare.")] = ",".join(KINDS),
+    densities: Annotated[str, typer.Option(help="Of the tickets.")] = ",".join(map(str, DENSITIES)),
+    batch: Annotated[int, typer.Option(help="Rows in a step.")] = 4,
+    tokens: Annotated[int, typer.Option(help="Tokens in a row.")] = 256,
+    rounds: Annotated[
+        int | None, typer.Option(help=f"Steps of each arm; default {ROUNDS}, in a sweep {SWEEP_ROUNDS}.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the weights; default float32 on a CPU, bfloat16 on a GPU.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of each process; default: all cores.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write every number here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw it, as a PNG.")] = None,
+) -> None:
+    """Step time and peak memory of full training, tickets, LoRA and SHiRA, beside a floor that trains nothing.
+
+    Each arm is a process of its own with the same random model and tokens; they take steps in turn, in random order.
+    Prints a Markdown table.
+    """
+    chosen = [arm.strip() for arm in arms.split(",")]
+    dense = _numbers(densities, "densities")
+    measured_shape = choose_shape(shape, layers, width, vocabulary)
+    _refuse_before_measuring(json, plot, {} if sweep else {"peft": bool({*ADAPTERS} & {*chosen})})
+    if values is not None and sweep is None:
+        raise ValueError("--values belongs to a --sweep; give --densities for tickets of several densities.")
+
+    from multiticket.train.quiet import hush
+
+    hush()
+    import torch
+
+    from multiticket.bench import results, show
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"There is no device {device!r} here to measure on; give --device cpu.")
+    dtype = dtype or ("bfloat16" if device == "cuda" else "float32")
+    if dtype not in DTYPES:
+        raise ValueError(f"There is no dtype {dtype!r} to measure in; give {', '.join(DTYPES)}.")
+    conditions = results.Conditions(
+        shape=measured_shape,
+        batch=batch,
+        tokens=tokens,
+        dtype=dtype,
+        device=device,
+        threads=_cores() if threads is None else threads,
+        rounds=(SWEEP_ROUNDS if sweep else ROUNDS) if rounds is None else rounds,
+    )
+    if sweep:
+        swept = None if values is None else _numbers(values, "values")
+        result = results.sweep(sweep, conditions, swept, _say)
+        caption, shown = show.caption(result["runs"][0]), show.sweep_table(result)
+    else:
+        result = results.run(conditions, chosen, dense, _say)
+        caption, shown = show.caption(result), show.table(result)
+    _say("")
+    print(f"{caption}{' (first point)' if sweep in ('width', 'tokens') else ''}\n\n{shown}")
+    if json:
+        results.save_json({**results.machine(device), **result}, json)
+    if plot:
+        show.draw(result, plot)
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--{option} takes numbers separated by commas, not {text!r}.") from None
+
+
+def _refuse_before_measuring(json: Path | None, plot: Path | None, extras: dict[str, bool]) -> None:
+    """What would fail after minutes of measuring fails now."""
+    for path in (json, plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ValueError(f"There is no folder {path.parent} to write {path.name} in; make it first.")
+        if path is not None and path.is_dir():
+            raise ValueError(f"{path} is a folder; give the name of a file to write.")
+    needed = {"transformers": "train", **({"matplotlib": "train"} if plot else {})}
+    needed.update({name: "peft" for name, wanted in extras.items() if wanted})
+    for name, extra in needed.items():
+        if importlib.util.find_spec(name) is None:
+            hint = ", or leave lora and shira out of --arms" if name == "peft" else ""
+            raise ValueError(f"This needs {name}: pip install 'multiticket[{extra}]'{hint}.")
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _say(line: str) -> None:
+    """Progress on standard error; on a terminal each line replaces the one before."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+    elif line:
+        print(line, file=sys.stderr, flush=True)
