@@ -75,9 +75,7 @@ class AlphabetSortTurns:
         if split == "test":
             return as_dataset(self._make("test", TEST_PROBLEMS))
         both = self._make("train", VALIDATION_PROBLEMS + TRAIN_PROBLEMS)
-        return as_dataset(
-            both[:VALIDATION_PROBLEMS] if split == "validation" else both[VALIDATION_PROBLEMS:]
-        )
+        return as_dataset(both[:VALIDATION_PROBLEMS] if split == "validation" else both[VALIDATION_PROBLEMS:])
 
     def _make(self, side: str, count: int) -> Problems:
         generator = random.Random(f"alphabet_sort_turns {self.turns} {side}")

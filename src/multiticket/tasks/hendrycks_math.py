@@ -1,4 +1,4 @@
-r"""MATH: competition problems (Hendrycks et al., 2021, arXiv 2103.03874), trained on its training split, tested on MATH-500.
+r"""MATH: competition problems (Hendrycks et al., 2021, arXiv 2103.03874), tested on MATH-500.
 
 From the hub (`EleutherAI/hendrycks_math`, `HuggingFaceH4/MATH-500`), or from a folder with `train.jsonl` and
 `test.jsonl` whose lines have `problem` and `solution` or `answer`: the one given (`math@FOLDER`), else the one in the

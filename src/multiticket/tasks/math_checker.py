@@ -9,6 +9,7 @@ multiprocessing's spawn does not. A second child waits, warmed up, for the first
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import queue
@@ -95,10 +96,8 @@ class _Child:
         if self.process.stdout is not None and not self.listener.is_alive():
             self.process.stdout.close()
         if self.process.stdin is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self.process.stdin.close()
-            except OSError:
-                pass
 
 
 class MathChecker:

@@ -25,6 +25,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         _bound_time(request["cpu_s"])
+        answer: dict[str, object]
         try:
             answer = {"equal": equal(request["expected"], request["given"])}
         except BaseException as error:

@@ -83,7 +83,9 @@ class OwnTask:
     def _problem(self, row: dict[str, Any]) -> tuple[str, str]:
         for column in COLUMNS:
             if not isinstance(row.get(column), str):
-                raise ValueError(f"{self.data} needs text in the columns prompt and answer: {column} is missing.")
+                raise ValueError(
+                    f"{self.data} needs text in the columns prompt and answer: {column} is missing."
+                )
         return row["prompt"], row["answer"]
 
     def problems(self, split: str) -> Dataset:

@@ -55,6 +55,22 @@ class MultiTurnTask(Task, Protocol):
         ...
 
 
+def reward_of(task: Task, turns: list[str], answer: str) -> float:
+    """The reward of a conversation's answers, of which a task without turns has one."""
+    return float(
+        task.score_turns(turns, answer) if isinstance(task, MultiTurnTask) else task.score(turns[0], answer)
+    )
+
+
+def all_correct(task: Task, turns: list[str], answer: str) -> bool:
+    """Whether a conversation is exactly right."""
+    return bool(
+        task.correct_turns(turns, answer)
+        if isinstance(task, MultiTurnTask)
+        else task.correct(turns[0], answer)
+    )
+
+
 def check_split(split: str) -> None:
     """Raises ValueError for a split that no task has."""
     if split not in SPLITS:

@@ -5,6 +5,7 @@ line; the reward is the difflib ratio of the two lists, lower-cased, to the 4th 
 """
 
 import difflib
+import itertools
 
 OPEN, CLOSE = "<alphabetical_sorted>", "</alphabetical_sorted>"
 POWER = 4
@@ -65,7 +66,7 @@ def blocks(text: str, tag: str) -> list[list[str]]:
 def best_attempt(text: str, expected: list[str], tag: str) -> float:
     """The last block's similarity to `expected`, and 0 unless every block is better than the one before it."""
     attempts = [_ratio(given, expected) ** POWER for given in blocks(text, tag)]
-    improved = all(later > earlier for earlier, later in zip(attempts, attempts[1:], strict=False))
+    improved = all(later > earlier for earlier, later in itertools.pairwise(attempts))
     return attempts[-1] if attempts and improved and len(attempts) <= MOST_BLOCKS else 0.0
 
 

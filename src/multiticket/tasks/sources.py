@@ -28,7 +28,9 @@ def read_json_lines(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]
             raise ValueError(f"{path}, line {number} is not JSON: {error}.") from None
         missing = [column for column in columns if not isinstance(row, dict) or column not in row]
         if missing:
-            raise ValueError(f"{path}, line {number} has no {missing[0]!r}: each line needs {', '.join(columns)}.")
+            raise ValueError(
+                f"{path}, line {number} has no {missing[0]!r}: each line needs {', '.join(columns)}."
+            )
         rows.append(row)
     return rows
 
@@ -50,7 +52,9 @@ def hold_out(problems: Problems, count: int) -> tuple[Problems, Problems]:
     Which ones depends on each prompt alone (the smallest SHA-256), not on the order or on chance, so that the same
     problems are held out everywhere.
     """
-    ordered = sorted(problems, key=lambda problem: hashlib.sha256(problem[0].encode("utf-8", "replace")).digest())
+    ordered = sorted(
+        problems, key=lambda problem: hashlib.sha256(problem[0].encode("utf-8", "replace")).digest()
+    )
     held = ordered[:count]
     names = {prompt for prompt, _ in held}
     return held, [problem for problem in problems if problem[0] not in names]

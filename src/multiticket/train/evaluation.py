@@ -12,8 +12,11 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from multiticket.config import EvalConfig
+from multiticket.tasks import all_correct, reward_of
 from multiticket.train.estimators import mean_interval, pass_at_k
 from multiticket.train.files import write_text
+from multiticket.train.multi_turn import complete_turns
+from multiticket.train.prompts import prompt_texts
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,28 @@ def evaluate(
     prompts, answers = list(problems["prompt"]), list(problems["answer"])
     if not prompts:
         raise ValueError(f"The {settings.split} split of task {task.name} has no problems.")
+    texts = prompt_texts(prompts, tokenizer, task)
     tokens = max_completion_tokens or task.max_completion_tokens
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        greedy = complete(model, tokenizer, prompts, tokens, batch_size=settings.batch_size)
-        repeated = [prompt for prompt in prompts for _ in range(settings.samples)]
-        sampled = complete(model, tokenizer, repeated, tokens, settings.temperature, settings.batch_size)
+        greedy = complete_turns(
+            texts,
+            answers,
+            task,
+            tokenizer,
+            lambda contexts, places, turn: complete(
+                model, tokenizer, contexts, tokens, batch_size=settings.batch_size
+            ),
+        )
+        sampled = complete_turns(
+            [text for text in texts for _ in range(settings.samples)],
+            [answer for answer in answers for _ in range(settings.samples)],
+            task,
+            tokenizer,
+            lambda contexts, places, turn: complete(
+                model, tokenizer, contexts, tokens, settings.temperature, settings.batch_size
+            ),
+        )
 
     results = []
     for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
@@ -102,10 +121,10 @@ def evaluate(
                 index=index,
                 prompt=prompt,
                 answer=answer,
-                correct=[bool(task.correct(completion, answer)) for completion in mine],
-                reward=sum(task.score(completion, answer) for completion in mine) / len(mine),
-                greedy_correct=bool(task.correct(greedy[index], answer)),
-                greedy_completion=greedy[index],
+                correct=[all_correct(task, turns, answer) for turns in mine],
+                reward=sum(reward_of(task, turns, answer) for turns in mine) / len(mine),
+                greedy_correct=all_correct(task, greedy[index], answer),
+                greedy_completion="\n\n".join(greedy[index]),
             )
         )
     return Evaluation(settings, results)
