@@ -25,68 +25,43 @@ _BRACED_UNIT = re.compile(
 )
 _UNIT = re.compile(r"(?P<words>(?:\s+(?:[A-Za-z]{2,}|a|an|m|g|h|L|s)){1,4})(?:\^\{?[23]\}?)?\.?$")
 _NO_UNIT = frozenset(
-    [
-        "and",
-        "or",
-        "not",
-        "no",
-        "to",
-        "plus",
-        "minus",
-        "times",
-        "over",
-        "by",
-        "dozen",
-        "hundred",
-        "thousand",
-        "million",
-        "billion",
-        "trillion",
-        "half",
-        "halves",
-        "third",
-        "thirds",
-        "quarter",
-        "quarters",
-        "fourth",
-        "fourths",
-        "fifth",
-        "fifths",
-        "tenth",
-        "tenths",
-        "hundredth",
-        "hundredths",
-        "thousandth",
-        "thousandths",
-        "squared",
-        "cubed",
-        "percent",
-        "is",
-        "are",
-        "was",
-        "wrong",
-        "pi",
-        "sqrt",
-        "ln",
-        "log",
-        "sin",
-        "cos",
-        "tan",
-        "mod",
-        "if",
-        "unless",
-        "maybe",
-        "perhaps",
-        "approximately",
-        "about",
-        "than",
-        "more",
-        "less",
-        "but",
-    ]
+    (
+        *(
+            "and",
+            "or",
+            "not",
+            "no",
+            "to",
+            "plus",
+            "minus",
+            "times",
+            "over",
+            "by",
+            "mod",
+            "percent",
+            "squared",
+            "cubed",
+        ),
+        *(
+            "dozen",
+            "hundred",
+            "thousand",
+            "million",
+            "billion",
+            "trillion",
+            "half",
+            "halves",
+            "third",
+            "thirds",
+        ),
+        *("quarter", "quarters", "fourth", "fourths", "fifth", "fifths", "tenth", "tenths", "hundredth"),
+        *("hundredths", "thousandth", "thousandths", "pi", "sqrt", "ln", "log", "sin", "cos", "tan"),
+        *("is", "are", "was", "wrong", "if", "unless", "maybe", "perhaps", "approximately", "about", "than"),
+        *("more", "less", "but"),
+    )
 )
 """Words that change a number or qualify it, and so are no unit."""
-_LATEX_SPACE = re.compile(r"\\[!,;: ]|~|\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\quad")
+_LATEX_SPACE = re.compile(r"\\[,;: ]|~|\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\quad")
 
 
 @dataclass(frozen=True)
@@ -101,7 +76,7 @@ def read_number(text: str) -> PlainNumber | None:
     """The number that `text` is, its currency and unit aside; None for anything else."""
     if len(text) > LONGEST:
         return None
-    text = _LATEX_SPACE.sub(" ", text.replace("{,}", ",").replace("−", "-")).strip()
+    text = _LATEX_SPACE.sub(" ", text.replace("{,}", ",").replace("\\!", "").replace("−", "-")).strip()
     text = re.sub(r"\\?\$|[€£]", "", text).strip()
     text, unit_is_fine = _without_unit(text.strip())
     if not unit_is_fine:
