@@ -42,8 +42,8 @@ def test_one_file(tmp_path: Path) -> None:
     assert (task.name, task.max_completion_tokens, task.system_prompt) == (reference, 7, "Be brief.")  # type: ignore[attr-defined]
     splits = {split: set(task.problems(split)["prompt"]) for split in tasks.SPLITS}
     assert {split: len(prompts) for split, prompts in splits.items()} == {
-        "train": 81,
-        "validation": 9,
+        "train": 80,
+        "validation": 10,
         "test": 10,
     }
     assert len(set.union(*splits.values())) == 100
