@@ -1,16 +1,14 @@
 """Which annotations of GSM8K count as facts."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import pytest
+from gsm8k_folder import GSM8K, NO_GSM8K
 
 from multiticket.tasks import extract_arithmetic
 from multiticket.tasks.extract_arithmetic import evaluate, expressions
-
-GSM8K = os.environ.get("MULTITICKET_GSM8K", "")
 
 
 @pytest.mark.parametrize(
@@ -85,15 +83,13 @@ def test_a_folder_without_gsm8k_is_named(tmp_path: Path) -> None:
         extract_arithmetic.read_solutions(tmp_path, "train")
 
 
-@pytest.mark.skipif(
-    not GSM8K, reason="needs GSM8K: set MULTITICKET_GSM8K to a folder with train.jsonl and test.jsonl"
-)
+@pytest.mark.skipif(GSM8K is None, reason=NO_GSM8K)
 def test_the_shipped_facts_are_what_the_recipe_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["extract", "--gsm8k", GSM8K, "--output", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["extract", "--gsm8k", str(GSM8K), "--output", str(tmp_path)])
     extract_arithmetic.main()
     shipped = Path(extract_arithmetic.__file__).parent / "data"
     for file in ("arithmetic_train.txt", "arithmetic_test.txt"):
         assert (tmp_path / file).read_bytes() == (shipped / file).read_bytes()
-    train, _ = expressions(extract_arithmetic.read_solutions(Path(GSM8K), "train"))
-    test, _ = expressions(extract_arithmetic.read_solutions(Path(GSM8K), "test"))
+    train, _ = expressions(extract_arithmetic.read_solutions(Path(str(GSM8K)), "train"))
+    test, _ = expressions(extract_arithmetic.read_solutions(Path(str(GSM8K)), "test"))
     assert (len(train), len(test), len(train.keys() & test.keys())) == (5304, 1693, 1158)

@@ -36,7 +36,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "own_tasks_for_test", raising=False)
 
 
-@pytest.mark.parametrize("name", ["arithmetic", "alphabet_sort"])
+@pytest.mark.parametrize("name", ["arithmetic", "alphabet_sort", "alphabet_sort_turns", "gsm8k", "math"])
 def test_shipped_tasks(name: str) -> None:
     task = tasks.get(name)
     assert isinstance(task, tasks.Task)

@@ -1,26 +1,49 @@
 """Tasks by name."""
 
+from __future__ import annotations
+
 import importlib
 
 from multiticket.tasks.alphabet_sort import AlphabetSort
+from multiticket.tasks.alphabet_sort_turns import AlphabetSortTurns
 from multiticket.tasks.arithmetic import Arithmetic
+from multiticket.tasks.gsm8k import GSM8K
+from multiticket.tasks.hendrycks_math import HendrycksMATH
+from multiticket.tasks.own import load_own
 from multiticket.tasks.protocol import Task
 
-TASKS: dict[str, type] = {"arithmetic": Arithmetic, "alphabet_sort": AlphabetSort}
+TASKS: dict[str, type] = {
+    "arithmetic": Arithmetic,
+    "alphabet_sort": AlphabetSort,
+    "alphabet_sort_turns": AlphabetSortTurns,
+    "gsm8k": GSM8K,
+    "math": HendrycksMATH,
+}
+WITH_OPTION = {"alphabet_sort_turns": "TURNS", "gsm8k": "FOLDER", "math": "FOLDER"}
+"""What may follow a name after an @."""
 
 
 def get(name: str) -> Task:
-    """The task called `name`, or your own as `"my_module:my_task"` (a Task, or a class that makes one).
+    """The task called `name`.
 
-    Raises ValueError for a name that is not known, and for an attribute that is not a task.
+    Either one of `TASKS`, some with an option after an @ (`gsm8k@FOLDER`, `math@FOLDER`, `alphabet_sort_turns@3`);
+    or your own: `"my_module:my_task"` (a Task, or a class that makes one), or `"my_module:score@data.jsonl"` (a
+    function of completion and answer, and a file, folder or hub data set of problems).
+
+    Raises ValueError for a name that is not known, for an option that cannot be, for an attribute that is not a task,
+    and for a library that is missing.
     """
-    if ":" in name:
-        return load(name)
-    if name not in TASKS:
+    known, _, option = name.partition("@")
+    if ":" in known:
+        return load_own(known, option) if option else load(known)
+    if known not in TASKS:
         raise ValueError(
-            f'Unknown task {name!r}: choose one of {", ".join(TASKS)}, or your own as "module:task".'
+            f'Unknown task {name!r}: choose one of {", ".join(TASKS)}, or your own as "module:task" or '
+            '"module:score@data.jsonl".'
         )
-    task: Task = TASKS[name]()
+    if option and known not in WITH_OPTION:
+        raise ValueError(f"The task {known} takes nothing after its name: leave @{option} out.")
+    task: Task = TASKS[known](option) if option else TASKS[known]()
     return task
 
 
@@ -33,7 +56,9 @@ def load(reference: str) -> Task:
         raise ValueError(f"Cannot load the task {reference!r}: {error}.") from error
     task = found() if isinstance(found, type) else found
     if not isinstance(task, Task):
+        hint = f' (a score function needs its problems: "{reference}@data.jsonl")' if callable(found) else ""
         raise ValueError(
-            f"{reference!r} is not a task: it needs name, max_completion_tokens, problems(), score() and correct()."
+            f"{reference!r} is not a task: it needs name, max_completion_tokens, problems(), score() and correct()"
+            f"{hint}."
         )
     return task

@@ -5,6 +5,7 @@ line; the reward is the difflib ratio of the two lists, lower-cased, to the 4th 
 """
 
 import difflib
+import itertools
 
 OPEN, CLOSE = "<alphabetical_sorted>", "</alphabetical_sorted>"
 POWER = 4
@@ -36,8 +37,40 @@ def read(text: str) -> list[str]:
 
 def similarity(completion: str, answer: str) -> float:
     """difflib's ratio of the two blocks, lower-cased, to the 4th power: 1.0 for equal lists, 0.0 without a block."""
-    given, expected = read(completion), read(answer)
+    return _ratio(read(completion), read(answer)) ** POWER
+
+
+MOST_BLOCKS = 8
+"""More blocks in one answer are no attempts to answer: they score nothing."""
+
+
+def blocks(text: str, tag: str) -> list[list[str]]:
+    """The names of every `<tag>...</tag>` in `text`, in order, as `read` gives them; [] where a block is too long."""
+    found: list[list[str]] = []
+    opening, closing, place = f"<{tag}>", f"</{tag}>", 0
+    while isinstance(text, str) and len(found) <= MOST_BLOCKS:
+        start = text.find(opening, place)
+        end = text.find(closing, start + len(opening)) if start >= 0 else -1
+        if end < 0:
+            break
+        block = text[start + len(opening) : end]
+        found.append(
+            [line.strip() for line in block.split("\n") if line.strip()]
+            if len(block) <= LONGEST_BLOCK
+            else []
+        )
+        place = end + len(closing)
+    return found
+
+
+def best_attempt(text: str, expected: list[str], tag: str) -> float:
+    """The last block's similarity to `expected`, and 0 unless every block is better than the one before it."""
+    attempts = [_ratio(given, expected) ** POWER for given in blocks(text, tag)]
+    improved = all(later > earlier for earlier, later in itertools.pairwise(attempts))
+    return attempts[-1] if attempts and improved and len(attempts) <= MOST_BLOCKS else 0.0
+
+
+def _ratio(given: list[str], expected: list[str]) -> float:
     if not given or not expected:
         return 0.0
-    matcher = difflib.SequenceMatcher(None, "\n".join(given).lower(), "\n".join(expected).lower())
-    return matcher.ratio() ** POWER
+    return difflib.SequenceMatcher(None, "\n".join(given).lower(), "\n".join(expected).lower()).ratio()

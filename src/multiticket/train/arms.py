@@ -15,8 +15,8 @@ from multiticket.config import RunConfig
 from multiticket.mask import Mask, MaskRule, masked_candidates
 from multiticket.mask.scores import squared_gradients
 from multiticket.train.completion import complete, stop_tokens
-from multiticket.train.evaluation import prompt_texts
 from multiticket.train.plan_arms import values_per_rank
+from multiticket.train.prompts import prompt_texts
 from multiticket.train.start import load_start
 
 FISHER_ROLLOUTS = 64
@@ -64,7 +64,7 @@ def rollout_losses(
     problems = list(task.problems("train")["prompt"])
     prompts = [problems[number % len(problems)] for number in range(rollouts)]
     tokens = config.max_completion_tokens or task.max_completion_tokens
-    prompts = prompt_texts(prompts, tokenizer)
+    prompts = prompt_texts(prompts, tokenizer, task)
     completions = complete(model, tokenizer, prompts, tokens, config.temperature, seed=config.seed)
     end = stop_tokens(model, tokenizer)[:1]
     was_training = model.training

@@ -16,8 +16,8 @@ from multiticket import bases, tasks  # noqa: E402
 from multiticket.config import RunConfig, build  # noqa: E402
 from multiticket.mask import Mask, MaskRule  # noqa: E402
 from multiticket.mask.scores import WEIGHT_SCORES  # noqa: E402
-from multiticket.train.evaluation import prompt_texts  # noqa: E402
 from multiticket.train.plan import ArmPlan, plan  # noqa: E402
+from multiticket.train.prompts import prompt_texts  # noqa: E402
 from multiticket.train.start import load_start  # noqa: E402
 from multiticket.train.trainer import grpo_config  # noqa: E402
 
@@ -171,7 +171,7 @@ def _checkpoints_activations(config: RunConfig) -> bool:
 
 def _prompt_tokens(task: Any, split: str, tokenizer: Any) -> list[int]:
     """The length of every prompt of a split, in tokens."""
-    texts = prompt_texts(list(task.problems(split)["prompt"]), tokenizer)
+    texts = prompt_texts(list(task.problems(split)["prompt"]), tokenizer, task)
     if not texts:
         raise ValueError(f"The {split} split of task {task.name} has no problems.")
     return [len(ids) for ids in tokenizer(text=texts)["input_ids"]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,15 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from multiticket.config import EvalConfig
-from multiticket.train.completion import complete, stop_tokens
+from multiticket.tasks import all_correct, reward_of
+from multiticket.train.completion import complete
 from multiticket.train.estimators import mean_interval, pass_at_k
 from multiticket.train.files import write_text
+from multiticket.train.multi_turn import complete_turns
+from multiticket.train.prompts import prompt_texts
 
-__all__ = ["Evaluation", "ProblemResult", "complete", "evaluate", "prompt_texts", "stop_tokens"]
-
-_STREAMS = 2**32
-"""More samples of a problem than anyone draws: keeps the random streams of problems apart."""
+_STREAMS, _TURNS = 2**32, 2**24
+"""More turns, and samples of a problem, than anyone draws: keeps the random streams of all completions apart."""
 
 
 @dataclass(frozen=True)
@@ -90,22 +90,33 @@ def evaluate(
     if settings.problems is not None:
         problems = problems.select(range(min(settings.problems, len(problems))))
     prompts, answers = list(problems["prompt"]), list(problems["answer"])
-    texts = prompt_texts(prompts, tokenizer)
     if not prompts:
         raise ValueError(f"The {settings.split} split of task {task.name} has no problems.")
+    texts = prompt_texts(prompts, tokenizer, task)
     tokens = max_completion_tokens or task.max_completion_tokens
     together: dict[str, Any] = {"batch_size": settings.batch_size, "batch_tokens": settings.batch_tokens}
-    greedy = complete(model, tokenizer, texts, tokens, **together)
+
+    def greedily(contexts: list[str], places: list[int], turn: int) -> list[str]:
+        return complete(model, tokenizer, contexts, tokens, **together)
+
     draws = [(i, sample) for i in range(len(texts)) for sample in range(settings.samples)]
-    sampled = complete(
-        model,
-        tokenizer,
-        [texts[i] for i, _ in draws],
-        tokens,
-        settings.temperature,
-        seed=settings.seed,
-        streams=[i * _STREAMS + sample for i, sample in draws],
-        **together,
+
+    def by_chance(contexts: list[str], places: list[int], turn: int) -> list[str]:
+        streams = [draws[i][0] * _STREAMS + turn * _TURNS + draws[i][1] for i in places]
+        return complete(
+            model,
+            tokenizer,
+            contexts,
+            tokens,
+            settings.temperature,
+            seed=settings.seed,
+            streams=streams,
+            **together,
+        )
+
+    greedy = complete_turns(texts, answers, task, tokenizer, greedily)
+    sampled = complete_turns(
+        [texts[i] for i, _ in draws], [answers[i] for i, _ in draws], task, tokenizer, by_chance
     )
 
     results = []
@@ -116,15 +127,10 @@ def evaluate(
                 index=index,
                 prompt=prompt,
                 answer=answer,
-                correct=[bool(task.correct(completion, answer)) for completion in mine],
-                reward=sum(task.score(completion, answer) for completion in mine) / len(mine),
-                greedy_correct=bool(task.correct(greedy[index], answer)),
-                greedy_completion=greedy[index],
+                correct=[all_correct(task, turns, answer) for turns in mine],
+                reward=sum(reward_of(task, turns, answer) for turns in mine) / len(mine),
+                greedy_correct=all_correct(task, greedy[index], answer),
+                greedy_completion="\n\n".join(greedy[index]),
             )
         )
     return Evaluation(settings, results)
-
-
-def prompt_texts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What a model reads of each problem: the prompt as it is, in training and in evaluation."""
-    return list(prompts)

@@ -13,6 +13,7 @@ from multiticket.train.progress import RunProgress
 NAMES = {
     "reward": "reward",
     "accuracy": "accuracy",
+    "failures": "failures",
     "kl": "kl",
     "reference_kl": "reference_kl",
     "loss": "loss",
@@ -24,7 +25,8 @@ NAMES = {
     "reward_std": "reward_std",
     "no_signal": "frac_reward_zero_std",
 }
-"""Our name for each number: TRL's. `no_signal` is the share of groups whose rewards are all equal."""
+"""Our name for each number: TRL's. `no_signal` is the share of groups whose rewards are all equal;
+`failures`, of completions that the verifier crashed on or had no time for."""
 
 
 class MetricsWriter(TrainerCallback):

@@ -36,7 +36,9 @@ from multiticket.train.files import write_json  # noqa: E402
 from multiticket.train.interrupt import StopSignals  # noqa: E402
 from multiticket.train.learning_rate import RateController  # noqa: E402
 from multiticket.train.models import load_model  # noqa: E402
+from multiticket.train.multi_turn import rollout_function  # noqa: E402
 from multiticket.train.progress import RunProgress  # noqa: E402
+from multiticket.train.prompts import rendered  # noqa: E402
 from multiticket.train.run_folder import RunFolder, read_json  # noqa: E402
 from multiticket.train.sitting import Sitting  # noqa: E402
 from multiticket.train.start import attach_start  # noqa: E402
@@ -167,6 +169,7 @@ class _Run:
         check_installed(config.report_to)
         self.model: Any
         self.model, self.tokenizer = load_model(config.model, config.dtype)
+        self.problems = rendered(self.problems, self.tokenizer, task)
         self.numel = sum(parameter.numel() for parameter in masked_candidates(self.model).values())
         self.attachment: Attachment | None = None
         self.start: dict[str, torch.Tensor] = {}  # a ticket's values, where the run goes on from one
@@ -219,6 +222,7 @@ class _Run:
             rate=self.rate,
             beta=self.config.beta,
             reference=self.config.reference,
+            rollout_func=rollout_function(self.task, self.problems),
         )
         if not self.verbose:
             trainer.remove_callback(PrinterCallback)
@@ -267,15 +271,27 @@ class _Run:
 
 
 def reward_function(task: Any) -> Any:
-    """The task's score as TRL calls rewards; the share of right answers goes to the log beside it."""
+    """The task's score as TRL calls rewards; the share of right answers goes to the log beside it.
+
+    So does the number of completions that the task's verifier could not judge, where it counts them.
+    """
 
     def reward(
-        prompts: Any, completions: list[str], answer: list[str], log_metric: Any, log_extra: Any, **_: Any
+        prompts: Any,
+        completions: list[str],
+        answer: list[str],
+        log_metric: Any,
+        log_extra: Any,
+        **columns: Any,
     ) -> list[float]:
         log_extra("answer", list(answer))  # for samples.jsonl
-        pairs = list(zip(completions, answer, strict=True))
-        log_metric("accuracy", sum(bool(task.correct(c, a)) for c, a in pairs) / len(pairs))
-        return [float(task.score(c, a)) for c, a in pairs]
+        turns = columns.get("turns") or [[completion] for completion in completions]
+        pairs = list(zip(turns, answer, strict=True))
+        failed_before = getattr(task, "failures", 0)
+        rewards = [tasks.reward_of(task, said, a) for said, a in pairs]
+        log_metric("failures", getattr(task, "failures", 0) - failed_before)
+        log_metric("accuracy", sum(tasks.all_correct(task, said, a) for said, a in pairs) / len(pairs))
+        return rewards
 
     return reward
 

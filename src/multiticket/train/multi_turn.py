@@ -1,0 +1,164 @@
+"""Conversations: the model answers, the task replies, the model answers again.
+
+In training a conversation is one sequence of tokens: the first prompt, then the completion, which holds the model's
+answers as they were sampled and between them what the environment says. `env_mask` is 1 on the model's tokens and 0
+on the environment's, which TRL then leaves out of the loss.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from multiticket.tasks import MultiTurnTask, Task
+from multiticket.train.prompts import render_reply
+
+Generate = Callable[[list[list[int]], int], tuple[list[list[int]], list[list[float]] | None]]
+"""Token ids of contexts and the turn's number -> ids of one completion each, with their log-probabilities or None."""
+
+
+@dataclass
+class Conversation:
+    """One rollout under way."""
+
+    prompt_ids: list[int]
+    answer: str
+    completion_ids: list[int] = field(default_factory=list)
+    """The model's tokens and the environment's between them; it ends with the model's."""
+    env_mask: list[int] = field(default_factory=list)
+    """As long as `completion_ids`: 1 for the model's tokens, 0 for the environment's."""
+    logprobs: list[float] = field(default_factory=list)
+    """Of the model's tokens, 0 for the environment's; empty where the engine gives none."""
+    turns: list[str] = field(default_factory=list)
+    """The model's answers as text without special tokens."""
+
+    def hear(self, ids: list[int]) -> None:
+        """Add what the environment says."""
+        self.completion_ids += ids
+        self.env_mask += [0] * len(ids)
+        self.logprobs += [0.0] * len(ids)
+
+    def say(self, ids: list[int], logprobs: list[float] | None, text: str) -> None:
+        """Add an answer of the model."""
+        self.completion_ids += ids
+        self.env_mask += [1] * len(ids)
+        self.logprobs += logprobs if logprobs is not None else [0.0] * len(ids)
+        self.turns.append(text)
+
+
+def converse(
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    task: MultiTurnTask,
+    tokenizer: PreTrainedTokenizerBase,
+    generate: Generate,
+) -> list[Conversation]:
+    """Whole conversations about problems, from rendered `prompts` (see `prompts.render`) and the tasks' `answers`.
+
+    An answer that was cut off at its longest is ended for it, by the environment. Contexts are the tokens that were
+    sampled, never tokenised anew.
+    """
+    tokenised: Any = tokenizer(text=list(prompts))["input_ids"]
+    everyone = [Conversation(list(ids), answer) for ids, answer in zip(tokenised, answers, strict=True)]
+    speaking = everyone
+    for turn in range(task.turns):
+        contexts = [each.prompt_ids + each.completion_ids for each in speaking]
+        said, logprobs = generate(contexts, turn)
+        texts = tokenizer.batch_decode(said, skip_special_tokens=True)
+        for i, each in enumerate(speaking):
+            each.say(list(said[i]), list(logprobs[i]) if logprobs is not None else None, texts[i])
+        if turn + 1 == task.turns:
+            break
+        replies = [(each, task.reply(each.turns, each.answer)) for each in speaking]
+        for each, reply in replies:
+            if reply is not None:
+                each.hear(_reply_ids(reply, each.completion_ids, tokenizer))
+        speaking = [each for each, reply in replies if reply is not None]
+        if not speaking:
+            break
+    return everyone
+
+
+def _reply_ids(reply: str, so_far: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens between two answers; the end of the turn only where the model has not written it itself."""
+    encoded: Any = tokenizer(text=render_reply(reply, tokenizer), add_special_tokens=False)["input_ids"]
+    ids = list(encoded)
+    return ids[1:] if ids and so_far and ids[0] == so_far[-1] else ids
+
+
+def rollout_function(task: Task, problems: Any) -> Any:
+    """TRL's `rollout_func` for a task with turns and its rendered `problems` (prompt, answer); None without turns.
+
+    TRL passes prompts alone, so the answer is found by the prompt. Uses TRL's own engine for each turn, whichever is
+    set (transformers or vLLM); `max_completion_length` bounds one turn.
+
+    Raises ValueError where one prompt has two different answers.
+    """
+    if not isinstance(task, MultiTurnTask):
+        return None
+    answer_of: dict[str, str] = {}
+    for prompt, answer in zip(problems["prompt"], problems["answer"], strict=True):
+        if answer_of.setdefault(prompt, answer) != answer:
+            raise ValueError(f"Two problems of the task {task.name} have the same prompt: {prompt[:80]!r}.")
+
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is one of its experimental features
+
+    def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        training = trainer.model.training
+        group = trainer.num_generations if training else trainer.num_generations_eval
+
+        def generate(
+            contexts: list[list[int]], turn: int
+        ) -> tuple[list[list[int]], list[list[float]] | None]:
+            # a group shares its context in the first turn only
+            return trainer._generate_single_turn(contexts, None, {}, group if turn == 0 else 1)
+
+        done = converse(prompts, [answer_of[p] for p in prompts], task, trainer.processing_class, generate)
+        has_logprobs = bool(trainer.use_vllm)
+        return {
+            "prompt_ids": [each.prompt_ids for each in done],
+            "completion_ids": [each.completion_ids for each in done],
+            "logprobs": [each.logprobs for each in done] if has_logprobs else None,
+            "env_mask": [each.env_mask for each in done],
+            "turns": [each.turns for each in done],
+        }
+
+    return rollout
+
+
+def complete_turns(
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    complete: Callable[[list[str], list[int], int], list[str]],
+) -> list[list[str]]:
+    """The model's answers, a list of turns for each problem: what `tasks.reward_of` and `tasks.all_correct` judge.
+
+    A task without turns has lists of one.
+
+    Args:
+        prompts, answers: rendered prompts (see `prompts.render`) and the problems' answers.
+        complete: texts of contexts, the place in `prompts` of each, and the turn's number -> one completion each,
+            without special tokens.
+    """
+    contexts = list(prompts)
+    turns: list[list[str]] = [[] for _ in prompts]
+    speaking = list(range(len(contexts)))
+    turn = 0
+    while speaking:
+        said = complete([contexts[i] for i in speaking], speaking, turn)
+        for i, text in zip(speaking, said, strict=True):
+            turns[i].append(text)
+        turn += 1
+        if not isinstance(task, MultiTurnTask) or turn == task.turns:
+            break
+        replies = {i: task.reply(turns[i], answers[i]) for i in speaking}
+        speaking = [i for i in speaking if replies[i] is not None]
+        for i in speaking:
+            contexts[i] += turns[i][-1] + render_reply(str(replies[i]), tokenizer)
+    return turns
