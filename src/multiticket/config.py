@@ -46,8 +46,8 @@ class CollapseConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kl: float = Field(default=0.15, gt=0)
-    """Nats a token that a step moves the policy. The best rates move it by 0.004, rates three times too high by 0.04;
-    at ten times too high, the first steps moved it by 0.16 to 0.59, and nothing was learned."""
+    """Nats a token that a step moves the policy. The first step of a 1 M model that sorts letters: 0.004 at the best
+    rate, 0.04 at three times that. Arithmetic at ten times its rate: 0.16 to 0.59 in five steps, nothing learned."""
     kl_steps: int = Field(default=5, ge=1)
     """Steps in a row above `kl`."""
     length_steps: int = Field(default=20, ge=1)

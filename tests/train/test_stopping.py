@@ -97,8 +97,8 @@ TEN_TIMES_TOO_FAST = [
     0.081,
     0.099,
 ]
-"""KL of the first steps of arithmetic with the shipped base, 512 rollouts, a 1 % ticket at a rate of 0.1: the reward
-stays where it was. At 0.01 it is 0.004, at 0.03 it is 0.04, and the reward rises."""
+"""KL of the first steps of arithmetic with the shipped base, 512 rollouts, a 1 % ticket at a rate of 0.1 (the default
+is 0.01): the reward stays where it was."""
 
 
 def test_a_rate_ten_times_too_high_is_noticed_and_one_three_times_too_high_is_not() -> None:
