@@ -138,7 +138,7 @@ def test_the_mask_is_1_on_exactly_the_models_tokens(tokenizer: Any) -> None:
     assert cut.env_mask == [1, 1, 1, 1, 0, *[0] * len(after_1), 1, 1]
     assert (short.completion_ids, short.env_mask, short.turns) == ([B, EOS], [1, 1], ["b"])
     assert ended.turns == ["a", "aa", ""]
-    assert contexts_seen[1][0] == ids_of(tokenizer, "1=") + [A, EOS, *after_1]
+    assert contexts_seen[1][0] == [*ids_of(tokenizer, "1="), A, EOS, *after_1]
     assert [len(contexts) for contexts in contexts_seen] == [3, 2, 1]
 
 
