@@ -51,7 +51,8 @@ def train(
         Path | None, typer.Option(help="YAML file with settings; options here go before it.")
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help='arithmetic, alphabet_sort, or your own "module:task".')
+        str | None,
+        typer.Option(help='A name, such as gsm8k, or your own "module:task" or "module:score@data.jsonl".'),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="A shipped base, a checkpoint folder, or a hub name.")
