@@ -97,8 +97,11 @@ READY = "echo '{\"trained\": 1}'"
             "echo noise >&2; echo 'MemoryError: no room' >&2; exit 1",
             "Measuring 'full' failed: MemoryError: no room",
         ),
-        (f"{READY}; read _; exit 9", "Measuring 'full' failed: exit code 9"),
-        (f"{READY}; exec <&-; kill -9 $$", "Measuring 'full' failed: exit code -9"),
+        (f"{READY}; read _; exit 9", "Measuring 'full' failed: its process ended with exit code 9"),
+        (
+            f"{READY}; echo noise >&2; exec <&-; kill -9 $$",
+            "Measuring 'full' failed: its process was killed by signal 9",
+        ),
     ],
     ids=["at the start", "at a step", "killed"],
 )

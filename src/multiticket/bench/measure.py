@@ -91,10 +91,7 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            code = self._process.wait()
-            raise ValueError(
-                f"Measuring {self.arm.name!r} failed: {self._last_words() or f'exit code {code}'}"
-            )
+            raise ValueError(f"Measuring {self.arm.name!r} failed: {self._why_it_ended()}")
         return json.loads(line)
 
     def stop(self) -> None:
@@ -106,11 +103,14 @@ class Worker:
                 if stream is not None:
                     stream.close()
 
-    def _last_words(self) -> str:
-        """The last line that the process wrote on standard error: of a traceback, the error itself."""
+    def _why_it_ended(self) -> str:
+        """Of a traceback on standard error the last line, the error itself; a signal leaves no words of its own."""
+        code = self._process.wait()
+        if code < 0:
+            return f"its process was killed by signal {-code}, perhaps because memory ran out."
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors if line.strip()]
-        return lines[-1][:300] if lines else ""
+        return lines[-1][:300] if lines else f"its process ended with exit code {code}."
 
 
 @contextlib.contextmanager

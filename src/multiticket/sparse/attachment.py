@@ -74,7 +74,7 @@ class Attachment:
         self._required_grad = {name: parameter.requires_grad for name, parameter in parameters.items()}
         for parameter in parameters.values():
             parameter.requires_grad_(False)
-        readers = _readers(model)
+        readers = find_readers(model)
         self._weights: dict[str, MaskedWeight] = {}
         by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
         for name in mask.names:
@@ -278,7 +278,7 @@ class Attachment:
         return any(id(weight.values) in parameters for weight in weights)
 
 
-def _readers(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+def find_readers(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     """For each parameter object, the modules and attributes that read it; tied weights have several."""
     readers: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():

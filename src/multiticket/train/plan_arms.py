@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from multiticket.mask import Mask
 from multiticket.mask.names import masked_candidates
-from multiticket.sparse.attachment import _readers
+from multiticket.sparse.attachment import find_readers
 from multiticket.sparse.connect import ConnectedView
 from multiticket.sparse.layers import convert
 from multiticket.sparse.masked_weight import MaskedWeight
@@ -55,7 +55,7 @@ def make_ticket(model: nn.Module, mask: Mask) -> dict[str, int]:
     for parameter in parameters.values():
         parameter.requires_grad_(False)
     held = list(model.parameters())
-    readers = _readers(model)
+    readers = find_readers(model)
     weights: list[PlannedWeight] = []
     by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
     for name in mask.names:
