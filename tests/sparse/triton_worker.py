@@ -14,7 +14,7 @@ from multiticket.sparse.crop import row_starts
 from multiticket.sparse.gradient import linear_reference, linear_values_grad
 
 SHAPES = [(1, 1), (1, 37), (40, 3), (33, 17)]
-TOKENS = [1, 7, 128, 129, 300]
+TOKENS = [1, 129, 300]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -26,7 +26,11 @@ def error(rows: int, columns: int, tokens: int, k: int, dtype: torch.dtype, inde
     found = linear_values_grad(dy, x, positions, row_starts(positions, rows, columns), "triton")
     wanted = linear_reference(dy.double(), x.double(), positions)
     assert found.shape == wanted.shape
-    worst = ((found - wanted).abs().max() / wanted.abs().max()).item() if wanted.any() else found.abs().sum().item()
+    worst = (
+        ((found - wanted).abs().max() / wanted.abs().max()).item()
+        if wanted.any()
+        else found.abs().sum().item()
+    )
     return {"error": worst, "dtype": str(found.dtype), "case": f"{rows} x {columns}, {tokens}, {k}, {dtype}"}
 
 
@@ -38,7 +42,9 @@ def main() -> None:
             cases.append(error(rows, columns, tokens, k, dtype, index))
     cases.append(error(5, 4, 0, 3, torch.float32, torch.int32))
     nothing = torch.zeros(0, dtype=torch.int32)
-    empty = linear_values_grad(torch.ones(2, 5), torch.ones(2, 4), nothing, row_starts(nothing, 5, 4), "triton")
+    empty = linear_values_grad(
+        torch.ones(2, 5), torch.ones(2, 4), nothing, row_starts(nothing, 5, 4), "triton"
+    )
     print(json.dumps({"cases": cases, "empty": list(empty.shape)}))
 
 
