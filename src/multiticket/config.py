@@ -85,7 +85,7 @@ class RunConfig(BaseModel):
     """None: the task's own."""
     temperature: float = Field(default=1.0, gt=0)
     beta: float = Field(default=0.0, ge=0)
-    """Weight of the KL penalty against the reference policy."""
+    """Weight of the KL penalty against the reference policy (the unbiased reverse KL's gradient, TRL's default)."""
     reference: Literal["base", "start"] = "base"
     """The policy that `beta` holds on to: the base model, or what the run starts from where that is a ticket."""
     weight_decay: float = Field(default=0.01, ge=0)

@@ -28,7 +28,8 @@ from multiticket.train.models import load_model
 from multiticket.train.run import run_training
 from multiticket.train.subject import measure
 
-STEPS = 6
+STEPS = 10
+RATE = 6e-2
 
 
 def _settings(folder: Path, arm: str = "lora", **more: Any) -> config.RunConfig:
@@ -48,7 +49,7 @@ def _settings(folder: Path, arm: str = "lora", **more: Any) -> config.RunConfig:
 @pytest.fixture(scope="module")
 def lora_run(toy_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     output = tmp_path_factory.mktemp("runs") / "lora"
-    settings = _settings(toy_model_folder, learning_rate=2e-2, save_every=4)
+    settings = _settings(toy_model_folder, learning_rate=RATE, save_every=4)
     return output, run_training(settings, output, show_progress=False)
 
 
@@ -117,7 +118,7 @@ def test_a_killed_lora_run_resumes_to_the_same_bits(
     (copy / "result.json").unlink()
     shutil.rmtree(copy / "adapter")
     shutil.rmtree(copy / "checkpoints" / f"step-{STEPS}")
-    settings = _settings(toy_model_folder, learning_rate=2e-2, save_every=4)
+    settings = _settings(toy_model_folder, learning_rate=RATE, save_every=4)
     resumed = run_training(settings, copy, resume=True, show_progress=False)
     assert resumed["eval"] == result["eval"]
     name = "adapter/adapter_model.safetensors"
@@ -159,15 +160,14 @@ def test_loras_rank_and_alpha_can_be_given(toy_model_folder: Path) -> None:
     model, _ = load_model(str(toy_model_folder))
     assert lora_rank(model, settings) == 3
     adapted = add_lora(model, settings)
-    scalings = {m.scaling["default"] for m in adapted.modules() if hasattr(m, "scaling") and m.scaling}
+    scalings = {m.scaling["default"] for m in adapted.modules() if hasattr(m, "lora_A")}
     assert scalings == {4.0}
     assert settings.learning_rate == config.LORA_RATE
     assert trained_count(adapted) % 3 == 0
 
 
-@pytest.mark.parametrize("arm", ["lora"])
-def test_auto_serves_lora(arm: str, toy_model_folder: Path, tmp_path: Path) -> None:
-    settings = _settings(toy_model_folder, arm, learning_rate="auto", steps=2)
+def test_auto_serves_lora(toy_model_folder: Path, tmp_path: Path) -> None:
+    settings = _settings(toy_model_folder, learning_rate="auto", steps=2)
     result = run_training(settings, tmp_path / "auto", show_progress=False)
     first = _lines(tmp_path / "auto")[0]
     assert first["kl"] == pytest.approx(settings.target_kl, rel=0.06)
