@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Arm = Literal["full", "ticket", "lora"]
 RATE_TIMES_DENSITY = 1e-4
 """What the shipped bases learn well with: runs of every density lie on one curve over rate x density."""
-LORA_RATE = 1e-3
-"""Ten times the full arm's, as is usual for LoRA."""
+LORA_RATE_TIMES_ALPHA = 1e-2
+"""For LoRA: what a first step moves goes by rate x alpha, whatever the rank, since its ranks move together."""
 
 
 class EvalConfig(BaseModel):
@@ -62,13 +62,13 @@ class RunConfig(BaseModel):
     """What a method needs beside density and seed, such as `layers: first`."""
     lora_rank: int | None = Field(default=None, ge=1)
     """None: the one that trains nearest to density * all parameters."""
-    lora_alpha: float | None = Field(default=None, gt=0)
-    """The adapter is scaled by alpha / rank. None: the rank."""
+    lora_alpha: float = Field(default=32.0, gt=0)
+    """The adapter is scaled by alpha / rank, so that one rate suits all ranks."""
     training_seed: int = Field(ge=0, lt=2**32)
     """Seeds the order of problems and the sampling: `seed` where it is not given."""
 
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"]
-    """Where it is not given: 1e-4 (full), 1e-4 / density (ticket), 1e-3 (LoRA); auto: found by `target_kl`."""
+    """Where it is not given: 1e-4 (full), 1e-4 / density (ticket), 1e-2 / lora_alpha; auto: found by `target_kl`."""
     target_kl: float = Field(default=0.004, gt=0)
     """The KL that a step should move, in nats a token, with `learning_rate: auto`."""
     rate_control: Literal["probe", "average", "hold"] = "average"
@@ -118,7 +118,8 @@ class RunConfig(BaseModel):
         if filled.get("learning_rate") is None:
             density = filled.get("density", 0.01)
             if isinstance(density, (int, float)) and density > 0:
-                filled["learning_rate"] = _usual_rate(filled.get("arm", "ticket"), density)
+                alpha = filled.get("lora_alpha", 32.0)
+                filled["learning_rate"] = _usual_rate(filled.get("arm"), density, alpha)
         if filled.get("micro_batch") is None:
             filled["micro_batch"] = filled.get("rollouts", 512)
         return filled
@@ -142,7 +143,7 @@ class RunConfig(BaseModel):
     @property
     def usual_rate(self) -> float:
         """What `learning_rate` is where it is not given."""
-        return _usual_rate(self.arm, self.density)
+        return _usual_rate(self.arm, self.density, self.lora_alpha)
 
     def default_output(self) -> Path:
         """The run folder's name where none is given: what distinguishes the run, below ``runs/``."""
@@ -157,8 +158,10 @@ class RunConfig(BaseModel):
         return Path("runs") / "-".join(name.replace(":", "_").replace("/", "_") for name in names)
 
 
-def _usual_rate(arm: Any, density: float) -> float:
-    return LORA_RATE if arm == "lora" else RATE_TIMES_DENSITY / density
+def _usual_rate(arm: Any, density: float, alpha: Any) -> float:
+    if arm == "lora" and isinstance(alpha, (int, float)) and alpha > 0:
+        return LORA_RATE_TIMES_ALPHA / alpha
+    return RATE_TIMES_DENSITY / density
 
 
 def build(settings: Mapping[str, Any]) -> RunConfig:

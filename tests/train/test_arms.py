@@ -29,7 +29,7 @@ from multiticket.train.run import run_training
 from multiticket.train.subject import measure
 
 STEPS = 10
-RATE = 6e-2
+RATE = 6e-2 / 32
 
 
 def _settings(folder: Path, arm: str = "lora", **more: Any) -> config.RunConfig:
@@ -98,7 +98,8 @@ def test_loras_score_is_that_of_base_plus_alpha_over_rank_times_b_a(
         for name, a in saved.items():
             if ".lora_A." in name:
                 b = saved[name.replace(".lora_A.", ".lora_B.")]
-                weights[name.removeprefix("base_model.model.").replace(".lora_A", "")] += b @ a
+                weight = weights[name.removeprefix("base_model.model.").replace(".lora_A", "")]
+                weight += 32 / len(a) * b @ a
     by_hand = evaluate(merged, tokenizer, TASK, _settings(toy_model_folder).eval).summary()
     assert by_hand["greedy"] == result["eval"]["after"]["greedy"]
     assert by_hand["reward"] == pytest.approx(result["eval"]["after"]["reward"], abs=0.02)
@@ -162,7 +163,7 @@ def test_loras_rank_and_alpha_can_be_given(toy_model_folder: Path) -> None:
     adapted = add_lora(model, settings)
     scalings = {m.scaling["default"] for m in adapted.modules() if hasattr(m, "lora_A")}
     assert scalings == {4.0}
-    assert settings.learning_rate == config.LORA_RATE
+    assert settings.learning_rate == config.LORA_RATE_TIMES_ALPHA / 12
     assert trained_count(adapted) % 3 == 0
 
 
@@ -172,7 +173,7 @@ def test_auto_serves_lora(toy_model_folder: Path, tmp_path: Path) -> None:
     first = _lines(tmp_path / "auto")[0]
     assert first["kl"] == pytest.approx(settings.target_kl, rel=0.06)
     assert result["learning_rate_asked"] == "auto"
-    assert result["learning_rate"] != config.LORA_RATE
+    assert result["learning_rate"] != settings.usual_rate
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

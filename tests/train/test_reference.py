@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from multiticket.sparse import Attachment, attach
 from multiticket.train.arms import add_lora
 from multiticket.train.models import load_model
 from multiticket.train.reference import make_reference
-from multiticket.train.run import reward_function
+from multiticket.train.run import reward_function, run_training
 from multiticket.train.trainer import RLVRTrainer, grpo_config
 
 BETA = 0.5
@@ -261,3 +263,38 @@ def test_a_penalty_holds_the_policy_near_the_base(toy_model_folder: Path, tmp_pa
         trainer.train()
     kls = [trainer.state.log_history[7]["reference_kl"] for trainer in (far, near)]
     assert kls[1] < kls[0] / 2
+
+
+@pytest.mark.parametrize(("arm", "which"), [("ticket", "start"), ("full", "base"), ("lora", "base")])
+def test_a_killed_run_with_a_penalty_resumes_to_the_same_bits(
+    arm: str, which: str, toy_model_folder: Path, tmp_path: Path
+) -> None:
+    """The reference is still that of the beginning, not of the checkpoint."""
+    run = config.build(
+        {
+            "task": "toy_task:TASK",
+            "model": str(toy_model_folder),
+            "arm": arm,
+            "steps": 4,
+            "rollouts": 80,
+            "group": 8,
+            "beta": 0.1,
+            "reference": which,
+            "learning_rate": "auto",
+            "save_every": 2,
+            "eval": {"problems": 2, "samples": 1},
+        }
+    )
+    run_training(run, tmp_path / "whole", show_progress=False)
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    (tmp_path / "killed" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "killed" / "checkpoints" / "step-4")
+    run_training(run, tmp_path / "killed", resume=True, show_progress=False)
+    whole, killed = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "killed")
+    )
+    for line in whole + killed:
+        del line["time"]
+    assert killed == whole
+    assert whole[0]["reference_kl"] < 1e-9 < whole[3]["reference_kl"]
