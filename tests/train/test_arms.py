@@ -14,6 +14,7 @@ from toy_task import TASK
 
 from multiticket import config
 from multiticket.mask.selectors import SELECTORS
+from multiticket.report.tables import arm_name
 from multiticket.ticket import Ticket
 from multiticket.train.arms import (
     add_lora,
@@ -71,6 +72,8 @@ def test_lora_trains_an_adapter_and_leaves_it(
     assert result["lora_rank"] == rank >= 1
     assert result["nnz"] == rank * per_rank
     assert result["density"] == result["nnz"] / numel
+    assert arm_name(result) == f"lora rank {rank} (seed 0)"
+    assert result["versions"]["peft"]
     assert (result["arm"], result["method"], result["file"]) == ("lora", None, "adapter")
     saved = load_file(output / "adapter" / "adapter_model.safetensors")
     assert sum(tensor.numel() for tensor in saved.values()) == result["nnz"]
@@ -167,10 +170,14 @@ def test_loras_rank_and_alpha_can_be_given(toy_model_folder: Path) -> None:
     assert trained_count(adapted) % 3 == 0
 
 
-def test_auto_serves_lora(toy_model_folder: Path, tmp_path: Path) -> None:
-    settings = _settings(toy_model_folder, learning_rate="auto", steps=2)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_auto_serves_lora(dtype: str, toy_model_folder: Path, tmp_path: Path) -> None:
+    """Under bf16 weights too, where the adapter stays fp32."""
+    settings = _settings(toy_model_folder, learning_rate="auto", steps=2, dtype=dtype)
     result = run_training(settings, tmp_path / "auto", show_progress=False)
     first = _lines(tmp_path / "auto")[0]
+    adapter = load_file(tmp_path / "auto" / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
     assert first["kl"] == pytest.approx(settings.target_kl, rel=0.06)
     assert result["learning_rate_asked"] == "auto"
     assert result["learning_rate"] != settings.usual_rate

@@ -95,7 +95,7 @@ def run_training(
         "train_s": round(train_s, 3),
         "wall_s": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory(),
-        "versions": versions(),
+        "versions": versions() | ({"peft": version("peft")} if config.arm == "lora" else {}),
     }
     write_json(folder.result, result)
     return result
