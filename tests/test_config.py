@@ -44,7 +44,7 @@ def test_density_is_accepted_in_its_interval_only(density: float) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"arm": "lora"}, "arm should be 'full' or 'ticket', but is 'lora'."),
+        ({"arm": "half"}, "arm should be 'full', 'ticket' or 'lora', but is 'half'."),
         ({"arm": "full", "density": 0.01}, "The full arm trains every parameter"),
         ({"steps": 0}, "steps should be greater than or equal to 1, but is 0."),
         ({"learning_rate": -1.0}, "learning_rate should be greater than 0, but is -1.0."),

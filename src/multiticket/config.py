@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Arm = Literal["full", "ticket", "lora"]
 RATE_TIMES_DENSITY = 1e-4
 """What the shipped bases learn well with: runs of every density lie on one curve over rate x density."""
-LORA_RATE = 1e-3
-"""Ten times the full arm's, as is usual for LoRA."""
+LORA_RATE_TIMES_ALPHA = 1e-2
+"""For LoRA: what a first step moves goes by rate x alpha, whatever the rank, since its ranks move together."""
 
 
 class EvalConfig(BaseModel):
@@ -80,16 +80,16 @@ class RunConfig(BaseModel):
     """What a method needs beside density and seed, such as `layers: first`."""
     lora_rank: int | None = Field(default=None, ge=1)
     """None: the one that trains nearest to density * all parameters."""
-    lora_alpha: float | None = Field(default=None, gt=0)
-    """The adapter is scaled by alpha / rank. None: the rank."""
+    lora_alpha: float = Field(default=32.0, gt=0)
+    """The adapter is scaled by alpha / rank, so that one rate suits all ranks."""
     training_seed: int = Field(ge=0, lt=2**32)
     """Seeds the order of problems and the sampling: `seed` where it is not given."""
 
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"]
-    """Where it is not given: 1e-4 (full), 1e-4 / density (ticket), 1e-3 (LoRA); auto: found by `target_kl`."""
-    target_kl: float = Field(default=0.2, gt=0)
+    """Where it is not given: 1e-4 (full), 1e-4 / density (ticket), 1e-2 / lora_alpha; auto: found by `target_kl`."""
+    target_kl: float = Field(default=0.15, gt=0)
     """The KL that a step should move, in nats a completion, with `learning_rate: auto`."""
-    rate_control: Literal["probe", "average", "hold"] = "probe"
+    rate_control: Literal["probe", "average", "hold"] = "average"
     """With `auto`: keep the rate that the first batch gives, correct it over the first five steps, or to the end."""
     steps: int = Field(default=50, ge=1)
     """Optimiser steps."""
@@ -103,7 +103,7 @@ class RunConfig(BaseModel):
     """None: the task's own."""
     temperature: float = Field(default=1.0, gt=0)
     beta: float = Field(default=0.0, ge=0)
-    """Weight of the KL penalty against the reference policy."""
+    """Weight of the KL penalty against the reference policy (the unbiased reverse KL's gradient, TRL's default)."""
     reference: Literal["base", "start"] = "base"
     """The policy that `beta` holds on to: the base model, or what the run starts from where that is a ticket."""
     weight_decay: float = Field(default=0.01, ge=0)
@@ -151,7 +151,8 @@ class RunConfig(BaseModel):
         if filled.get("learning_rate") is None:
             density = filled.get("density", 0.01)
             if isinstance(density, (int, float)) and density > 0:
-                filled["learning_rate"] = _usual_rate(filled.get("arm", "ticket"), density)
+                alpha = filled.get("lora_alpha", 32.0)
+                filled["learning_rate"] = _usual_rate(filled.get("arm"), density, alpha)
         if isinstance(filled.get("report_to"), str):
             filled["report_to"] = [name.strip() for name in filled["report_to"].split(",") if name.strip()]
         if filled.get("micro_batch") is None:
@@ -186,7 +187,7 @@ class RunConfig(BaseModel):
     @property
     def usual_rate(self) -> float:
         """What `learning_rate` is where it is not given."""
-        return _usual_rate(self.arm, self.density)
+        return _usual_rate(self.arm, self.density, self.lora_alpha)
 
     def default_output(self) -> Path:
         """The run folder's name where none is given: what distinguishes the run, below ``runs/``."""
@@ -202,8 +203,10 @@ class RunConfig(BaseModel):
         return Path("runs") / "-".join(name.replace(":", "_").replace("/", "_") for name in names)
 
 
-def _usual_rate(arm: Any, density: float) -> float:
-    return LORA_RATE if arm == "lora" else RATE_TIMES_DENSITY / density
+def _usual_rate(arm: Any, density: float, alpha: Any) -> float:
+    if arm == "lora" and isinstance(alpha, (int, float)) and alpha > 0:
+        return LORA_RATE_TIMES_ALPHA / alpha
+    return RATE_TIMES_DENSITY / density
 
 
 def build(settings: Mapping[str, Any]) -> RunConfig:

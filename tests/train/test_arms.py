@@ -14,6 +14,7 @@ from toy_task import TASK
 
 from multiticket import config
 from multiticket.mask.selectors import SELECTORS
+from multiticket.report.tables import arm_name
 from multiticket.ticket import Ticket
 from multiticket.train.arms import (
     add_lora,
@@ -28,7 +29,8 @@ from multiticket.train.models import load_model
 from multiticket.train.run import run_training
 from multiticket.train.subject import measure
 
-STEPS = 6
+STEPS = 10
+RATE = 6e-2 / 32
 
 
 def _settings(folder: Path, arm: str = "lora", **more: Any) -> config.RunConfig:
@@ -48,7 +50,7 @@ def _settings(folder: Path, arm: str = "lora", **more: Any) -> config.RunConfig:
 @pytest.fixture(scope="module")
 def lora_run(toy_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     output = tmp_path_factory.mktemp("runs") / "lora"
-    settings = _settings(toy_model_folder, learning_rate=2e-2, save_every=4)
+    settings = _settings(toy_model_folder, learning_rate=RATE, save_every=4)
     return output, run_training(settings, output, show_progress=False)
 
 
@@ -70,6 +72,8 @@ def test_lora_trains_an_adapter_and_leaves_it(
     assert result["lora_rank"] == rank >= 1
     assert result["nnz"] == rank * per_rank
     assert result["density"] == result["nnz"] / numel
+    assert arm_name(result) == f"lora rank {rank} (seed 0)"
+    assert result["versions"]["peft"]
     assert (result["arm"], result["method"], result["file"]) == ("lora", None, "adapter")
     saved = load_file(output / "adapter" / "adapter_model.safetensors")
     assert sum(tensor.numel() for tensor in saved.values()) == result["nnz"]
@@ -97,7 +101,8 @@ def test_loras_score_is_that_of_base_plus_alpha_over_rank_times_b_a(
         for name, a in saved.items():
             if ".lora_A." in name:
                 b = saved[name.replace(".lora_A.", ".lora_B.")]
-                weights[name.removeprefix("base_model.model.").replace(".lora_A", "")] += b @ a
+                weight = weights[name.removeprefix("base_model.model.").replace(".lora_A", "")]
+                weight += 32 / len(a) * b @ a
     by_hand = evaluate(merged, tokenizer, TASK, _settings(toy_model_folder).eval).summary()
     assert by_hand["greedy"] == result["eval"]["after"]["greedy"]
     assert by_hand["reward"] == pytest.approx(result["eval"]["after"]["reward"], abs=0.02)
@@ -117,7 +122,7 @@ def test_a_killed_lora_run_resumes_to_the_same_bits(
     (copy / "result.json").unlink()
     shutil.rmtree(copy / "adapter")
     shutil.rmtree(copy / "checkpoints" / f"step-{STEPS}")
-    settings = _settings(toy_model_folder, learning_rate=2e-2, save_every=4)
+    settings = _settings(toy_model_folder, learning_rate=RATE, save_every=4)
     resumed = run_training(settings, copy, resume=True, show_progress=False)
     assert resumed["eval"] == result["eval"]
     name = "adapter/adapter_model.safetensors"
@@ -159,20 +164,23 @@ def test_loras_rank_and_alpha_can_be_given(toy_model_folder: Path) -> None:
     model, _ = load_model(str(toy_model_folder))
     assert lora_rank(model, settings) == 3
     adapted = add_lora(model, settings)
-    scalings = {m.scaling["default"] for m in adapted.modules() if hasattr(m, "scaling") and m.scaling}
+    scalings = {m.scaling["default"] for m in adapted.modules() if hasattr(m, "lora_A")}
     assert scalings == {4.0}
-    assert settings.learning_rate == config.LORA_RATE
+    assert settings.learning_rate == config.LORA_RATE_TIMES_ALPHA / 12
     assert trained_count(adapted) % 3 == 0
 
 
-@pytest.mark.parametrize("arm", ["lora"])
-def test_auto_serves_lora(arm: str, toy_model_folder: Path, tmp_path: Path) -> None:
-    settings = _settings(toy_model_folder, arm, learning_rate="auto", steps=2)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_auto_serves_lora(dtype: str, toy_model_folder: Path, tmp_path: Path) -> None:
+    """Under bf16 weights too, where the adapter stays fp32."""
+    settings = _settings(toy_model_folder, learning_rate="auto", steps=2, dtype=dtype)
     result = run_training(settings, tmp_path / "auto", show_progress=False)
     first = _lines(tmp_path / "auto")[0]
+    adapter = load_file(tmp_path / "auto" / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
     assert first["kl"] == pytest.approx(settings.target_kl, rel=0.06)
     assert result["learning_rate_asked"] == "auto"
-    assert result["learning_rate"] != config.LORA_RATE
+    assert result["learning_rate"] != settings.usual_rate
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

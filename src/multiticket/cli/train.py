@@ -73,7 +73,7 @@ def train(
         str | None, typer.Option(help='What the method takes, as YAML: "layers: last".')
     ] = None,
     lora_rank: Annotated[int | None, typer.Option(help="Default: what comes nearest to the density.")] = None,
-    lora_alpha: Annotated[float | None, typer.Option(help="Default: the rank.")] = None,
+    lora_alpha: Annotated[float | None, typer.Option(help="LoRA's scale times its rank; default 32.")] = None,
     beta: Annotated[float | None, typer.Option(help="Weight of the KL penalty; default 0.")] = None,
     reference: Annotated[
         str | None, typer.Option(help="What the penalty holds on to: base, or start (of the run).")

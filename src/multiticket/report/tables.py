@@ -51,9 +51,11 @@ RUN_COLUMNS = ("arm", "base", "after", "after, greedy", "trained parameters", "f
 
 
 def arm_name(result: Mapping[str, Any], short: bool = False) -> str:
-    """``full``, or ``ticket 1 % (seed 0)``; `short`: ``1 %, seed 0``."""
+    """``full``, ``lora rank 4 (seed 0)`` or ``ticket 1 % (seed 0)``; of a ticket `short`: ``1 %, seed 0``."""
     if result["arm"] == "full":
         return "full"
+    if result["arm"] == "lora":
+        return f"lora rank {result['lora_rank']} (seed {result['seed']})"
     part = f", part {result['part']}" if result["part"] else ""
     method = "" if result["method"] == "random" else f"{result['method']}, "
     share, rest = f"{100 * result['density']:g} %", f"{method}seed {result['seed']}{part}"

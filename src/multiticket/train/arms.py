@@ -89,9 +89,10 @@ def add_lora(model: PreTrainedModel, config: RunConfig) -> Any:
         ValueError: PEFT is not installed, or does not know how to adapt this model.
     """
     rank = lora_rank(model, config)
-    alpha = config.lora_alpha if config.lora_alpha is not None else rank
     peft = _peft()
-    settings = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    settings = peft.LoraConfig(
+        r=rank, lora_alpha=config.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     try:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)

@@ -138,7 +138,7 @@ def _result(
         "train_s": round(train_s, 3),
         "wall_s": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory(),
-        "versions": versions(),
+        "versions": versions() | ({"peft": version("peft")} if config.arm == "lora" else {}),
     }
 
 
