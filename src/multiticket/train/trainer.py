@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import save_fsdp_optimizer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
+from transformers.trainer import SCHEDULER_NAME
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -46,7 +49,7 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
         num_iterations=1,
         num_generations=config.group,
         per_device_train_batch_size=config.micro_batch,
-        gradient_accumulation_steps=config.rollouts // config.micro_batch,
+        gradient_accumulation_steps=_passes(config),
         max_completion_length=max_completion_tokens,
         temperature=config.temperature,
         disable_dropout=True,
@@ -73,6 +76,17 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     return with_options(recipe, config.grpo)
+
+
+def _passes(config: RunConfig) -> int:
+    """Forward and backward passes of each rank in a step: together the ranks do the step's rollouts."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))  # accelerate does not know yet: its state is made by TRL
+    if config.rollouts % (config.micro_batch * ranks):
+        raise ValueError(
+            f"{config.rollouts} rollouts a step are no whole number of passes for {ranks} ranks with micro_batch "
+            f"{config.micro_batch}: give a micro_batch of {config.rollouts // ranks} or a divisor of it."
+        )
+    return config.rollouts // (config.micro_batch * ranks)
 
 
 class StepKL(NamedTuple):
@@ -178,6 +192,7 @@ class RLVRTrainer(GRPOTrainer):
         assert self._measured is not None
         inputs, before = self._measured["inputs"], self._measured["log_probs"]
         after, _, _ = super()._get_per_token_logps_and_entropies(self.model, *inputs)
+        reshard(self.model)  # or zero_grad would miss the gradients of what FSDP2 left whole
         mask = inputs[1][:, -inputs[2] :]
         log_ratio = (after - before).float()
         estimate = torch.expm1(log_ratio) - log_ratio
@@ -248,14 +263,26 @@ class RLVRTrainer(GRPOTrainer):
         """A checkpoint's values when the trainer saves; a plain Hugging Face checkpoint when a person asks."""
         folder = Path(output_dir or self.args.output_dir)
         if self.attachment is not None and _internal_call:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_values(self.attachment, folder / VALUES_FILE)
+            state = self.attachment.state_dict()  # every rank, where FSDP2 shards the values
+            if self.args.should_save:
+                folder.mkdir(parents=True, exist_ok=True)
+                save_values(state, folder / VALUES_FILE)
         else:
             if hasattr(self.model, "peft_config"):
                 save_adapter(self.model, folder)
             else:
                 self.model.save_pretrained(folder)
             self.processing_class.save_pretrained(folder)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Under FSDP the optimiser's shards and the scheduler, without the dense model that transformers would add."""
+        if self.attachment is None or not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def go_back_to(self, checkpoint: Path) -> None:
         """Put a checkpoint's values, or its whole model, in the place of those now."""
@@ -288,6 +315,8 @@ class _MeasureKL(TrainerCallback):
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         metrics = self.trainer._metrics["train"]
+        if self.trainer.attachment is not None:
+            metrics["unchanged"].append(self.trainer.attachment.unchanged_by_last_step())
         if self.trainer.beta:
             metrics["reference_kl"] += metrics.pop("kl")  # TRL's name for it
         if not self.trainer.kl_rollouts:
@@ -306,9 +335,8 @@ class _EpochSampler(RepeatSampler):
         self.generator.manual_seed(self.seed + 1_000_003 * epoch)
 
 
-def save_values(attachment: Attachment, path: Path) -> None:
-    """`attachment.state_dict()` as a safetensors file: values (k,) in fp32 by name, the rest as JSON in the header."""
-    state = attachment.state_dict()
+def save_values(state: dict[str, Any], path: Path) -> None:
+    """Write an ``attachment.state_dict()``: fp32 values (k,) by name, the rest as JSON in the header."""
     rest = json.dumps({key: value for key, value in state.items() if key != "values"})
     save_file({name: values.cpu() for name, values in state["values"].items()}, path, metadata={_KEY: rest})
 
