@@ -122,18 +122,6 @@ class Attachment:
                 methods[weight.name].append(gradient_method(module, weight))
         return {name: " + ".join(dict.fromkeys(ways)) for name, ways in methods.items()}
 
-    def unchanged_by_last_step(self) -> float:
-        """The share of the values whose weight the last optimiser step left as it was, bit for bit.
-
-        Below fp32 this is what rounding hides: the fp32 values moved, and their bf16 or fp16 weights did not yet. 1.0
-        before the first step.
-        """
-        counts = [weight.unchanged for weight in self._attached().values()]
-        if any(count is None for count in counts):
-            return 1.0
-        total = torch.stack([count.to(counts[0].device) for count in counts if count is not None]).sum()  # type: ignore[union-attr]
-        return float(total) / self.nnz
-
     def dense_values(self, name: str) -> Tensor:
         """What the dense weight ``name`` holds at the mask's positions (k,), in its own dtype."""
         weight = self._attached()[name]

@@ -47,7 +47,6 @@ class MaskedWeight:
         self._crop = None if self._starts is None else crop(self._positions, self._starts, *dense.shape)
         self.original = dense.detach().take(positions.to(dense.device))
         self.written = self.original.clone()
-        self.unchanged: Tensor | None = (
             None  # entries that the last write left as they were; nobody waits for it
         )
         self.showing_base = False
@@ -178,9 +177,7 @@ class MaskedWeight:
     def write_whole(self, values: Tensor) -> None:
         """Write ``values`` (k,), which are the weight's own; of a sharded weight, what lies in this rank's rows."""
         dense = self.dense
-        before, self.written = self.written, values.to(device=dense.device, dtype=dense.dtype, copy=True)
-        if before.device == self.written.device and before.dtype == self.written.dtype:
-            self.unchanged = (before == self.written).sum()
+        self.written = values.to(device=dense.device, dtype=dense.dtype, copy=True)
         self._put(dense, self.written)
         self._version = self.values._version
 

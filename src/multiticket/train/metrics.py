@@ -24,7 +24,6 @@ NAMES = {
     "truncated": "completions/clipped_ratio",
     "reward_std": "reward_std",
     "no_signal": "frac_reward_zero_std",
-    "unchanged": "unchanged",
 }
 """Our name for each number: TRL's. `no_signal` is the share of groups whose rewards are all equal;
 `failures`, of completions that the verifier crashed on or had no time for."""

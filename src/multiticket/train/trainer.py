@@ -315,8 +315,6 @@ class _MeasureKL(TrainerCallback):
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         metrics = self.trainer._metrics["train"]
-        if self.trainer.attachment is not None:
-            metrics["unchanged"].append(self.trainer.attachment.unchanged_by_last_step())
         if self.trainer.beta:
             metrics["reference_kl"] += metrics.pop("kl")  # TRL's name for it
         if not self.trainer.kl_rollouts:
