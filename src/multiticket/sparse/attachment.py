@@ -102,6 +102,10 @@ class Attachment:
         for _, values in self.named_parameters():
             yield values
 
+    def dense_dtype(self, name: str) -> torch.dtype:
+        """The dtype of the dense weight ``name``, to which its values are rounded when they are written."""
+        return self._weights[name].dense.dtype
+
     def dense_values(self, name: str) -> Tensor:
         """What the dense weight ``name`` holds at the mask's positions (k,), in its own dtype."""
         weight = self._attached()[name]
