@@ -17,6 +17,7 @@ NAMES = {
     "kl": "kl",
     "loss": "loss",
     "grad_norm": "grad_norm",
+    "hidden_by_rounding": "hidden_by_rounding",
     "learning_rate": "learning_rate",
     "entropy": "entropy",
     "completion_length": "completions/mean_length",

@@ -17,6 +17,7 @@ from trl.trainer.utils import RepeatSampler
 
 from multiticket.config import RunConfig
 from multiticket.sparse import Attachment
+from multiticket.train.rounding import MeasureRounding
 
 VALUES_FILE = "values.safetensors"
 _KEY = "multiticket"
@@ -83,6 +84,8 @@ class RLVRTrainer(GRPOTrainer):
         self._measured: dict[str, Any] | None = None
         self._saving_to: str | None = None
         super().__init__(*args, **kwargs)
+        if attachment is not None:
+            self.add_callback(MeasureRounding(self, attachment))
         if kl_rollouts:
             self.add_callback(_MeasureKL(self))
 
