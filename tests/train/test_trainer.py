@@ -186,3 +186,25 @@ def test_epochs_differ_but_each_is_found_again(toy_model_folder: Path, tmp_path:
         orders.append(list(sampler))
     assert orders[0] == orders[2] != orders[1]
     assert sorted(set(orders[0])) == list(range(40))
+
+
+def test_what_rounding_hides_is_logged(toy_model_folder: Path, tmp_path: Path) -> None:
+    """Beside the same figure from the values' and weights' own bits before and after the step."""
+    trainer = _trainer(toy_model_folder, tmp_path, arm="ticket", density=0.25, learning_rate=1e-4)
+    trainer.model.to(torch.bfloat16)
+    trainer.attachment.flush()  # type: ignore[union-attr]
+    before = {n: v.detach().clone() for n, v in trainer.attachment.named_parameters()}  # type: ignore[union-attr]
+    trainer.train()
+    hidden = moved = 0
+    for name, values in trainer.attachment.named_parameters():  # type: ignore[union-attr]
+        changed = values.detach() != before[name]
+        moved += int(changed.sum())
+        hidden += int((changed & (values.detach().bfloat16() == before[name].bfloat16())).sum())
+    assert 0.1 * moved < hidden < 0.9 * moved
+    assert trainer.state.log_history[0]["hidden_by_rounding"] == pytest.approx(hidden / moved, abs=1e-4)
+
+
+def test_rounding_hides_nothing_of_fp32_weights(toy_model_folder: Path, tmp_path: Path) -> None:
+    trainer = _trainer(toy_model_folder, tmp_path, arm="ticket", density=0.25)
+    trainer.train()
+    assert trainer.state.log_history[0]["hidden_by_rounding"] == 0

@@ -122,6 +122,10 @@ class Attachment:
                 methods[weight.name].append(gradient_method(module, weight))
         return {name: " + ".join(dict.fromkeys(ways)) for name, ways in methods.items()}
 
+    def dense_dtype(self, name: str) -> torch.dtype:
+        """The dtype of the dense weight ``name``, to which its values are rounded when they are written."""
+        return self._weights[name].dense.dtype
+
     def dense_values(self, name: str) -> Tensor:
         """What the dense weight ``name`` holds at the mask's positions (k,), in its own dtype."""
         weight = self._attached()[name]

@@ -47,8 +47,6 @@ class MaskedWeight:
         self._crop = None if self._starts is None else crop(self._positions, self._starts, *dense.shape)
         self.original = dense.detach().take(positions.to(dense.device))
         self.written = self.original.clone()
-            None  # entries that the last write left as they were; nobody waits for it
-        )
         self.showing_base = False
         self.sharded = False
         self._own: tuple[slice, int] | None = None

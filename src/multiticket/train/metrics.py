@@ -18,6 +18,7 @@ NAMES = {
     "reference_kl": "reference_kl",
     "loss": "loss",
     "grad_norm": "grad_norm",
+    "hidden_by_rounding": "hidden_by_rounding",
     "learning_rate": "learning_rate",
     "entropy": "entropy",
     "completion_length": "completions/mean_length",

@@ -27,6 +27,7 @@ from multiticket.train.grpo_options import with_options
 from multiticket.train.learning_rate import RateController, solve_rate
 from multiticket.train.probe import FirstStepProbe
 from multiticket.train.reference import Which, make_reference
+from multiticket.train.rounding import MeasureRounding
 
 VALUES_FILE = "values.safetensors"
 _KEY = "multiticket"
@@ -138,6 +139,8 @@ class RLVRTrainer(GRPOTrainer):
         if beta:
             self.beta = self.args.beta = beta
             self.ref_model = make_reference(self.model, attachment, reference)
+        if attachment is not None:
+            self.add_callback(MeasureRounding(self, attachment))
         self.add_callback(_MeasureKL(self))
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
