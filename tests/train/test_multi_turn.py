@@ -186,7 +186,7 @@ def test_the_gradient_is_that_of_the_models_tokens_alone(
     toy_model_folder: Path, tmp_path: Path, tokenizer: Any
 ) -> None:
     run = settings.build(
-        {"rollouts": 8, "group": 4, "steps": 1, "arm": "full", "kl_rollouts": 0, "clip_norm": 1e9}
+        {"rollouts": 8, "group": 4, "steps": 1, "arm": "full", "kl_rollouts": 8, "clip_norm": 1e9}
     )
     model = AutoModelForCausalLM.from_pretrained(toy_model_folder)
     problems = TASK.problems("train")
@@ -197,7 +197,7 @@ def test_the_gradient_is_that_of_the_models_tokens_alone(
         train_dataset=problems,
         processing_class=tokenizer,
         attachment=None,
-        kl_rollouts=0,
+        kl_rollouts=8,
         rollout_func=rollout_function(TASK, problems),
     )
     trainer.current_gradient_accumulation_steps = 1
@@ -209,6 +209,8 @@ def test_the_gradient_is_that_of_the_models_tokens_alone(
     attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
 
     trainer.compute_loss(model, batch).backward()
+    assert trainer._measured is not None
+    assert torch.equal(trainer._measured["mask"], mask)  # the KL of a step is of the model's tokens too
     found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
 

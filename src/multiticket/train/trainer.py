@@ -132,6 +132,7 @@ class RLVRTrainer(GRPOTrainer):
         self.rate = rate
         self.kl_rollouts = kl_rollouts
         self._measured: dict[str, Any] | None = None
+        self._spoken: torch.Tensor | None = None
         self._saving_to: str | None = None
         super().__init__(*args, **kwargs)
         if self.use_vllm and attachment is not None:
@@ -160,6 +161,11 @@ class RLVRTrainer(GRPOTrainer):
 
     # Each step's KL
 
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """TRL's own, remembering which tokens of a conversation are the environment's: they are no policy's."""
+        self._spoken = inputs.get("tool_mask")
+        return super()._compute_loss(model, inputs)
+
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """TRL's own, remembering the first rollouts of a training pass (they are shuffled) for `step_kl`.
 
@@ -171,9 +177,12 @@ class RLVRTrainer(GRPOTrainer):
         input_ids, attention_mask, logits_to_keep = args
         output = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
         if torch.is_grad_enabled() and self.kl_rollouts:
+            first = slice(self.kl_rollouts)
+            mask = attention_mask[first, -logits_to_keep:]
             self._measured = {
-                "inputs": (input_ids[: self.kl_rollouts], attention_mask[: self.kl_rollouts], logits_to_keep),
-                "log_probs": output[0][: self.kl_rollouts].detach(),
+                "inputs": (input_ids[first], attention_mask[first], logits_to_keep),
+                "log_probs": output[0][first].detach(),
+                "mask": mask if self._spoken is None else mask * self._spoken[first],
             }
         return output
 
@@ -196,7 +205,7 @@ class RLVRTrainer(GRPOTrainer):
         inputs, before = self._measured["inputs"], self._measured["log_probs"]
         after, _, _ = super()._get_per_token_logps_and_entropies(self.model, *inputs)
         reshard(self.model)  # or zero_grad would miss the gradients of what FSDP2 left whole
-        mask = inputs[1][:, -inputs[2] :]
+        mask = self._measured["mask"]
         log_ratio = (after - before).float()
         estimate = torch.expm1(log_ratio) - log_ratio
         sums = torch.stack([(estimate * mask).sum(), mask.sum().float(), mask.new_tensor(len(mask)).float()])
