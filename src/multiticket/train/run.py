@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import sys
@@ -78,6 +79,11 @@ def run_training(
             written; the run can be resumed then.
         RunInterrupted: SIGTERM or SIGINT came while it trained; a checkpoint of the last step was saved.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "A run folder is written by one process, and this is one of several: for several GPUs give the attached "
+            "model to RLVRTrainer (or TRL's GRPOTrainer) in a script of your own."
+        )
     if not verbose:
         hush_loaded()
     folder = RunFolder(output)
