@@ -24,6 +24,13 @@ def test_a_cell_multiplies_its_lists_out(cell):
     assert all(set(choice) == set(cell) for choice in chosen)
 
 
+def test_an_empty_list_is_a_setting_and_no_choice():
+    assert expand({"report_to": [], "seed": [0, 1]}) == [
+        {"report_to": [], "seed": 0},
+        {"report_to": [], "seed": 1},
+    ]
+
+
 def test_cells_share_settings_and_add_their_own():
     study = build_study(
         {

@@ -75,7 +75,7 @@ def test_a_run_that_died_goes_on_from_its_checkpoint(study: Study, tmp_path: Pat
     import multiticket.train.run as engine
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine._Run, "keep", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(engine._Run, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             perform(tmp_path, run)
     assert state_of(tmp_path, run).state == "waiting"

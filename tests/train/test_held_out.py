@@ -16,7 +16,7 @@ from multiticket.train.lines import StepLines
 from multiticket.train.models import load_model
 from multiticket.train.run import run_training
 from multiticket.train.samples import ROLLOUTS, rollouts
-from multiticket.train.subject import measure
+from multiticket.train.subject import Trained, measure
 from multiticket.train.validation import best_step
 
 
@@ -69,7 +69,7 @@ def test_a_line_is_the_score_of_that_steps_checkpoint_and_the_best_is_kept(
     assert kept == {best["step"], 7}
     checkpoint = output / "checkpoints" / f"step-{best['step']}"
     settings = small(toy_model_folder, eval={"problems": 10, "samples": 2, "split": "validation"})
-    evaluation, _ = measure(settings, None, None, checkpoint, None)
+    evaluation, _ = measure(settings, None, Trained(checkpoint=checkpoint), None)
     assert {"step": best["step"], **evaluation.summary()} == best
 
 

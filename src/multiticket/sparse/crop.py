@@ -51,6 +51,8 @@ def crop(positions: Tensor, starts: Tensor, rows: int, columns: int) -> Crop:
     partial column, and any mask of few enough entries leaves lines untouched. A share of touched lines above
     ``MOST_TOUCHED`` leaves that axis whole. Order is kept, so that the k entries stay in their places.
     """
+    if positions.is_meta:  # planned, not attached: which lines are touched is not known
+        return Crop((rows, columns), positions, starts, None, None)
     touched_rows = _if_few((starts[1:] > starts[:-1]).nonzero().flatten(), rows)
     seen = torch.zeros(columns, dtype=torch.bool, device=positions.device)
     seen[(positions % columns).long()] = True

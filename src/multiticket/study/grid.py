@@ -76,9 +76,9 @@ def build_study(content: Mapping[str, Any], default_name: str = "study") -> Stud
 
 
 def expand(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every choice of one value from each list in ``cell``; a list of lists chooses lists."""
+    """Every choice of one value from each list in ``cell``; a list of lists chooses lists, an empty one is itself."""
     names = list(cell)
-    values = [cell[name] if isinstance(cell[name], list) else [cell[name]] for name in names]
+    values = [value if isinstance(value, list) and value else [value] for value in cell.values()]
     return [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values)]
 
 
