@@ -17,6 +17,7 @@ from trl.trainer.utils import RepeatSampler
 
 from multiticket.config import RunConfig
 from multiticket.sparse import Attachment
+from multiticket.sparse.refusals import refuse_strategy
 from multiticket.train.rounding import MeasureRounding
 
 VALUES_FILE = "values.safetensors"
@@ -85,6 +86,7 @@ class RLVRTrainer(GRPOTrainer):
         self._saving_to: str | None = None
         super().__init__(*args, **kwargs)
         if attachment is not None:
+            refuse_strategy(self.accelerator)
             self.add_callback(MeasureRounding(self, attachment))
         if kl_rollouts:
             self.add_callback(_MeasureKL(self))
