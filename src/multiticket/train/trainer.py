@@ -168,8 +168,15 @@ class RLVRTrainer(GRPOTrainer):
             folder.mkdir(parents=True, exist_ok=True)
             save_values(self.attachment, folder / VALUES_FILE)
         else:
-            self.model.save_pretrained(folder)
-            self.processing_class.save_pretrained(folder)
+            self._save_plain(folder)
+            if self.args.should_save:
+                self.processing_class.save_pretrained(folder)
+
+    def _save_plain(self, folder: Path) -> None:
+        """The model as transformers saves it: gathered by every rank where FSDP shards it, written by one."""
+        gathered = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+        if self.args.should_save:
+            self.model.save_pretrained(folder, state_dict=gathered)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.attachment is None:
