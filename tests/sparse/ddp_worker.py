@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from two_ranks import Figures, batches, differs, loss_of, own_half, serve, toy, train
 
@@ -94,6 +97,35 @@ def wrapped_first_is_refused() -> Figures:
     return {"message": ""}
 
 
+def fsdp1_is_refused() -> Figures:
+    model = toy()
+    wrapped = FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+    return {"message": message_of(lambda: mt.attach(wrapped, mt.Mask.random(toy(), 0.3)))}
+
+
+def fsdp1_afterwards() -> Figures:
+    """Not ours to refuse: FSDP1 itself does not take frozen weights beside trained values into one flat tensor."""
+    model = toy()
+    mt.attach(model, mt.Mask.random(model, 0.3))
+    return {"message": message_of(lambda: FullyShardedDataParallel(model, device_id=torch.device("cpu")))}
+
+
+def tensor_parallelism_is_refused() -> Figures:
+    model = toy()
+    mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("tp",))
+    plan = {"blocks.0.up": ColwiseParallel(), "blocks.0.down": RowwiseParallel()}
+    model = parallelize_module(model, mesh, plan)
+    return {"message": message_of(lambda: mt.attach(model, mt.Mask.random(toy(), 0.3)))}
+
+
+def message_of(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    return "nothing was raised"
+
+
 if __name__ == "__main__":
     serve(
         {
@@ -102,5 +134,8 @@ if __name__ == "__main__":
             "bytes": bytes_reduced,
             "accumulation": accumulation,
             "wrapped first": wrapped_first_is_refused,
+            "fsdp1": fsdp1_is_refused,
+            "fsdp1 afterwards": fsdp1_afterwards,
+            "tensor parallel": tensor_parallelism_is_refused,
         }
     )

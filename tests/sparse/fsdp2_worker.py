@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -224,6 +226,26 @@ def one_rank_saves_the_ticket() -> Figures:
     return {"difference": 0.0}
 
 
+def ticket_file() -> Figures:
+    """As one rank saves it; some tensors have a single value, whose gathered form must be plain memory too."""
+    model = toy()
+    attachment = mt.attach(model, mt.Mask.random(model, 0.15))
+    counts = [values.numel() for values in attachment.parameters()]
+    train(shard(model), SGD(attachment.parameters()), share=own_half)
+    expected = whole_weights(model)
+    if dist.get_rank() == 1:
+        return {"difference": 0.0, "least": min(counts), "moved": differs(expected, whole_weights(toy()))}
+    path = Path(sys.argv[1]) / "ticket.safetensors"
+    attachment.ticket().save(path)
+    plain = toy()
+    mt.Ticket.load(path).apply(plain)
+    return {
+        "difference": differs(whole_weights(plain), expected),
+        "least": min(counts),
+        "moved": differs(expected, whole_weights(toy())),
+    }
+
+
 def message_of(call: Callable[[], object], kind: type[Exception]) -> str:
     try:
         call()
@@ -328,6 +350,7 @@ if __name__ == "__main__":
             "disabled": disabled,
             "resume": resumes,
             "one rank": one_rank_saves_the_ticket,
+            "ticket file": ticket_file,
             "accelerate": partial(accelerates_own_preparation, efficient=False),
             "accelerate efficient": partial(accelerates_own_preparation, efficient=True),
             "refusals": refusals,

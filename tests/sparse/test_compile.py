@@ -51,3 +51,37 @@ def test_a_compiled_model_trains_as_the_dense_one():
                 inside = mask.indices(name)
                 parameter.view(-1)[inside] -= 0.1 * parameter.grad.view(-1)[inside]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_model_compiled_before_attach_trains_too():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = Small().double()
+    twin = copy.deepcopy(model)
+    tokens = torch.arange(12).view(3, 4) % 7
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled(tokens)
+    attachment = mt.attach(model, mt.Mask.random(model, 0.3))
+    compiled(tokens).square().mean().backward()
+    twin(tokens).square().mean().backward()
+    dense = {name: p.grad.flatten() for name, p in twin.named_parameters()}
+    for name, values in attachment.named_parameters():
+        wanted = dense[name][attachment.mask.indices(name)]
+        torch.testing.assert_close(values.grad, wanted, rtol=1e-12, atol=1e-14)
+
+
+def test_after_a_step_by_hand_flush_reaches_a_compiled_model():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = Small().double()
+    attachment = mt.attach(model, mt.Mask.random(model, 0.3))
+    tokens = torch.arange(12).view(3, 4) % 7
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    before = compiled(tokens).detach()
+    with torch.no_grad():
+        for values in attachment.parameters():
+            values.add_(0.1)
+    attachment.flush()
+    after = compiled(tokens).detach()
+    assert not torch.equal(after, before)
+    torch.testing.assert_close(after, model(tokens).detach())

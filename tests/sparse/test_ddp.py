@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from two_ranks import of_case, run, toy
-
-import multiticket as mt
+from two_ranks import of_case, run
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +39,14 @@ def test_a_model_wrapped_before_attach_is_refused(ranks):
         assert figures["still trains"]
 
 
-def test_weights_that_deepspeed_partitioned_are_refused():
-    model = toy()
-    mask = mt.Mask.random(model, 0.3)
-    for number, parameter in enumerate(model.parameters()):
-        parameter.ds_id = number  # with the weight itself elsewhere, as ZeRO-3 leaves it
-        parameter.data = torch.empty(0)
-    with pytest.raises(ValueError, match="ZeRO-3 partitions the weights"):
-        mt.attach(model, mask)
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-def test_fsdp1_is_refused():
-    model = toy()
-    wrapped = torch.nn.ModuleDict({"_fsdp_wrapped_module": model})  # what FSDP1 calls the module inside
-    with pytest.raises(ValueError, match=r"FSDP1.*attach first"):
-        mt.attach(wrapped, mt.Mask.random(model, 0.3))
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("fsdp1", "FSDP1) flattens the weights"),
+        ("tensor parallel", "Tensor parallelism"),
+        ("fsdp1 afterwards", "requires_grad"),
+    ],
+)
+def test_weights_that_are_elsewhere_are_refused(ranks, how, words):
+    for figures in of_case(ranks, how):
+        assert words in figures["message"]

@@ -91,6 +91,13 @@ def test_one_rank_alone_can_read_the_ticket(ranks):
         assert figures["difference"] == 0
 
 
+def test_the_ticket_that_one_rank_saves_makes_the_trained_model(ranks):
+    for figures in of_case(ranks, "ticket file"):
+        assert figures["least"] == 1
+        assert figures["moved"] > 0.03
+        assert figures["difference"] == 0
+
+
 @pytest.mark.parametrize("case", ["accelerate", "accelerate efficient"])
 def test_what_accelerate_prepares_trains_a_tied_model(ranks, case):
     pytest.importorskip("accelerate")

@@ -137,8 +137,9 @@ class Attachment:
     def flush(self) -> None:
         """Write all values into the dense weights now.
 
-        Needed by no optimiser and no forward pass, except where FSDP2 shards the model and the values were changed
-        otherwise than by a ``torch.optim`` optimiser; every rank must call it then.
+        Needed by no optimiser and no forward pass, except where FSDP2 shards the model or ``torch.compile`` compiled
+        it, and the values were changed otherwise than by a ``torch.optim`` optimiser: a sharded model's ranks write
+        together (every rank must call it), and a compiled graph compares no content, so that it has no breaks.
         """
         weights = list(self._attached().values())
         for weight, values in zip(weights, whole([weight.values for weight in weights]), strict=True):

@@ -118,7 +118,7 @@ def _gather(tensors: Sequence[Tensor], group: Any) -> list[Tensor]:
     all_gather(gathered, flat, group=group)
     pieces = gathered.view(ranks, -1).split(lengths, dim=1)
     return [
-        piece.reshape(-1)[: tensor.shape[0]].to(share.device)
+        piece.contiguous().view(-1)[: tensor.shape[0]].to(share.device)
         for piece, tensor, share in zip(pieces, tensors, shares, strict=True)
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from multiticket.mask import Mask
@@ -19,9 +21,10 @@ def refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str, 
         raise ValueError(
             "This model has an attachment already; detach it, or attach the union of both masks."
         )
-    if getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None:
+    quantised = _quantised(model)
+    if quantised is not None:
         raise ValueError(
-            "A quantised base cannot be trained at single positions; load it in bf16, fp16 or fp32."
+            f"A quantised base ({quantised}) cannot be trained at single positions; load it in bf16, fp16 or fp32."
         )
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
         raise ValueError(
@@ -62,4 +65,50 @@ def refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str, 
                 f"{name} is on the meta device and has no values; load the weights, then attach."
             )
         if is_sharded(parameter):
-            raise ValueError(f"{name} is already sharded; attach first, then call fully_shard or prepare.")
+            raise ValueError(
+                f"{name} is already sharded; attach first, then call fully_shard or prepare. Tensor parallelism "
+                "(tp_plan) does not go with a mask at all; load the model without it."
+            )
+        if type(parameter) is not nn.Parameter:
+            raise ValueError(
+                f"{name} is held as a {type(parameter).__name__}, in which single entries cannot be written; "
+                "load the model with plain weights in bf16, fp16 or fp32."
+            )
+
+
+def refuse_strategy(accelerator: Any) -> None:
+    """Raise ValueError where ``accelerator`` will partition the model in a way that an attachment does not survive."""
+    state = accelerator.state
+    plugin = getattr(state, "fsdp_plugin", None)
+    if plugin is not None and plugin.fsdp_version != 2:
+        raise ValueError(
+            "accelerate is set to FSDP version 1, which flattens the weights, so positions cannot be found; set "
+            "fsdp_version to 2."
+        )
+    deepspeed = getattr(state, "deepspeed_plugin", None)
+    if deepspeed is not None and deepspeed.zero_stage == 3:
+        raise ValueError(
+            "DeepSpeed ZeRO-3 partitions the weights, so positions cannot be found; use FSDP2 (fsdp_version: 2)."
+        )
+
+
+_QUANTISED_PARAMETERS = ("Params4bit", "Int8Params")
+"""Classes of bitsandbytes, by name: the library need not be there."""
+
+
+def _quantised(model: nn.Module) -> str | None:
+    """What shows that weights of the model are quantised, if anything does."""
+    method = getattr(model, "quantization_method", None)
+    if method is not None:
+        return str(getattr(method, "value", method))
+    if getattr(model, "is_quantized", False):
+        return "is_quantized"
+    for name, parameter in model.named_parameters():
+        if type(parameter).__name__ in _QUANTISED_PARAMETERS:
+            return f"{name} is a {type(parameter).__name__}"
+        if not parameter.is_floating_point() or parameter.dtype.itemsize < 2:
+            return f"{name} has dtype {str(parameter.dtype).removeprefix('torch.')}"
+    for name, buffer in model.named_buffers():
+        if name.rpartition(".")[2] == "qweight" and not buffer.is_floating_point():  # GPTQ, AWQ
+            return f"{name} has dtype {str(buffer.dtype).removeprefix('torch.')}"
+    return None

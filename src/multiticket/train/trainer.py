@@ -20,6 +20,7 @@ from trl.trainer.utils import RepeatSampler
 from multiticket.config import RunConfig
 from multiticket.sparse import Attachment
 from multiticket.sparse.distributed import reshard
+from multiticket.sparse.refusals import refuse_strategy
 from multiticket.train.arms import save_adapter
 from multiticket.train.checkpoints import Checkpoints
 from multiticket.train.engine_weights import push_plain_weights
@@ -141,6 +142,7 @@ class RLVRTrainer(GRPOTrainer):
             self.beta = self.args.beta = beta
             self.ref_model = make_reference(self.model, attachment, reference)
         if attachment is not None:
+            refuse_strategy(self.accelerator)
             self.add_callback(MeasureRounding(self, attachment))
         self.add_callback(_MeasureKL(self))
 
@@ -283,8 +285,15 @@ class RLVRTrainer(GRPOTrainer):
             if hasattr(self.model, "peft_config"):
                 save_adapter(self.model, folder)
             else:
-                self.model.save_pretrained(folder)
-            self.processing_class.save_pretrained(folder)
+                self._save_plain(folder)
+            if self.args.should_save:
+                self.processing_class.save_pretrained(folder)
+
+    def _save_plain(self, folder: Path) -> None:
+        """The model as transformers saves it: gathered by every rank where FSDP shards it, written by one."""
+        gathered = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+        if self.args.should_save:
+            self.model.save_pretrained(folder, state_dict=gathered)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Under FSDP the optimiser's shards and the scheduler, without the dense model that transformers would add."""
