@@ -9,8 +9,12 @@ fp32 without a second copy of the whole.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
 BLOCK_OPERAND = 1 << 20
 """Entries of the larger transposed operand held at a time: 4 MiB in fp32."""
