@@ -54,6 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
         _say("Interrupted.")
         sys.exit(130)
     except Exception as error:
+        if type(error).__name__ == "RunInterrupted":  # asked to stop by a signal, in whichever command
+            _say(str(error))
+            sys.exit(getattr(error, "code", 1))
         sentence = mistake(error)
         if sentence is None:
             raise
