@@ -55,10 +55,11 @@ def make_trainer(
     masked: bool = True,
     kind: type[RLVRTrainer] = GivenRollouts,
     dtype: torch.dtype = torch.float32,
+    family: str = "qwen2",
     **more: Any,
 ) -> RLVRTrainer:
-    """A trainer of the same tied model, mask and settings each time; ``ranks`` share the rollouts of a step."""
-    model: Any = build("qwen2", dtype)
+    """A trainer of the same model, mask and settings each time; ``ranks`` share the rollouts of a step."""
+    model: Any = build(family, dtype)
     model.config.pad_token_id, model.config.eos_token_id = 0, 1
     attachment = mt.attach(model, mt.Mask.random(model, 0.2)) if masked else None
     settings = {

@@ -14,10 +14,12 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from rank_trainers import GivenRollouts, logged, make_trainer, trained, whole_parameters
 from safetensors.torch import save_file
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from toy_models import build
+from toy_models import build, tokens
 from transformers import AutoModelForCausalLM, TrainerCallback
-from two_ranks import Figures, differs, serve
+from trl.trainer.utils import add_fused_lm_head
+from two_ranks import Figures, differs, own_half, serve
 
 import multiticket as mt
 from multiticket.train.trainer import RLVRTrainer
@@ -34,7 +36,6 @@ class UnderFSDP2:
         AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
             fsdp_version=2,
             auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
         )
         for shared in (AcceleratorState._shared_state, PartialState._shared_state):
             shared["distributed_type"] = DistributedType.FSDP
@@ -112,6 +113,37 @@ def a_person_saves(name: str, kind: type[RLVRTrainer], masked: bool = True) -> F
     return figures
 
 
+def head_on_its_own() -> Figures:
+    """TRL reads ``lm_head.weight`` past the head, of which FSDP2 knows nothing if the head is a unit of its own."""
+
+    def passes(model: torch.nn.Module, share: Any) -> None:
+        for ids in (tokens(batch=4, seed=1), tokens(batch=4, seed=2)):
+            model(input_ids=share(ids), labels=share(ids), fused_lm_head=True).loss.backward()
+        with torch.no_grad():
+            model(input_ids=share(ids), labels=share(ids), fused_lm_head=True)
+
+    one: Any = build("llama")
+    two: Any = build("llama")
+    mask = mt.Mask.random(one, 0.2)
+    alone, attachment = mt.attach(one, mask), mt.attach(two, mask)
+    for model in (one, two):
+        add_fused_lm_head(model)
+    for layer in [*two.model.layers, two.lm_head, two]:
+        fully_shard(layer)
+    base = dict(whole_parameters(one))
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.5) for each in (alone, attachment)]
+    for _ in range(3):
+        for model, optimizer, share in zip((one, two), optimizers, (lambda ids: ids, own_half), strict=True):
+            optimizer.zero_grad()
+            passes(model, share)
+            optimizer.step()
+    wanted = dict(whole_parameters(one))
+    return {
+        "difference": differs(dict(whole_parameters(two)), wanted),
+        "head moved": float((wanted["lm_head.weight"] - base["lm_head.weight"]).abs().max()),
+    }
+
+
 def generates() -> Figures:
     """The whole step as users run it: TRL generates, scores and trains a sharded model."""
     trainer = make_trainer(FOLDER / "generates", ranks=2, kind=ShardedGenerating, max_steps=2)
@@ -130,6 +162,7 @@ def reset_accelerate() -> Figures:
     return {}
 
 
+PASSES = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
 BF16 = {"optimizer": "adamw", "dtype": torch.bfloat16, "learning_rate": 1e-4}
 
 if __name__ == "__main__":
@@ -143,6 +176,8 @@ if __name__ == "__main__":
             "reset": reset_accelerate,
             "fsdp2 control": lambda: finish("fsdp2 control", masked=False, kind=ShardedGiven),
             "fsdp2 adamw": lambda: finish("fsdp2 adamw", optimizer="adamw", kind=ShardedGiven),
+            "fsdp2 untied": lambda: finish("fsdp2 untied", family="llama", kind=ShardedGiven, **PASSES),
+            "fsdp2 head": head_on_its_own,
             "fsdp2 bf16": lambda: finish("fsdp2 bf16", kind=ShardedGiven, **BF16),
             "fsdp2 save": lambda: a_person_saves("fsdp2 save", ShardedGiven),
             "fsdp2 save all": lambda: a_person_saves("fsdp2 save all", ShardedGiven, masked=False),

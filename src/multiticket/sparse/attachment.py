@@ -15,7 +15,7 @@ from multiticket.mask import Mask
 from multiticket.mask.fingerprint import fingerprint
 from multiticket.mask.names import VALUES_SUFFIX, masked_candidates
 from multiticket.sparse.crossover import refuse_method_that_cannot_work
-from multiticket.sparse.distributed import local, own_share, reshard, sharded_layers, whole
+from multiticket.sparse.distributed import local, own_share, reshard, sharded_layers, unshard_head, whole
 from multiticket.sparse.fused_head import use_sparse_head
 from multiticket.sparse.layers import convert, gradient_method, masked_weights, restore
 from multiticket.sparse.masked_weight import MaskedWeight
@@ -91,7 +91,7 @@ class Attachment:
         self._modules = list(by_module)
         self.base_fingerprint = fingerprint(mask, lambda name: self._weights[name].original)
         self._ignored_on_save = _leave_values_out_of_checkpoints(model)
-        self._before_forward = model.register_forward_pre_hook(lambda *_: self._check_what_changed())
+        self._before_forward = model.register_forward_pre_hook(self._prepare_forward, with_kwargs=True)
         use_sparse_head()
         _attachments.add(self)
         _write_after_every_optimizer_step()
@@ -254,6 +254,11 @@ class Attachment:
                 "The values of a sharded model were changed otherwise than by an optimiser of torch.optim; call "
                 "flush() on the attachment after that, on every rank."
             )
+
+    def _prepare_forward(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self._check_what_changed()
+        if kwargs.get("fused_lm_head") and torch.is_grad_enabled():
+            unshard_head(model)
 
     def _check_what_changed(self) -> None:
         """On accelerators, where a read compares no content: compare all of it with one wait for the device."""

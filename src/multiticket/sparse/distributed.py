@@ -46,6 +46,18 @@ def reshard(model: nn.Module) -> bool:
     return bool(layers)
 
 
+def unshard_head(model: nn.Module) -> None:
+    """Make the head's weights whole for this pass, where ``fully_shard`` was called on the head alone.
+
+    TRL's fused head reads ``lm_head.weight`` and never calls the head, so that nothing else would: it would gather a
+    copy of the frozen weight, and the head's values would get no gradient, in silence.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    for layer in sharded_layers(model):
+        if layer is head:
+            layer.unshard()
+
+
 def own_rows(tensor: Tensor) -> tuple[int, int]:
     """First and last + 1 of the rows of a sharded ``tensor`` that lie on this rank; equal where it holds none.
 
