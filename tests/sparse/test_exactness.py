@@ -55,8 +55,8 @@ def test_gradients_through_the_models_own_forward(family, checkpointing):
     assert all(p.grad is None for n, p in model.named_parameters() if not n.endswith("__values"))
 
 
-@pytest.mark.parametrize("method", ["sampled", "blocks"])
-def test_both_linear_methods_in_a_whole_model(method, monkeypatch):
+@pytest.mark.parametrize("method", ["native", "sampled", "blocks"])
+def test_each_linear_method_in_a_whole_model(method, monkeypatch):
     monkeypatch.setattr("multiticket.sparse.masked_weight.choose_method", lambda *_: method)
     model = build("llama")
     ids = tokens()

@@ -23,7 +23,7 @@ def positions_of(rows: int, columns: int, k: int, seed: int) -> torch.Tensor:
     columns=st.integers(1, 40),
     tokens=st.integers(1, 30),
     share=st.floats(0.0, 1.0),
-    method=st.sampled_from(["sampled", "blocks"]),
+    method=st.sampled_from(["native", "sampled", "blocks"]),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
 )
 def test_linear_gradient_is_the_dense_one_at_the_positions(rows, columns, tokens, share, method, dtype):
@@ -40,7 +40,7 @@ def test_linear_gradient_is_the_dense_one_at_the_positions(rows, columns, tokens
     assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
-@pytest.mark.parametrize("method", ["sampled", "blocks"])
+@pytest.mark.parametrize("method", ["native", "sampled", "blocks"])
 def test_16_bit_gradients_are_more_exact_than_dense_autograd(method):
     """The plain control rounds its result to bf16, by one part in 256 or so; here only fp32 sums round."""
     positions = positions_of(64, 48, 300, seed=0)
@@ -65,12 +65,12 @@ def test_blocks_of_rows_and_of_tokens_add_up(dtype, monkeypatch):
     positions = positions[(positions // 16) % 9 > 4]  # whole blocks of rows without an entry
     dy, x = torch.randn(40, 50).to(dtype), torch.randn(40, 16).to(dtype)
     wanted = gradient.linear_reference(dy.double(), x.double(), positions).float()
-    for method in ("sampled", "blocks"):
+    for method in ("native", "sampled", "blocks"):
         found = gradient.linear_values_grad(dy, x, positions, row_starts(positions, 50, 16), method)
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["sampled", "blocks"])
+@pytest.mark.parametrize("method", ["native", "sampled", "blocks"])
 def test_without_entries_or_tokens_the_gradient_is_empty_or_zero(method):
     nothing = torch.zeros(0, dtype=torch.int32)
     dy, x = torch.randn(4, 8), torch.randn(4, 6)
@@ -80,7 +80,7 @@ def test_without_entries_or_tokens_the_gradient_is_empty_or_zero(method):
     assert torch.equal(found, torch.zeros(10))
 
 
-@pytest.mark.parametrize("method", ["sampled", "blocks"])
+@pytest.mark.parametrize("method", ["native", "sampled", "blocks"])
 def test_the_operator_is_registered_as_torch_library_asks(method):
     positions = positions_of(8, 6, 10, seed=0)
     arguments = (torch.randn(4, 8), torch.randn(4, 6), positions, row_starts(positions, 8, 6), method)
@@ -89,10 +89,12 @@ def test_the_operator_is_registered_as_torch_library_asks(method):
     )
 
 
-def test_the_sampled_way_is_chosen_for_large_and_sparse_weights_on_a_cpu():
+@pytest.mark.parametrize("compiled", [True, False])
+def test_k_dot_products_are_chosen_for_large_and_sparse_weights_on_a_cpu(compiled, monkeypatch):
+    monkeypatch.setattr("multiticket.sparse.native.library", lambda: object() if compiled else None)
     cpu = torch.device("cpu")
-    assert choose_method(cpu, 2048, 512, 10_486) == "sampled"
-    assert choose_method(cpu, 8192, 512, 41_943) == "sampled"
+    assert choose_method(cpu, 2048, 512, 10_486) == ("native" if compiled else "sampled")
+    assert choose_method(cpu, 8192, 512, 41_943, torch.float16) == "sampled"
     assert choose_method(cpu, 2048, 512, 2048 * 512 // 2) == "blocks"
     assert choose_method(cpu, 16, 512, 81) == "blocks"
     assert choose_method(torch.device("cuda"), 2048, 512, 10_486) == "blocks"

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multiticket.sparse.embedding_gradient import embedding_values_grad
-from multiticket.sparse.gradient import linear_values_grad
+from multiticket.sparse.gradient import linear_values_grad, values_grad
 
 
 class ConnectedView(torch.autograd.Function):
@@ -80,7 +80,9 @@ class MaskedLinearFunction(torch.autograd.Function):
                 tokens = x.reshape(-1, x.shape[-1]).to(dy.dtype)
                 if ctx.rows is not None:
                     dy = dy.index_select(1, ctx.rows)
-                dvalues = linear_values_grad(dy, tokens, ctx.positions, ctx.starts, ctx.method)
+                eager = type(dy) is Tensor and not torch.compiler.is_compiling()
+                gradient = values_grad if eager and dy.device.type != "meta" else linear_values_grad
+                dvalues = gradient(dy, tokens, ctx.positions, ctx.starts, ctx.method)
                 dvalues = dvalues.to(ctx.values_dtype)
         return dx, dbias, dvalues, None, None, None, None, None, None
 

@@ -1,7 +1,8 @@
-"""Which way to a linear weight's gradient is the faster, as measured.
+"""Which way to a linear weight's gradient is the fastest, as measured.
 
-Against the dense product's rows * columns * tokens multiplications, ``sampled`` does density times as many, each
-slower, and copies (rows + columns) * tokens entries. So its time, as a share of the dense product's, is nearly
+Against the dense product's rows * columns * tokens multiplications, ``native`` and ``sampled`` do density times as
+many, each slower, and transpose (rows + columns) * tokens entries. So their time, as a share of the dense product's, is
+nearly
 
     per_edge * (1 / rows + 1 / columns) + per_density * density + constant
 
@@ -15,11 +16,13 @@ from typing import NamedTuple
 
 import torch
 
-METHODS = ("sampled", "blocks", "triton")
+from multiticket.sparse import native
+
+METHODS = ("native", "sampled", "blocks", "triton")
 
 
 class Cost(NamedTuple):
-    """The time of ``sampled`` as a share of that of ``blocks``."""
+    """The time of a way as a share of that of ``blocks``."""
 
     per_edge: float
     per_density: float
@@ -30,28 +33,40 @@ class Cost(NamedTuple):
 
 
 CPU_COST = {
-    torch.float32: Cost(per_edge=43.0, per_density=6.0, constant=0.05),
+    ("native", torch.float32): Cost(per_edge=30.0, per_density=6.0, constant=0.02),
+    ("native", torch.bfloat16): Cost(per_edge=30.0, per_density=6.0, constant=0.02),
+    ("sampled", torch.float32): Cost(per_edge=43.0, per_density=6.0, constant=0.05),
 }
-"""By dtype of the operands; others use fp32's. Laid by hand through five shapes at 1 % and 1,024 tokens (fp32, one
-core, 0.64 to 0.90 at 128 x 128, 0.31 at 512 x 512, 0.21 at 2048 x 512, 0.18 at 8192 x 512)."""
+"""By way and dtype of the operands; ``sampled`` for every other dtype is taken as fp32's."""
 
 
 def choose_method(
-    device: torch.device, rows: int, columns: int, k: int, dtype: torch.dtype = torch.float32
+    device: torch.device,
+    rows: int,
+    columns: int,
+    k: int,
+    dtype: torch.dtype = torch.float32,
 ) -> str:
-    """``sampled`` or ``blocks``, whichever is the faster for a weight (rows, columns) with k entries wanted.
+    """The fastest of ``native``, ``sampled`` and ``blocks`` for a weight (rows, columns) with k entries wanted.
 
     Off the CPU always ``blocks``: ``triton`` has not been measured on a GPU, so it is used only where it is asked for.
     """
     if device.type != "cpu" or not rows or not columns:
         return "blocks"
-    cost = CPU_COST.get(dtype, CPU_COST[torch.float32])
-    return "sampled" if cost.share(rows, columns, k / (rows * columns)) < 1 else "blocks"
+    compiled = dtype in native.DTYPES and rows * columns < 2**31 and native.library() is not None
+    way = "native" if compiled else "sampled"
+    cost = CPU_COST.get((way, dtype), CPU_COST["sampled", torch.float32])
+    return way if cost.share(rows, columns, k / (rows * columns)) < 1 else "blocks"
 
 
 def refuse_method_that_cannot_work(method: str) -> None:
-    """Raise ``ValueError`` for a method that does not exist, or whose library is not installed."""
+    """Raise ``ValueError`` for a method that does not exist, or that lacks its library or compiler."""
     if method not in ("auto", *METHODS):
         raise ValueError(f"There is no gradient method {method!r}; choose auto, {', '.join(METHODS)}.")
     if method == "triton" and find_spec("triton") is None:
         raise ValueError('Triton is not installed; install it, or attach with gradient="auto".')
+    if method == "native" and native.library() is None:
+        raise ValueError(
+            'The native gradient needs a C compiler (cc, or the one that CC names); install one, or attach with '
+            'gradient="auto".'
+        )

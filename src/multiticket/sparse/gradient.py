@@ -1,10 +1,11 @@
 """The gradient of k chosen entries of a linear weight, without keeping the dense gradient.
 
 For ``y = x W^T``, the gradient of entry (r, c) of W is the dot product of column r of the output gradient with column
-c of the input: ``sum_t dy[t, r] * x[t, c]``. Three ways to compute the k that are wanted, each tested against the plain
+c of the input: ``sum_t dy[t, r] * x[t, c]``. Four ways to compute the k that are wanted, each tested against the plain
 reference here, behind one ``torch.library`` operator:
 
-- ``sampled``: k dot products by ``torch.sparse.sampled_addmm``, the fastest for a sparse mask on a CPU.
+- ``native``: k dot products by a C kernel, the fastest on a CPU; fp32 and bf16, where there is a compiler.
+- ``sampled``: k dot products by ``torch.sparse.sampled_addmm``, for every dtype and without a compiler.
 - ``blocks``: the dense product a block of rows at a time, each gathered and dropped.
 - ``triton``: k dot products on a CUDA device (fp64 goes by ``blocks``).
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from multiticket.sparse.blocks import blocks
+from multiticket.sparse.native import can_take, native
 from multiticket.sparse.sampled import sampled
 
 
@@ -48,15 +50,22 @@ def linear_values_grad(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor,
     Returns:
         (k,), fp32, or fp64 where ``dy`` is; all sums are in that dtype.
     """
-    if method == "sampled":
+    return values_grad(dy, x, positions, starts, method)
+
+
+@linear_values_grad.register_fake
+def _(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, method: str) -> Tensor:
+    return dy.new_empty(positions.shape, dtype=torch.promote_types(torch.float32, dy.dtype))
+
+
+def values_grad(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, method: str) -> Tensor:
+    """What ``linear_values_grad`` computes, without the operator's dispatch: for eager tensors."""
+    if method == "native" and can_take(dy, positions):
+        return native(dy, x, positions, starts)
+    if method in ("native", "sampled"):
         return sampled(dy, x, positions, starts)
     if method == "triton" and dy.dtype != torch.float64:
         from multiticket.sparse.triton_kernel import dot_products  # triton is imported where it is used
 
         return dot_products(dy, x, positions)
     return blocks(dy, x, positions, starts)
-
-
-@linear_values_grad.register_fake
-def _(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, method: str) -> Tensor:
-    return dy.new_empty(positions.shape, dtype=torch.promote_types(torch.float32, dy.dtype))

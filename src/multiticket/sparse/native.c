@@ -1,0 +1,161 @@
+/* k entries of dy^T x, for sorted flat positions in the (rows, columns) product.
+
+   An entry is a dot product over tokens of a column of dy and a column of x, which lie across the memory. So a block of
+   B tokens is transposed into scratch that stays in the cache, eight columns by sixteen tokens at a time, and the dot
+   products read it along. Threads share x's scratch and divide the columns of x and the rows of the product; an entry
+   is summed by one thread in the order of the tokens, so that their number does not change a bit.
+
+   Built by native.py with any C compiler; OpenMP where there is one, the thread pool that torch itself uses. */
+
+#include <stdint.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define EACH_CPU
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (int8v){__VA_ARGS__})
+#endif
+
+enum { B = 64, ROWS = 64 };
+
+typedef float float8v __attribute__((vector_size(32)));
+typedef int32_t int8v __attribute__((vector_size(32)));
+
+/* Eight numbers as fp32: bf16 is the upper half of an fp32. */
+INLINE float8v load8(const void *from, int64_t at, int bf16) {
+  float8v wide;
+  if (!bf16) {
+    memcpy(&wide, (const float *)from + at, sizeof wide);
+    return wide;
+  }
+  uint16_t half[8];
+  uint32_t bits[8];
+  memcpy(half, (const uint16_t *)from + at, sizeof half);
+  for (int i = 0; i < 8; i++) bits[i] = (uint32_t)half[i] << 16;
+  memcpy(&wide, bits, sizeof wide);
+  return wide;
+}
+
+INLINE float load1(const void *from, int64_t at, int bf16) {
+  if (!bf16) return ((const float *)from)[at];
+  uint32_t bits = (uint32_t)((const uint16_t *)from)[at] << 16;
+  float wide;
+  memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+/* An 8 x 8 tile from rows `stride` apart to rows B apart, transposed. */
+INLINE void transpose8(const void *from, int64_t at, int64_t stride, int bf16, float *restrict to) {
+  float8v a[8], b[8], c[8];
+  for (int i = 0; i < 8; i++) a[i] = load8(from, at + i * stride, bf16);
+  for (int i = 0; i < 8; i += 2) {
+    b[i] = SHUFFLE(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    b[i + 1] = SHUFFLE(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    c[i] = SHUFFLE(b[i], b[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+    c[i + 1] = SHUFFLE(b[i], b[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    c[i + 2] = SHUFFLE(b[i + 1], b[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+    c[i + 3] = SHUFFLE(b[i + 1], b[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+  for (int i = 0; i < 4; i++) {
+    float8v low = SHUFFLE(c[i], c[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    float8v high = SHUFFLE(c[i], c[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    memcpy(to + i * B, &low, sizeof low);
+    memcpy(to + (i + 4) * B, &high, sizeof high);
+  }
+}
+
+/* Columns first ... last - 1 of n <= B tokens, each to B numbers in a row, zeros after the n. */
+INLINE void transpose(const void *from, int64_t token, int64_t stride, int bf16, int n, int64_t first, int64_t last,
+                      float *restrict to) {
+  int t = 0;
+  for (; t + 16 <= n; t += 16) { /* sixteen tokens fill a cache line of the result */
+    int64_t c = first, at = (token + t) * stride;
+    for (; c + 8 <= last; c += 8) {
+      transpose8(from, at + c, stride, bf16, to + (c - first) * B + t);
+      transpose8(from, at + c + 8 * stride, stride, bf16, to + (c - first) * B + t + 8);
+    }
+    for (; c < last; c++)
+      for (int i = 0; i < 16; i++) to[(c - first) * B + t + i] = load1(from, at + i * stride + c, bf16);
+  }
+  for (; t < n; t++)
+    for (int64_t c = first; c < last; c++) to[(c - first) * B + t] = load1(from, (token + t) * stride + c, bf16);
+  if (n < B)
+    for (int64_t c = first; c < last; c++) memset(to + (c - first) * B + n, 0, sizeof(float) * (B - n));
+}
+
+EACH_CPU static void columns_of_x(const void *x, int64_t token, int64_t stride, int bf16, int n, int64_t first,
+                                  int64_t last, float *xt) {
+  if (bf16)
+    transpose(x, token, stride, 1, n, first, last, xt + first * B);
+  else
+    transpose(x, token, stride, 0, n, first, last, xt + first * B);
+}
+
+EACH_CPU static void rows_of_product(const void *dy, int64_t token, int64_t stride, int bf16, int n, int64_t first,
+                                     int64_t last, int64_t columns, const float *restrict xt,
+                                     const int32_t *restrict starts, const int32_t *restrict positions,
+                                     float *restrict result) {
+  float dyt[ROWS * B] __attribute__((aligned(64)));
+  for (int64_t row = first; row < last; row += ROWS) {
+    int64_t end = row + ROWS < last ? row + ROWS : last;
+    if (starts[row] == starts[end]) continue;
+    if (bf16)
+      transpose(dy, token, stride, 1, n, row, end, dyt);
+    else
+      transpose(dy, token, stride, 0, n, row, end, dyt);
+    for (int64_t r = row; r < end; r++) {
+      const float *restrict a = dyt + (r - row) * B;
+      for (int32_t i = starts[r]; i < starts[r + 1]; i++) {
+        const float *restrict b = xt + (positions[i] - r * columns) * B;
+        float sum = 0;
+        for (int t = 0; t < B; t++) sum += a[t] * b[t];
+        result[i] += sum;
+      }
+    }
+  }
+}
+
+/* result (k) must hold zeros; scratch has room for columns * 64 floats. Strides are between tokens, in elements. */
+void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64_t x_stride, int bf16, int64_t tokens,
+                         int64_t rows, int64_t columns, const int32_t *starts, const int32_t *positions, float *result,
+                         float *scratch, int threads) {
+#ifndef _OPENMP
+  (void)threads;
+#else
+#pragma omp parallel num_threads(threads)
+#endif
+  {
+    int64_t me = 0, all = 1;
+#ifdef _OPENMP
+    me = omp_get_thread_num(), all = omp_get_num_threads();
+#endif
+    int64_t groups = (columns + 7) / 8, parts = (rows + ROWS - 1) / ROWS;
+    int64_t first_column = groups * me / all * 8, last_column = groups * (me + 1) / all * 8;
+    int64_t first_row = parts * me / all * ROWS, last_row = parts * (me + 1) / all * ROWS;
+    if (last_column > columns) last_column = columns;
+    if (last_row > rows) last_row = rows;
+    for (int64_t token = 0; token < tokens; token += B) {
+      int n = tokens - token < B ? (int)(tokens - token) : B;
+      columns_of_x(x, token, x_stride, bf16, n, first_column, last_column, scratch);
+#ifdef _OPENMP
+#pragma omp barrier
+#endif
+      rows_of_product(dy, token, dy_stride, bf16, n, first_row, last_row, columns, scratch, starts, positions, result);
+#ifdef _OPENMP
+#pragma omp barrier
+#endif
+    }
+  }
+}

@@ -1,0 +1,109 @@
+"""The compiled way: the same numbers as the definition, for any shape, layout and number of threads; and none at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import multiticket as mt
+from multiticket.sparse import native
+from multiticket.sparse.crop import row_starts
+from multiticket.sparse.crossover import choose_method
+from multiticket.sparse.gradient import linear_reference, values_grad
+
+needs_compiler = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
+
+
+def masked_product(rows: int, columns: int, tokens: int, k: int, dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(rows * columns + tokens)
+    positions = torch.randperm(rows * columns, generator=generator)[:k].sort().values.int()
+    dy = torch.randn(tokens, rows, generator=generator).to(dtype)
+    x = torch.randn(tokens, columns, generator=generator).to(dtype)
+    return dy, x, positions, row_starts(positions, rows, columns)
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 200),
+    columns=st.integers(1, 200),
+    tokens=st.integers(1, 200),
+    share=st.floats(0.0, 1.0),
+    threads=st.integers(1, 3),
+    dtype=st.sampled_from(native.DTYPES),
+)
+def test_it_is_the_dense_product_at_the_positions(rows, columns, tokens, share, threads, dtype):
+    """Tokens and columns are no multiples of the blocks; more threads than blocks; 16 bits summed in fp32."""
+    dy, x, positions, starts = masked_product(rows, columns, tokens, int(share * rows * columns), dtype)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = native.native(dy, x, positions, starts)
+    finally:
+        torch.set_num_threads(before)
+    wanted = linear_reference(dy.double(), x.double(), positions)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5 * tokens**0.5)
+
+
+@needs_compiler
+def test_neither_threads_nor_layout_change_a_bit(monkeypatch):
+    dy, x, positions, starts = masked_product(300, 200, 150, 900, torch.float32)
+    one = native.native(dy, x, positions, starts)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert torch.equal(native.native(dy, x, positions, starts), one)
+    wide = torch.randn(150, 600)
+    wide[:, 100:400] = dy
+    assert torch.equal(native.native(wide[:, 100:400], x, positions, starts), one)  # rows far apart
+    assert torch.equal(native.native(dy.T.contiguous().T, x.T.contiguous().T, positions, starts), one)
+
+
+@needs_compiler
+def test_infinities_and_nans_are_not_swallowed():
+    dy, x, positions, starts = masked_product(64, 64, 70, 64 * 64, torch.float32)
+    dy[3, 5], x[4, 7] = float("inf"), float("nan")
+    found = native.native(dy, x, positions, starts).view(64, 64)
+    assert not found[5].isfinite().any()
+    assert found[:, 7].isnan().all()
+    rest = found[torch.arange(64) != 5][:, torch.arange(64) != 7]
+    assert rest.isfinite().all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_what_it_cannot_take_goes_by_the_sampled_product(dtype):
+    dy, x, positions, starts = masked_product(20, 30, 40, 50, dtype)
+    found = values_grad(dy, x, positions, starts, "native")
+    assert torch.equal(found, values_grad(dy, x, positions, starts, "sampled"))
+
+
+def test_without_a_compiler_the_sampled_product_is_chosen_and_native_is_refused(monkeypatch, tmp_path):
+    native.library.cache_clear()
+    monkeypatch.setenv("CC", str(tmp_path / "no-such-compiler"))
+    try:
+        assert native.library() is None
+        assert choose_method(torch.device("cpu"), 2048, 512, 10_486) == "sampled"
+        model = torch.nn.Linear(8, 8)
+        with pytest.raises(ValueError, match="needs a C compiler"):
+            mt.attach(model, mt.Mask.random(model, 0.5), gradient="native")
+    finally:
+        native.library.cache_clear()
+
+
+@needs_compiler
+def test_it_is_built_once_into_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    native.library.cache_clear()
+    try:
+        assert native.library() is not None
+        [built] = (tmp_path / "cache" / "multiticket").iterdir()
+        made = built.stat().st_mtime_ns
+        native.library.cache_clear()
+        assert native.library() is not None
+        assert built.stat().st_mtime_ns == made
+        monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")  # not writable: a folder of this process's own
+        native.library.cache_clear()
+        assert native.library() is not None
+    finally:
+        native.library.cache_clear()
