@@ -38,7 +38,7 @@ class MaskedLinearFunction(torch.autograd.Function):
     """``x W^T + b``; backward takes the input's gradient as usual and only k entries of W's.
 
     ``positions`` and ``starts`` tell the entries within the ``rows`` and ``columns`` (None: all) that the mask touches.
-    Of the input, backward keeps only those columns.
+    Of the input, backward keeps only those columns, or its two ``factors`` in its place.
     """
 
     @staticmethod
@@ -53,8 +53,10 @@ class MaskedLinearFunction(torch.autograd.Function):
         rows: Tensor | None,
         columns: Tensor | None,
         method: str,
+        factors: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        ctx.save_for_backward(x if columns is None else x.index_select(-1, columns), dense)
+        kept = (x,) if columns is None else (x.index_select(-1, columns),)
+        ctx.save_for_backward(dense, *(kept if factors is None else factors))
         ctx.positions, ctx.starts, ctx.rows, ctx.method = positions, starts, rows, method
         ctx.values_dtype = values.dtype
         ctx.bias_dtype = None if bias is None else bias.dtype
@@ -68,7 +70,7 @@ class MaskedLinearFunction(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, dense = ctx.saved_tensors
+        dense, *kept = ctx.saved_tensors
         dx = dbias = dvalues = None
         with torch.autocast(dy.device.type, enabled=False):
             if ctx.needs_input_grad[0]:
@@ -77,6 +79,7 @@ class MaskedLinearFunction(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 dbias = dy.sum(0).to(ctx.bias_dtype)
             if ctx.needs_input_grad[2]:
+                x = kept[0] if len(kept) == 1 else kept[0] * kept[1]
                 tokens = x.reshape(-1, x.shape[-1]).to(dy.dtype)
                 if ctx.rows is not None:
                     dy = dy.index_select(1, ctx.rows)
@@ -84,7 +87,7 @@ class MaskedLinearFunction(torch.autograd.Function):
                 gradient = values_grad if eager and dy.device.type != "meta" else linear_values_grad
                 dvalues = gradient(dy, tokens, ctx.positions, ctx.starts, ctx.method)
                 dvalues = dvalues.to(ctx.values_dtype)
-        return dx, dbias, dvalues, None, None, None, None, None, None
+        return dx, dbias, dvalues, *[None] * 7
 
 
 class MaskedEmbeddingFunction(torch.autograd.Function):

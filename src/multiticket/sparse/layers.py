@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from multiticket.sparse.connect import MaskedEmbeddingFunction, MaskedLinearFunction
 from multiticket.sparse.distributed import is_sharded
+from multiticket.sparse.factored import factors
 from multiticket.sparse.masked_weight import MaskedWeight
 
 _ATTRIBUTE = "_masked_weights"
@@ -89,6 +90,7 @@ class MaskedLinear(nn.Linear):
             crop.rows,
             crop.columns,
             weight.method,
+            factors(x) if crop.columns is None else None,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from multiticket import bases
 from multiticket.mask import Mask
 from multiticket.sparse.blocks import BLOCK_ENTRIES
+from multiticket.sparse.factored import factors_under_hooks
 from multiticket.train.plan_activations import FULL_ROWS, PADDED_ROWS, cache_bytes, saved_by_forward
 from multiticket.train.plan_arms import STATE, make_full, make_lora, make_ticket, values_per_rank
 
@@ -193,7 +195,8 @@ def _plan_arm(
         state = make_ticket(model, mask)
     else:
         model, state = make_lora(model, rank)
-    saved = saved_by_forward(model, batch, tokens)
+    with nullcontext() if checkpointing else factors_under_hooks():  # checkpointing is hooks of its own
+        saved = saved_by_forward(model, batch, tokens)
     activations, recomputed = saved.bytes, 0
     if checkpointing:
         recomputed = saved.largest_layer
