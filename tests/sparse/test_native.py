@@ -31,27 +31,27 @@ def masked_product(rows: int, columns: int, tokens: int, k: int, dtype: torch.dt
     columns=st.integers(1, 200),
     tokens=st.integers(1, 200),
     share=st.floats(0.0, 1.0),
-    threads=st.integers(1, 3),
+    threads=st.integers(1, 5),
+    most_sums=st.sampled_from([1, 1000, native.MOST_SUMS]),
     dtype=st.sampled_from(native.DTYPES),
 )
-def test_it_is_the_dense_product_at_the_positions(rows, columns, tokens, share, threads, dtype):
-    """Tokens and columns are no multiples of the blocks; more threads than blocks; 16 bits summed in fp32."""
+def test_it_is_the_dense_product_at_the_positions(rows, columns, tokens, share, threads, most_sums, dtype):
+    """Tokens and columns are no multiples of the blocks; threads divide tokens, rows or both; 16 bits summed in fp32."""
     dy, x, positions, starts = masked_product(rows, columns, tokens, int(share * rows * columns), dtype)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: threads)
+        patch.setattr(native, "LEAST_FOR_THREADS", 0)
+        patch.setattr(native, "MOST_SUMS", most_sums)
         found = native.native(dy, x, positions, starts)
-    finally:
-        torch.set_num_threads(before)
     wanted = linear_reference(dy.double(), x.double(), positions)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5 * tokens**0.5)
 
 
 @needs_compiler
-def test_neither_threads_nor_layout_change_a_bit(monkeypatch):
+def test_neither_repeating_nor_layout_changes_a_bit(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     dy, x, positions, starts = masked_product(300, 200, 150, 900, torch.float32)
     one = native.native(dy, x, positions, starts)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert torch.equal(native.native(dy, x, positions, starts), one)
     wide = torch.randn(150, 600)
     wide[:, 100:400] = dy

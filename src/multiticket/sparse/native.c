@@ -2,8 +2,7 @@
 
    An entry is a dot product over tokens of a column of dy and a column of x, which lie across the memory. So a block of
    B tokens is transposed into scratch that stays in the cache, eight columns by sixteen tokens at a time, and the dot
-   products read it along. Threads share x's scratch and divide the columns of x and the rows of the product; an entry
-   is summed by one thread in the order of the tokens, so that their number does not change a bit.
+   products read it along. The same number of threads gives the same bits.
 
    Built by native.py with any C compiler; OpenMP where there is one, the thread pool that torch itself uses. */
 
@@ -95,12 +94,12 @@ INLINE void transpose(const void *from, int64_t token, int64_t stride, int bf16,
     for (int64_t c = first; c < last; c++) memset(to + (c - first) * B + n, 0, sizeof(float) * (B - n));
 }
 
-EACH_CPU static void columns_of_x(const void *x, int64_t token, int64_t stride, int bf16, int n, int64_t first,
-                                  int64_t last, float *xt) {
+EACH_CPU static void columns_of_x(const void *x, int64_t token, int64_t stride, int bf16, int n, int64_t columns,
+                                  float *xt) {
   if (bf16)
-    transpose(x, token, stride, 1, n, first, last, xt + first * B);
+    transpose(x, token, stride, 1, n, 0, columns, xt);
   else
-    transpose(x, token, stride, 0, n, first, last, xt + first * B);
+    transpose(x, token, stride, 0, n, 0, columns, xt);
 }
 
 EACH_CPU static void rows_of_product(const void *dy, int64_t token, int64_t stride, int bf16, int n, int64_t first,
@@ -127,12 +126,17 @@ EACH_CPU static void rows_of_product(const void *dy, int64_t token, int64_t stri
   }
 }
 
-/* result (k) must hold zeros; scratch has room for columns * 64 floats. Strides are between tokens, in elements. */
+/* `sums` must hold zeros: result (k), and k more for each further thread that takes tokens of its own, `splits` in all.
+   `scratch` has room for columns * 64 floats for each thread. Strides are between tokens, in elements.
+
+   Threads divide the tokens, and wait for each other once; where so many sums would take too much memory, those with
+   the same tokens divide the rows. */
 void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64_t x_stride, int bf16, int64_t tokens,
-                         int64_t rows, int64_t columns, const int32_t *starts, const int32_t *positions, float *result,
-                         float *scratch, int threads) {
+                         int64_t rows, int64_t columns, const int32_t *starts, const int32_t *positions, float *sums,
+                         float *scratch, int splits, int threads) {
+  int64_t blocks = (tokens + B - 1) / B, parts = (rows + ROWS - 1) / ROWS, k = starts[rows];
 #ifndef _OPENMP
-  (void)threads;
+  splits = threads = 1;
 #else
 #pragma omp parallel num_threads(threads)
 #endif
@@ -141,21 +145,23 @@ void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64
 #ifdef _OPENMP
     me = omp_get_thread_num(), all = omp_get_num_threads();
 #endif
-    int64_t groups = (columns + 7) / 8, parts = (rows + ROWS - 1) / ROWS;
-    int64_t first_column = groups * me / all * 8, last_column = groups * (me + 1) / all * 8;
-    int64_t first_row = parts * me / all * ROWS, last_row = parts * (me + 1) / all * ROWS;
-    if (last_column > columns) last_column = columns;
-    if (last_row > rows) last_row = rows;
-    for (int64_t token = 0; token < tokens; token += B) {
-      int n = tokens - token < B ? (int)(tokens - token) : B;
-      columns_of_x(x, token, x_stride, bf16, n, first_column, last_column, scratch);
-#ifdef _OPENMP
-#pragma omp barrier
-#endif
-      rows_of_product(dy, token, dy_stride, bf16, n, first_row, last_row, columns, scratch, starts, positions, result);
-#ifdef _OPENMP
-#pragma omp barrier
-#endif
+    int64_t split = splits < all ? splits : all, sharing = all / split;
+    int64_t mine = me % split, share = me / split;
+    if (share < sharing) {
+      float *xt = scratch + me * columns * B, *result = sums + mine * k;
+      int64_t first = parts * share / sharing * ROWS, last = parts * (share + 1) / sharing * ROWS;
+      if (last > rows) last = rows;
+      for (int64_t block = blocks * mine / split; block < blocks * (mine + 1) / split; block++) {
+        int64_t token = block * B;
+        int n = tokens - token < B ? (int)(tokens - token) : B;
+        columns_of_x(x, token, x_stride, bf16, n, columns, xt);
+        rows_of_product(dy, token, dy_stride, bf16, n, first, last, columns, xt, starts, positions, result);
+      }
     }
+#ifdef _OPENMP
+#pragma omp barrier
+#endif
+    for (int64_t other = 1; other < split; other++)
+      for (int64_t i = k * me / all; i < k * (me + 1) / all; i++) sums[i] += sums[other * k + i];
   }
 }

@@ -32,6 +32,8 @@ BLOCK = 64
 """Tokens a block; ``B`` in the C source."""
 LEAST_FOR_THREADS = 1 << 15
 """Entries of the operands below which a second thread costs more than it brings."""
+MOST_SUMS = 1 << 22
+"""Sums that threads with tokens of their own may hold in all: 16 MiB."""
 
 
 def can_take(dy: Tensor, positions: Tensor) -> bool:
@@ -45,15 +47,17 @@ def native(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
     assert built is not None and can_take(dy, positions)
     dy, x = (operand if operand.stride(-1) == 1 else operand.contiguous() for operand in (dy, x))
     (tokens, rows), columns = dy.shape, x.shape[1]
-    result = torch.zeros(positions.numel())
-    scratch = torch.empty(columns * BLOCK)
     threads = torch.get_num_threads() if dy.numel() + x.numel() >= LEAST_FOR_THREADS else 1
+    splits = max(1, min(threads, -(-tokens // BLOCK), MOST_SUMS // max(1, positions.numel())))
+    sums = torch.zeros(splits, positions.numel())
+    scratch = torch.empty(threads, columns * BLOCK)
     built.multiticket_sampled(
         *(dy.data_ptr(), dy.stride(0), x.data_ptr(), x.stride(0)),
         *(dy.dtype == torch.bfloat16, tokens, rows, columns),
-        *(starts.data_ptr(), positions.data_ptr(), result.data_ptr(), scratch.data_ptr(), threads),
+        *(starts.data_ptr(), positions.data_ptr(), sums.data_ptr(), scratch.data_ptr()),
+        *(splits, threads),
     )
-    return result
+    return sums[0]
 
 
 @cache
@@ -69,7 +73,7 @@ def library() -> ctypes.CDLL | None:
         except (OSError, subprocess.SubprocessError, AttributeError):
             continue
         pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-        function.argtypes = [pointer, number, pointer, number, integer, *[number] * 3, *[pointer] * 4, integer]
+        function.argtypes = [pointer, number, pointer, number, integer, *[number] * 3, *[pointer] * 4, integer, integer]
         function.restype = None
         return built
     return None
