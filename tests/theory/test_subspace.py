@@ -63,8 +63,15 @@ def test_a_wrong_scale_and_a_lost_direction() -> None:
 
 
 def test_no_gradient_in_the_mask() -> None:
-    with pytest.raises(ValueError, match="No gradient"):
-        kept(torch.eye(3), torch.zeros(3, 3), 0.1, 1)
+    nothing = kept(torch.eye(3).double(), torch.zeros(3, 3).double(), 0.1, 2)
+    assert nothing.energy == nothing.alignment == nothing.overlap == 0
+    assert nothing.frobenius == nothing.operator == 1
+
+
+def test_a_mask_of_fewer_positions_than_directions() -> None:
+    one = torch.zeros(3, 3, dtype=torch.float64)
+    one[0, 0] = 1.0
+    assert kept(torch.eye(3).double() + one, one, 1.0, 2).cosines == pytest.approx((1, 0))
 
 
 @pytest.mark.parametrize("count", [1, 4, 7])

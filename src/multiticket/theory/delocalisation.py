@@ -57,12 +57,17 @@ def leading_vectors(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
     Raises ValueError where there are fewer positive ones.
     """
-    values, vectors = torch.linalg.eigh(gram.double())
-    values, vectors = values.flip(0), vectors.flip(1)
-    positive = int((values > values[0] * len(values) * torch.finfo(torch.float64).eps).sum())
+    positive = directions(gram)
     if not 1 <= rank <= positive:
         raise ValueError(f"The gradients have {positive} directions; take a rank from 1 to {positive}.")
-    return values[:rank], vectors[:, :rank]
+    values, vectors = torch.linalg.eigh(gram.double())
+    return values.flip(0)[:rank], vectors.flip(1)[:, :rank]
+
+
+def directions(gram: Tensor) -> int:
+    """The numerical rank of a Gram matrix: eigenvalues above rounding, n eps times the largest."""
+    values = torch.linalg.eigvalsh(gram.double())
+    return int((values > values.max() * len(values) * torch.finfo(torch.float64).eps).sum())
 
 
 def spread_of_leading(gradients: Gradients, gram: Tensor, rank: int) -> list[dict[str, Spread]]:

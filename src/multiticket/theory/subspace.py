@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from multiticket.mask import Mask
-from multiticket.theory.delocalisation import leading_vectors
+from multiticket.theory.delocalisation import directions, leading_vectors
 from multiticket.theory.gram import Grams
 
 
@@ -50,16 +50,17 @@ def kept(full: Tensor, masked: Tensor, density: float, rank: int) -> Kept:
     estimate = masked / density
     error = estimate - full
     norm, masked_norm = full.norm(), masked.norm()
-    if not float(masked_norm):
-        raise ValueError("No gradient reaches the mask's positions.")
-    spaces = [leading_vectors(gram, rank)[1] for gram in (full, masked)]
-    cosines = torch.linalg.svdvals(spaces[0].T @ spaces[1]).clamp(max=1)
+    space = leading_vectors(full, rank)[1]
+    there = min(rank, directions(masked))
+    cosines = torch.zeros(rank, dtype=torch.float64)
+    if there:
+        cosines[:there] = torch.linalg.svdvals(space.T @ leading_vectors(masked, there)[1]).clamp(max=1)
     return Kept(
         energy=float(masked.trace() / full.trace()),
         mean_energy=float(masked.sum() / full.sum()),
         frobenius=float(error.norm() / norm),
         operator=float(torch.linalg.matrix_norm(error, 2) / torch.linalg.matrix_norm(full, 2)),
-        alignment=float((masked * full).sum() / (norm * masked_norm)),
+        alignment=float((masked * full).sum() / (norm * masked_norm)) if masked_norm else 0.0,
         cosines=tuple(cosines.tolist()),
     )
 

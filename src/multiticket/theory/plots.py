@@ -1,0 +1,73 @@
+"""The instruments' results as pictures; the file's ending says the format (svg, png, pdf)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from multiticket.ticket.atomic import replacing
+
+COLOURS = ("#0969da", "#e36209", "#1a7f37", "#8250df", "#cf222e", "#57606a", "#bf3989", "#9a6700")
+
+
+@contextmanager
+def _figure(path: Path, columns: int) -> Iterator[Any]:
+    """The axes of a picture of `columns` panels, which is written whole when the block ends."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    style = {
+        "font.size": 10.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "theory",
+    }
+    with plt.rc_context(style):
+        figure, axes = plt.subplots(1, columns, figsize=(5.2 * columns, 4.2), layout="constrained")
+        yield figure, axes
+        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        with replacing(path) as file:
+            figure.savefig(file, dpi=150, format=path.suffix[1:], metadata=metadata)
+        plt.close(figure)
+
+
+def draw_spectrum(result: Mapping[str, Any], path: Path) -> None:
+    """Eigenvalues' shares of the energy, and effective rank over the number of samples beside noise."""
+    with _figure(path, 2) as (_, (values, growing)):
+        total = sum(result["eigenvalues"])
+        shares = [value / total for value in result["eigenvalues"] if value > 1e-9 * total]
+        values.plot(range(1, len(shares) + 1), shares, ".-", color=COLOURS[0])
+        values.set(xlabel="eigenvalue", ylabel="share of energy", xscale="log", yscale="log")
+        values.set_title(f"{result['gradient']} gradients, {result['samples']} completions", loc="left")
+        samples = [point["samples"] for point in result["growth"]]
+        ranks = [point["rank"]["participation"] for point in result["growth"]]
+        growing.plot(samples, ranks, "o-", color=COLOURS[0], label="gradients")
+        noise = [point["noise"] for point in result["growth"]]
+        growing.plot(samples, noise, "s--", color=COLOURS[1], label="noise of the same norms")
+        growing.plot(samples, samples, ":", color="#57606a", label="bound: samples")
+        growing.set(xlabel="samples", ylabel="participation ratio", xscale="log", yscale="log")
+        growing.legend(frameon=False)
+
+
+def draw_subspaces(result: Mapping[str, Any], means: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Error of the masked Gram matrix, and overlap of the leading eigenspaces, over density."""
+    with _figure(path, 2) as (_, (errors, overlaps)):
+        masks = list(dict.fromkeys(row["mask"] for row in means))
+        for number, mask in enumerate(masks):
+            rows = sorted((row for row in means if row["mask"] == mask), key=lambda row: row["density"])
+            colour = COLOURS[number % len(COLOURS)]
+            densities = [row["density"] for row in rows]
+            errors.plot(densities, [row["frobenius"] for row in rows], "o-", color=colour, label=mask)
+            if mask == "random":
+                predicted = [row["predicted_frobenius"] for row in rows]
+                errors.plot(densities, predicted, "k:", label="predicted for random")
+            overlaps.plot(densities, [row["overlap"] for row in rows], "o-", color=colour, label=mask)
+        overlaps.axhline(result["chance_overlap"], color="#57606a", linestyle=":", label="chance")
+        errors.set(xscale="log", yscale="log", xlabel="density", ylabel="relative Frobenius error")
+        overlaps.set(xscale="log", xlabel="density", ylim=(0, 1.02))
+        overlaps.set(ylabel=f"overlap of the {result['rank']} leading directions")
+        overlaps.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5))
