@@ -38,9 +38,82 @@ def register(app: typer.Typer) -> None:
         help="Why sparse training works: KL, gradient spectrum, what masks keep, what updates do.",
         no_args_is_help=True,
     )
+    theory.command("kl")(kl)
     theory.command("fisher")(fisher)
     theory.command("subspace")(subspace)
+    theory.command("updates")(updates)
     app.add_typer(theory, name="theory")
+
+
+def kl(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders.")] = None,
+    before: Annotated[
+        str | None, typer.Option(help="Instead of runs: a run, checkpoint, ticket, adapter or model.")
+    ] = None,
+    after: Annotated[str | None, typer.Option(help="What is compared with --before.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="With --before: default the run's or ticket's own.")
+    ] = None,
+    split: SPLIT = "validation",
+    problems: PROBLEMS = 64,
+    group: GROUP = 4,
+    seed: SEED = 0,
+    json: JSON = None,
+    plot: PLOT = None,
+) -> None:
+    """KL between policies, exact over the vocabulary: from the base and from checkpoint to checkpoint, or of two
+    states."""
+    if (before is None) != (after is None) or (runs is None or not runs) == (before is None):
+        raise ValueError("Give run folders, or both --before and --after.")
+    if runs and task is not None:
+        raise ValueError(
+            "Runs are compared on their own task: leave --task out, or give --before and --after."
+        )
+    if plot is not None and not runs:
+        raise ValueError("--plot draws runs over their steps, and two states have none: leave it out.")
+    _refuse_before_measuring(json, plot)
+    from multiticket.cli.theory_tables import print_kl, print_kl_of_states
+    from multiticket.theory.trajectory import Contexts, kl_of_run, kl_of_states
+
+    contexts = Contexts(split, problems, group, seed)
+    if before is not None and after is not None:
+        result = kl_of_states(before, after, task, contexts)
+        _keep(result, json)
+        print_kl_of_states(result)
+        return
+    found = [kl_of_run(run, contexts) for run in runs or []]
+    _keep({"runs": found}, json)
+    for one in found:
+        print_kl(one)
+    if plot is not None:
+        from multiticket.theory.plots import draw_kl
+
+        draw_kl(found, plot)
+
+
+def updates(
+    runs: RUNS,
+    split: SPLIT = "validation",
+    problems: PROBLEMS = 64,
+    group: GROUP = 4,
+    seed: SEED = 0,
+    json: JSON = None,
+    plot: PLOT = None,
+) -> None:
+    """What finished runs did to the weights: how many moved and how far, in how many directions, and the KL it
+    took."""
+    _refuse_before_measuring(json, plot)
+    from multiticket.cli.theory_tables import print_updates
+    from multiticket.theory.finished import update_of_run
+    from multiticket.theory.trajectory import Contexts
+
+    found = [update_of_run(run, Contexts(split, problems, group, seed)) for run in runs]
+    _keep({"runs": found}, json)
+    print_updates(found)
+    if plot is not None:
+        from multiticket.theory.plots import draw_updates
+
+        draw_updates(found, plot)
 
 
 def fisher(

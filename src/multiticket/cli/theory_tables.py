@@ -84,6 +84,106 @@ def print_subspaces(result: Mapping[str, Any], means: Sequence[Mapping[str, Any]
         print(f"left out: {reason}")
 
 
+def print_kl(run: Mapping[str, Any]) -> None:
+    table = _table(
+        f"{run['run']}: KL in nats, over {_contexts(run)}",
+        "state",
+        "from base, a token",
+        "a completion (95 %)",
+        "from",
+        "a token",
+        "a completion (95 %)",
+    )
+    for row in run["states"]:
+        base, previous = row["from_base"], row["from_previous"]
+        cells = [f"{base['token']:.3g}", _interval(base), row["previous"]]
+        table.add_row(row["state"], *cells, f"{previous['token']:.3g}", _interval(previous))
+    _print(table)
+
+
+def print_kl_of_states(result: Mapping[str, Any]) -> None:
+    kl = result["kl"]
+    low, high = kl["token_interval"]
+    table = Table(title=f"KL(before || after) over {_contexts(result)}", box=box.SIMPLE, show_header=False)
+    for row in (
+        ("before", result["before"]),
+        ("after", result["after"]),
+        ("nats a token", f"{kl['token']:.4g} ({low:.3g} to {high:.3g})"),
+        ("nats a completion", _interval(kl)),
+        ("largest of a token", f"{kl['largest_token']:.3g}"),
+        ("contexts", f"{kl['tokens']} tokens of {kl['completions']} completions"),
+    ):
+        table.add_row(*row)
+    _print(table)
+
+
+def _interval(kl: Mapping[str, Any]) -> str:
+    low, high = kl["completion_interval"]
+    return f"{kl['completion']:.4g} ({low:.3g} to {high:.3g})"
+
+
+def _contexts(result: Mapping[str, Any]) -> str:
+    return f"{result['group']} completions each of {result['problems']} {result['split']} problems of {result['task']}"
+
+
+def print_updates(runs: Sequence[Mapping[str, Any]]) -> None:
+    from multiticket.theory.finished import matrix_means
+
+    table = _table(
+        "How far the weights moved",
+        "run",
+        "pass@1",
+        "kind",
+        "moved",
+        "visible in bf16",
+        "above |w|/256, of moved",
+        "distance",
+        "of the weights",
+        "KL from base, a completion",
+    )
+    for run in runs:
+        for kind, moved in run["moved"].items():
+            first = kind == "all"
+            table.add_row(
+                run["run"] if first else "",
+                percent(run["pass@1"]) if first else "",
+                kind,
+                f"{100 * moved['moved'] / moved['numel']:.3g} %",
+                f"{100 * moved['visible'] / moved['numel']:.3g} %",
+                percent(moved["above"] / moved["moved"]) if moved["moved"] else "",
+                f"{moved['distance']:.3g}",
+                f"{100 * moved['relative']:.3g} %",
+                _interval(run["kl_from_base"]) if first else "",
+            )
+    _print(table)
+    table = _table(
+        "Directions of matrices' updates: ranks as shares of the full rank (of shuffled entries)",
+        "run",
+        "kind",
+        "matrices",
+        "numerical rank",
+        "entropy rank",
+        "participation",
+        "95 % of energy",
+        "left / chance",
+        "right / chance",
+        "both / chance",
+    )
+    for run in runs:
+        for kind, mean in matrix_means(run["matrices"]).items():
+            table.add_row(
+                run["run"] if kind == "all" else "",
+                kind,
+                str(mean["matrices"]),
+                percent(mean["numerical_rank"]),
+                f"{percent(mean['entropy'])} ({percent(mean['entropy_shuffled'])})",
+                f"{percent(mean['participation'])} ({percent(mean['participation_shuffled'])})",
+                percent(mean["energy95"]),
+                *(f"{mean[side]:.2f}" for side in ("left", "right", "both")),
+            )
+    _print(table)
+
+
 def about(result: Mapping[str, Any]) -> str:
     """Whose gradients these are, in a sentence."""
     return (
