@@ -19,8 +19,9 @@ def print_spectrum(result: Mapping[str, Any]) -> None:
         table.add_row(name, *(f"{rank[figure]:.1f}" for figure in ("participation", "entropy", "energy95")))
     table.add_row("bound: samples", *[str(result["samples"])] * 3)
     population = result["population_rank"]
-    interval = f"{population['value']:.1f} ({population['low']:.1f} to {population['high']:.1f})"
-    table.add_row("beyond the samples", interval, "", "")
+    if population is not None:
+        interval = f"{population['value']:.1f} ({population['low']:.1f} to {population['high']:.1f})"
+        table.add_row("beyond the samples", interval, "", "")
     _print(table)
 
     table = _table("Growth with samples", "samples", "participation", "of noise", "entropy", "95 % of energy")

@@ -115,13 +115,14 @@ def spectrum(found: Measured, rank: int) -> dict[str, Any]:
     full = result.full
     values = eigenvalues(full)
     norms, numel = full.diagonal().clamp(min=0).sqrt(), found.gradients.numel
+    problems = [rollout.problem for rollout in found.rollouts]
     leading_vectors(full, rank)  # refuses a rank that is not there before the second pass
     return {
         **found.about(),
         "eigenvalues": values.tolist(),
         "effective_rank": asdict(effective_rank(values)),
         "noise_rank": asdict(noise_rank(norms, numel, found.sampling.seed)),
-        "population_rank": asdict(population_rank(full, [rollout.problem for rollout in found.rollouts])),
+        "population_rank": asdict(population_rank(full, problems)) if len(set(problems)) > 2 else None,
         "growth": [asdict(point) for point in growth(full, numel, found.sampling.seed)],
         "energy": energy_by_kind(result, found.gradients),
         "leading": [

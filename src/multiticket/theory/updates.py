@@ -116,7 +116,7 @@ def matrix_update(before: Tensor, after: Tensor, seed: int = 0, share: float = 0
     return MatrixUpdate(
         rows=rows,
         columns=columns,
-        numerical_rank=int((values > rounding_level(before, values)).sum()),
+        numerical_rank=int((values > rounding_level(before, after, values)).sum()),
         effective=effective_rank(values.square()),
         shuffled=effective_rank(torch.linalg.svdvals(shuffled).square()),
         top=top,
@@ -126,15 +126,19 @@ def matrix_update(before: Tensor, after: Tensor, seed: int = 0, share: float = 0
     )
 
 
-def rounding_level(weight: Tensor, values: Tensor) -> float:
-    """Singular values of an update up to this may be rounding: of the weights it is a difference of, or of itself.
+def rounding_level(before: Tensor, after: Tensor, values: Tensor) -> float:
+    """Singular values of an update up to this may be rounding: of the weights that it is a difference of, or of
+    itself.
 
     Weights in a dtype of precision eps are off by up to eps / 2 of themselves each; a matrix of independent errors
-    of size s has a norm of about s (sqrt m + sqrt n). The other part is the usual max(m, n) eps sigma_1 of fp64.
+    of size s has a norm of about s (sqrt m + sqrt n). The other part is the usual max(m, n) eps sigma_1, of fp64.
     """
-    rows, columns = matrix(tuple(weight.shape))
-    size = weight.double().square().mean().sqrt() * torch.finfo(weight.dtype).eps / 2
-    noise = float(size) * (math.sqrt(rows) + math.sqrt(columns))
+    rows, columns = matrix(tuple(before.shape))
+    size = max(
+        float(weight.double().square().mean().sqrt()) * torch.finfo(weight.dtype).eps / 2
+        for weight in (before, after)
+    )
+    noise = size * (math.sqrt(rows) + math.sqrt(columns))
     return max(noise, max(rows, columns) * torch.finfo(torch.float64).eps * float(values[0]))
 
 
