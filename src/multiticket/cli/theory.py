@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +42,7 @@ def register(app: typer.Typer) -> None:
     theory.command("kl")(kl)
     theory.command("fisher")(fisher)
     theory.command("subspace")(subspace)
+    theory.command("predict")(predict)
     theory.command("updates")(updates)
     app.add_typer(theory, name="theory")
 
@@ -89,6 +91,34 @@ def kl(
         from multiticket.theory.plots import draw_kl
 
         draw_kl(found, plot)
+
+
+def predict(
+    runs: RUNS,
+    gradient: GRADIENT = "policy",
+    split: SPLIT = "validation",
+    problems: PROBLEMS = 32,
+    group: GROUP = 8,
+    seed: SEED = 0,
+    rank: RANK = 4,
+    memory: MEMORY = 1.0,
+    json: JSON = None,
+    plot: PLOT = None,
+) -> None:
+    """Whether what runs' masks keep before training goes with the accuracy after it: rank correlations over
+    runs."""
+    _refuse_before_measuring(json, plot)
+    sampling = _sampling("", "", gradient, split, problems, group, seed, memory)
+    from multiticket.cli.theory_tables import print_prediction
+    from multiticket.theory.prediction import prediction
+
+    result = prediction(runs, sampling, rank)
+    _keep(result, json)
+    print_prediction(result)
+    if plot is not None:
+        from multiticket.theory.plots import draw_prediction
+
+        draw_prediction(result, plot)
 
 
 def updates(
@@ -219,4 +249,13 @@ def _keep(result: Mapping[str, Any], json: Path | None) -> None:
     if json is not None:
         from multiticket.train.files import write_json
 
-        write_json(json, result)
+        write_json(json, _plain(result))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity and no NaN: null in their place."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

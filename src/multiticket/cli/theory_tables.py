@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -87,7 +88,7 @@ def print_subspaces(result: Mapping[str, Any], means: Sequence[Mapping[str, Any]
 
 def print_kl(run: Mapping[str, Any]) -> None:
     table = _table(
-        f"{run['run']}: KL in nats, over {_contexts(run)}",
+        f"{_name(run)}: KL in nats, over {_contexts(run)}",
         "state",
         "from base, a token",
         "a completion (95 %)",
@@ -146,7 +147,7 @@ def print_updates(runs: Sequence[Mapping[str, Any]]) -> None:
         for kind, moved in run["moved"].items():
             first = kind == "all"
             table.add_row(
-                run["run"] if first else "",
+                _name(run) if first else "",
                 percent(run["pass@1"]) if first else "",
                 kind,
                 f"{100 * moved['moved'] / moved['numel']:.3g} %",
@@ -173,7 +174,7 @@ def print_updates(runs: Sequence[Mapping[str, Any]]) -> None:
     for run in runs:
         for kind, mean in matrix_means(run["matrices"]).items():
             table.add_row(
-                run["run"] if kind == "all" else "",
+                _name(run) if kind == "all" else "",
                 kind,
                 str(mean["matrices"]),
                 percent(mean["numerical_rank"]),
@@ -185,6 +186,55 @@ def print_updates(runs: Sequence[Mapping[str, Any]]) -> None:
     _print(table)
 
 
+def print_prediction(result: Mapping[str, Any]) -> None:
+    print(about(result))
+    table = _table(
+        "Runs: accuracy after training, and what the mask kept before it",
+        "mask",
+        "density",
+        "rate",
+        "pass@1",
+        "energy",
+        "Frobenius error",
+        "alignment",
+        "overlap",
+        "run",
+    )
+    for row in sorted(result["runs"], key=lambda row: -row["after"]):
+        rate = row["learning_rate"]
+        table.add_row(
+            row["mask"],
+            f"{row['density']:g}",
+            rate if isinstance(rate, str) else f"{rate:g}",
+            percent(row["after"]),
+            f"{100 * row['energy']:.3g} %",
+            f"{row['frobenius']:.3g}",
+            f"{row['alignment']:.3f}",
+            f"{row['overlap']:.3f}",
+            _name(row),
+        )
+    _print(table)
+    table = _table(
+        f"Rank correlation with pass@1 over {len(result['runs'])} runs",
+        "predictor",
+        "Spearman",
+        "p",
+        "Kendall",
+        "p",
+        "p of the best among all",
+    )
+    for row in result["correlations"]:
+        table.add_row(
+            row["predictor"].replace("_", " "),
+            f"{row['spearman']:+.2f}",
+            f"{row['spearman_p']:.3g}",
+            f"{row['kendall']:+.2f}",
+            f"{row['kendall_p']:.3g}",
+            f"{row['family_p']:.3g}",
+        )
+    _print(table)
+
+
 def about(result: Mapping[str, Any]) -> str:
     """Whose gradients these are, in a sentence."""
     return (
@@ -192,6 +242,11 @@ def about(result: Mapping[str, Any]) -> str:
         f"({result['problems']} {result['split']} problems of {result['task']}, seed {result['seed']}) of "
         f"{result['model']}, {result['parameters']:,} parameters"
     )
+
+
+def _name(run: Mapping[str, Any]) -> str:
+    """The folder's name: whole paths would not fit a table."""
+    return Path(run["run"]).resolve().name
 
 
 def _table(title: str, first: str, *columns: str) -> Table:

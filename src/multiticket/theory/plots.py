@@ -45,6 +45,8 @@ def draw_spectrum(result: Mapping[str, Any], path: Path) -> None:
         growing.plot(samples, noise, "s--", color=COLOURS[1], label="noise of the same norms")
         growing.plot(samples, samples, ":", color="#57606a", label="bound: samples")
         growing.set(xlabel="samples", ylabel="participation ratio", xscale="log", yscale="log")
+        growing.set_xticks(samples, [str(count) for count in samples])
+        growing.minorticks_off()
         growing.legend(frameon=False)
 
 
@@ -59,7 +61,8 @@ def draw_subspaces(result: Mapping[str, Any], means: Sequence[Mapping[str, Any]]
             errors.plot(densities, [row["frobenius"] for row in rows], "o-", color=colour, label=mask)
             if mask == "random":
                 predicted = [row["predicted_frobenius"] for row in rows]
-                errors.plot(densities, predicted, "k:", label="predicted for random")
+                errors.plot(densities, predicted, "k:")
+                overlaps.plot([], [], "k:", label="predicted error of random")
             overlaps.plot(densities, [row["overlap"] for row in rows], "o-", color=colour, label=mask)
         overlaps.axhline(result["chance_overlap"], color="#57606a", linestyle=":", label="chance")
         errors.set(xscale="log", yscale="log", xlabel="density", ylabel="relative Frobenius error")
@@ -83,6 +86,7 @@ def draw_kl(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
                     steps, middle, yerr=[below, above], fmt="o-", capsize=3, color=colour, label=name
                 )
             axes.set(xlabel="optimiser step", ylim=(0, None))
+            axes.xaxis.get_major_locator().set_params(integer=True)
         panels[0].set(ylabel="KL(base || checkpoint), nats a completion")
         panels[1].set(ylabel="KL(checkpoint before || checkpoint)")
         panels[1].legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1, 1))
