@@ -214,6 +214,11 @@ def print_prediction(result: Mapping[str, Any]) -> None:
             _name(row),
         )
     _print(table)
+    steps = sorted({row["steps"] for row in result["runs"]})
+    if len(steps) > 1:
+        print(
+            f"These runs took different numbers of steps ({', '.join(map(str, steps))}), which tells in pass@1 too."
+        )
     table = _table(
         f"Rank correlation with pass@1 over {len(result['runs'])} runs",
         "predictor",
