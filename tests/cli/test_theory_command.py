@@ -35,7 +35,17 @@ def test_help_does_not_wait_for_torch() -> None:
 
 @pytest.fixture
 def toy(toy_model_folder: Path) -> list[str]:
-    return [str(toy_model_folder), "--task", "toy_task:TASK", "--problems", "6", "--group", "4", "--rank", "2"]
+    return [
+        str(toy_model_folder),
+        "--task",
+        "toy_task:TASK",
+        "--problems",
+        "6",
+        "--group",
+        "4",
+        "--rank",
+        "2",
+    ]
 
 
 def test_fisher(toy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +120,13 @@ def test_runs(toy_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     runs = []
     for seed in range(4):
         config = small(
-            toy_model_folder, steps=2, save_every=1, keep_last=2, eval_every=None, seed=seed, density=0.2 / (seed + 1)
+            toy_model_folder,
+            steps=2,
+            save_every=1,
+            keep_last=2,
+            eval_every=None,
+            seed=seed,
+            density=0.2 / (seed + 1),
         )
         run_training(config, tmp_path / f"toy-{seed}", show_progress=False)
         runs.append(str(tmp_path / f"toy-{seed}"))

@@ -17,7 +17,8 @@ SAMPLES, FEATURES, CLASSES = 7, 5, 4
 
 class Softmax(nn.Module):
     """log p(y | x) of a linear softmax model, whose gradient is known: (e_y - p) x^T for the weight, e_y - p for
-    the bias."""
+    the bias.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,10 +73,10 @@ def test_linear_softmax(model: Softmax, data: tuple[Tensor, Tensor]) -> None:
     assert found.fourth["linear.bias"] == pytest.approx(float(residual.square().sum(0).square().sum()))
 
 
-@pytest.mark.parametrize("coordinates", [1, 3, 8, 20, 21])
+@pytest.mark.parametrize("coordinates", [1, 3, 8, 15])
 def test_blocks_change_nothing(model: Softmax, data: tuple[Tensor, Tensor], coordinates: int) -> None:
     mask = Mask.random(model, 0.5, seed=3)
-    blocks = _gradients(model, data, coordinates * SAMPLES * 8)
+    blocks = _gradients(model, data, 2 * coordinates * SAMPLES * 8)
     widths = [piece.values.shape[1] for piece in blocks.pieces()]
     assert max(widths) <= coordinates
     assert sum(widths) == blocks.numel == sum(w.numel() for w in masked_candidates(model).values())
@@ -86,8 +87,8 @@ def test_blocks_change_nothing(model: Softmax, data: tuple[Tensor, Tensor], coor
 
 
 def test_memory_for_no_coordinate(model: Softmax, data: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(ValueError, match="allow more memory"):
-        _gradients(model, data, SAMPLES * 8 - 1)
+    with pytest.raises(ValueError, match="need more memory"):
+        _gradients(model, data, 2 * SAMPLES * 8 - 1)
 
 
 @pytest.mark.parametrize("method", ["random", "rows", "columns"])

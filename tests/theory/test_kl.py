@@ -28,8 +28,9 @@ def test_bernoulli() -> None:
     assert token_kl(p.log() + shift, q.log() - shift).tolist() == pytest.approx([expected, expected])
 
 
-def test_never_below_zero_and_zero_for_equals() -> None:
+def test_never_below_zero_and_zero_for_equals(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr("multiticket.theory.kl.CHUNK", 350)  # seven rows
     logits = torch.randn(100, 50) * 20
     assert not token_kl(logits, logits).any()
     assert not token_kl(logits, logits + 5).abs().gt(1e-12).any()
@@ -85,16 +86,15 @@ def test_completions_of_a_markov_chain() -> None:
         Rollout(2, (3, 0), (False, True), 1.0, 0.0),
     ]
     sums = [at[1] + at[2] + at[3], at[2] + at[1], at[3]]
-    for at_once in (1, 64):
-        found = kl_between(before, after, rollouts, 2.0, at_once)
+    for tokens in (1, 64):
+        found = kl_between(before, after, rollouts, 2.0, tokens)
         assert found.completion == pytest.approx(float(sum(sums) / 3))
         assert found.token == pytest.approx(float(sum(sums) / 6))
         assert found.largest_token == pytest.approx(float(at[[1, 2, 3]].max()))
 
 
 def test_mean_over_own_samples_is_the_kl_of_sequences() -> None:
-    """Against the sum over all sequences of two words: what a mean over sampled contexts estimates without
-    bias."""
+    """Against the sum over all sequences of two words: what a mean over sampled contexts estimates without bias."""
     torch.manual_seed(1)
     before, after = Markov(torch.randn(3, 3)), Markov(torch.randn(3, 3))
     p, q = before.table.detach().log_softmax(-1), after.table.detach().log_softmax(-1)
@@ -130,8 +130,7 @@ def test_rollouts(toy_model_folder: Path) -> None:
 
 @pytest.mark.parametrize("arm", ["full", "ticket", "lora"])
 def test_states_of_a_run(arm: str, toy_runs: dict[str, Path]) -> None:
-    """The last checkpoint and what the run made are one state; the steps differ from the base and from each
-    other."""
+    """The last checkpoint and what the run made are one state; the steps differ from the base and from each other."""
     run = toy_runs[arm]
     names = [state.name for state in states_of_run(run)]
     assert names == ["base", "step-2", "step-4"]

@@ -67,8 +67,7 @@ def test_what_cannot_be_correlated() -> None:
 
 
 def test_of_runs(toy_runs: dict[str, Path], toy_model_folder: Path, tmp_path: Path) -> None:
-    """The full arm keeps everything, and masks keep what `theory subspace` says; runs need not be trained for
-    that."""
+    """The full arm keeps everything, and masks keep what `theory subspace` says; runs need not be trained for that."""
     import json
 
     from multiticket import config

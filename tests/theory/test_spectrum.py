@@ -50,8 +50,7 @@ def test_eigenvalues_are_those_of_the_second_moment() -> None:
 
 
 def test_population_rank_sees_past_the_number_of_samples() -> None:
-    """40 samples of a covariance whose participation ratio is 300: what they show is below 40, the estimate is
-    not."""
+    """40 samples of a covariance whose participation ratio is 300: what they show is below 40, the estimate is not."""
     spectrum = torch.ones(300, dtype=torch.float64)
     estimates = []
     for seed in range(20):

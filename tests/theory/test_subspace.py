@@ -25,8 +25,7 @@ class Model(nn.Module):
 
 @pytest.fixture
 def rows() -> dict[str, torch.Tensor]:
-    """Correlated gradients of eight samples, large in the first tensor's few columns and small in the second
-    tensor."""
+    """Correlated gradients of eight samples, large in the first tensor's few columns and small in the second tensor."""
     torch.manual_seed(0)
     common = torch.randn(2, 15, 20, dtype=torch.float64)
     mixed = torch.einsum("sk,kij->sij", torch.randn(8, 2, dtype=torch.float64), common)

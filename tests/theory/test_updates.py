@@ -1,5 +1,4 @@
-"""Updates that were made on purpose: of known rank, inside or outside the principal directions, too small to
-see."""
+"""Updates that were made on purpose: of known rank, inside or outside the principal directions, too small to see."""
 
 from __future__ import annotations
 
@@ -16,7 +15,8 @@ from multiticket.theory.updates import compare, matrix_update, moved
 @pytest.mark.parametrize("rank", [1, 3, 17])
 def test_numerical_rank_survives_fp32(rank: int) -> None:
     """The difference of two rounded matrices has full rank by the usual tolerance; what rounding leaves is not
-    counted."""
+    counted.
+    """
     torch.manual_seed(0)
     weight = torch.randn(40, 60) * 0.05
     delta = torch.randn(40, rank) @ torch.randn(rank, 60) * 1e-5

@@ -26,9 +26,7 @@ PROBLEMS = Annotated[int, typer.Option(min=1, help="Problems answered, from the 
 GROUP = Annotated[int, typer.Option(min=1, help="Completions a problem.")]
 SEED = Annotated[int, typer.Option(min=0, help="Seed of the sampling.")]
 RANK = Annotated[int, typer.Option(min=1, help="Leading eigenvectors looked at.")]
-MEMORY = Annotated[
-    float, typer.Option(help="GiB that a block of gradients may take; smaller blocks take more passes.")
-]
+MEMORY = Annotated[float, typer.Option(help="GiB of gradients at once; less takes more passes.")]
 JSON = Annotated[Path | None, typer.Option("--json", help="Also write every number here.")]
 PLOT = Annotated[Path | None, typer.Option("--plot", help="Also draw it: .svg, .png or .pdf.")]
 RUNS = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")]
@@ -64,7 +62,8 @@ def kl(
     plot: PLOT = None,
 ) -> None:
     """KL between policies, exact over the vocabulary: from the base and from checkpoint to checkpoint, or of two
-    states."""
+    states.
+    """
     if (before is None) != (after is None) or (runs is None or not runs) == (before is None):
         raise ValueError("Give run folders, or both --before and --after.")
     if runs and task is not None:
@@ -105,8 +104,7 @@ def predict(
     json: JSON = None,
     plot: PLOT = None,
 ) -> None:
-    """Whether what runs' masks keep before training goes with the accuracy after it: rank correlations over
-    runs."""
+    """Whether what runs' masks keep before training goes with the accuracy after it: rank correlations over runs."""
     _refuse_before_measuring(json, plot)
     sampling = _sampling("", "", gradient, split, problems, group, seed, memory)
     from multiticket.cli.theory_tables import print_prediction
@@ -130,8 +128,7 @@ def updates(
     json: JSON = None,
     plot: PLOT = None,
 ) -> None:
-    """What finished runs did to the weights: how many moved and how far, in how many directions, and the KL it
-    took."""
+    """What finished runs did to the weights: how many moved and how far, in how many directions, and the KL it took."""
     _refuse_before_measuring(json, plot)
     from multiticket.cli.theory_tables import print_updates
     from multiticket.theory.finished import update_of_run
@@ -159,8 +156,7 @@ def fisher(
     json: JSON = None,
     plot: PLOT = None,
 ) -> None:
-    """Spectrum of the per-completion gradients, beside noise, and how the leading directions lie in the
-    parameters."""
+    """Spectrum of the per-completion gradients, beside noise, and how the leading directions lie in the parameters."""
     sampling = _sampling(model, task, gradient, split, problems, group, seed, memory)
     _refuse_before_measuring(json, plot)
     from multiticket.theory.fisher import measured, spectrum

@@ -40,8 +40,7 @@ class Spread:
 
     @property
     def participation(self) -> float:
-        """(sum v^2)^2 / (n sum v^4): the share of the coordinates that takes part; 1 if all alike, 1/3 if
-        Gaussian."""
+        """(sum v^2)^2 / (n sum v^4): the share of the coordinates that takes part; 1 if all alike, 1/3 if Gaussian."""
         return self.energy**2 / (self.numel * self.fourth) if self.fourth else math.nan
 
     def add(self, values: Tensor) -> None:
@@ -94,8 +93,7 @@ def spread_of_leading(gradients: Gradients, gram: Tensor, rank: int) -> list[dic
 
 
 def gaussian_coherence(numel: int) -> float:
-    """The median of n max z^2 / sum z^2 for n independent normal z, with sum z^2 = n: Phi^-1((1 + 2^(-1/n)) /
-    2)^2."""
+    """The median of n max z^2 / sum z^2 for n independent normal z, with sum z^2 = n: Phi^-1((1 + 2^(-1/n)) / 2)^2."""
     tail = (
         -math.expm1(-math.log(2) / numel) / 2
     )  # each side's chance of one z beyond the median of the largest

@@ -86,7 +86,8 @@ def _numbers(moved: Moved) -> dict[str, float]:
 
 def matrix_means(matrices: dict[str, Any]) -> dict[str, dict[str, float]]:
     """By kind, and over all: means over matrices that moved, of ranks as shares of the full rank, and overlaps
-    over chance."""
+    over chance.
+    """
     cells: dict[str, list[dict[str, float]]] = {}
     for row in matrices.values():
         if row is None:

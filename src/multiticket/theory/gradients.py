@@ -22,7 +22,7 @@ from multiticket.mask import masked_candidates
 PIECE = 2**18
 """Coordinates handed out at once, at most, so that what is computed from them stays small."""
 DEFAULT_MEMORY = 2**30
-"""Bytes that a block of gradients may take."""
+"""Bytes of gradients that may be there at once."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Gradients:
-    """The gradients g_i of `samples` scalars. `pieces()` may be called again: the same numbers in the same
-    order."""
+    """The gradients g_i of `samples` scalars. `pieces()` may be called again: the same numbers in the same order."""
 
     samples: int
     shapes: dict[str, tuple[int, ...]]
@@ -71,29 +70,29 @@ def of_model(
 
     Args:
         scalars: each computes one sample's scalar, with its graph, when called; the same number every time.
-        memory: bytes that a block of gradients takes at most. Where all of them fit, they are computed once and
-        kept.
+        memory: bytes of gradients at most. Where all of them fit, they are computed once and kept.
 
     Returns:
         Gradients in the parameters' dtypes, on their devices; zeros where a scalar does not depend on a tensor.
         The parameters' ``requires_grad`` and ``grad`` are left as they were.
 
     Raises:
-        ValueError: there is no sample, or not even one coordinate of all samples fits into `memory`.
+        ValueError: there is no sample, or not even two coordinates of all samples fit into `memory`.
     """
     weights = masked_candidates(model)
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     if not scalars:
         raise ValueError("Gradients need at least one sample.")
     blocks = _plan({name: (w.numel(), w.element_size()) for name, w in weights.items()}, len(scalars), memory)
-    kept: list[list[Piece]] = []
+    kept: list[Piece] = []
 
     def pieces() -> Iterator[Piece]:
         for block in blocks:
-            found = kept[0] if kept else _backward(weights, block, scalars)
+            found = list(kept) if kept else _backward(weights, block, scalars)
             if len(blocks) == 1 and not kept:
-                kept.append(found)
-            for whole in found:
+                kept.extend(found)
+            while found:
+                whole = found.pop(0)
                 yield from _cut(whole.name, whole.start, whole.values)
 
     return Gradients(len(scalars), shapes, pieces)
@@ -107,8 +106,11 @@ class _Slice:
 
 
 def _plan(sizes: Mapping[str, tuple[int, int]], samples: int, memory: int) -> list[list[_Slice]]:
-    """Blocks of consecutive coordinates that take at most `memory` bytes; `sizes`: entries and bytes of an
-    entry."""
+    """Blocks of consecutive coordinates: one if `memory` holds it, else of half of that, since the last piece of a
+    block is still in use while the next one is made. `sizes`: entries of a tensor, and bytes of an entry.
+    """
+    if samples * sum(numel * width for numel, width in sizes.values()) > memory:
+        memory //= 2
     blocks: list[list[_Slice]] = [[]]
     room = memory
     for name, (numel, width) in sizes.items():
@@ -116,9 +118,7 @@ def _plan(sizes: Mapping[str, tuple[int, int]], samples: int, memory: int) -> li
         while start < numel:
             count = min(numel - start, room // (samples * width))
             if count == 0 and not blocks[-1]:
-                raise ValueError(
-                    f"{memory} bytes do not hold one coordinate of {samples} samples: allow more memory."
-                )
+                raise ValueError(f"Two coordinates of {samples} samples need more memory: allow more.")
             if count == 0:
                 blocks.append([])
                 room = memory

@@ -19,13 +19,22 @@ from multiticket.theory.rollouts import Rollout, same_length, spoken_logits, ten
 from multiticket.train.estimators import Z95
 
 
+CHUNK = 2**22
+"""Logits of which the KL is taken at once, so that their fp64 copies stay small."""
+
+
 def token_kl(before: Tensor, after: Tensor) -> Tensor:
-    """sum_v p (log p - log q) for p = softmax(before), q = softmax(after): logits (tokens, vocabulary) to nats
-    (tokens,).
+    """sum_v p (log p - log q) for p = softmax(before), q = softmax(after): (tokens, vocabulary) to nats (tokens,).
 
     In fp64, never below 0. Where p gives a word no chance it adds nothing; where q alone gives it none, the KL is
     infinite.
     """
+    rows = max(1, CHUNK // before.shape[-1])
+    parts = [_token_kl(p, q) for p, q in zip(before.split(rows), after.split(rows), strict=True)]
+    return torch.cat(parts)
+
+
+def _token_kl(before: Tensor, after: Tensor) -> Tensor:
     log_p, log_q = before.double().log_softmax(-1), after.double().log_softmax(-1)
     p = log_p.exp()
     return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1).clamp(min=0)
@@ -48,14 +57,14 @@ class KL:
 
 @torch.no_grad()
 def kl_between(
-    before: Any, after: Any, rollouts: Sequence[Rollout], temperature: float = 1.0, at_once: int = 64
+    before: Any, after: Any, rollouts: Sequence[Rollout], temperature: float = 1.0, tokens: int = 2048
 ) -> KL:
     """KL(before || after) in the contexts of `rollouts`, which should be sampled from `before`.
 
     Args:
         before, after: two models of one vocabulary, called in evaluation mode.
         temperature: of both policies.
-        at_once: rollouts of one length that go through the models together.
+        tokens: in one forward pass, which takes rollouts of one length; a longer one has a pass to itself.
 
     Raises:
         ValueError: the models' vocabularies differ.
@@ -65,7 +74,7 @@ def kl_between(
     try:
         for model, _ in were_training:
             model.eval()
-        for places in same_length(rollouts, at_once):
+        for places in same_length(rollouts, tokens):
             ids, spoken = tensors_of([rollouts[place] for place in places], before)
             logits = [spoken_logits(model, ids, spoken, temperature) for model in (before, after)]
             if logits[0].shape != logits[1].shape:

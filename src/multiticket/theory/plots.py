@@ -93,8 +93,7 @@ def draw_kl(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def draw_updates(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Each matrix's entropy rank beside that of its entries shuffled, and its energy in the principal
-    directions."""
+    """Each matrix's entropy rank beside that of its entries shuffled, and its energy in the principal directions."""
     with _figure(path, 2) as (_, (ranks, overlaps)):
         for number, run in enumerate(runs):
             colour, matrices = COLOURS[number % len(COLOURS)], [m for m in run["matrices"].values() if m]

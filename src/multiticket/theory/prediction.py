@@ -1,5 +1,4 @@
-"""What ``multiticket theory predict`` measures: does what a mask keeps before training tell what training comes
-to?"""
+"""What ``multiticket theory predict`` measures: does what a mask keeps before training tell what training comes to?"""
 
 from __future__ import annotations
 
@@ -26,8 +25,7 @@ def prediction(paths: Sequence[Path], sampling: Sampling, rank: int) -> dict[str
         sampling: how gradients are sampled; its model and task are replaced by those of the runs.
 
     Raises:
-        ValueError: a run is not finished, has no mask (LoRA) or another base or task; or there are fewer than
-        four.
+        ValueError: a run is not finished, has no mask (LoRA) or another base or task; or they are too few.
     """
     runs = [_finished(path) for path in paths]
     first, config = paths[0], runs[0][0]
@@ -57,8 +55,7 @@ def prediction(paths: Sequence[Path], sampling: Sampling, rank: int) -> dict[str
 
 
 def _finished(path: Path) -> tuple[RunConfig, float]:
-    """Settings and pass@1 after training. Raises ValueError where a run says neither, or has no mask on its
-    base."""
+    """Settings and pass@1 after training. Raises ValueError where a run says neither, or has no mask on its base."""
     run = RunFolder(path)
     if not run.config.exists():
         raise ValueError(f"{path} holds no run: give the folder that a run wrote its config.json in.")

@@ -1,5 +1,4 @@
-"""Rank correlation of a few runs, with p-values by permutation: no assumption about how anything is
-distributed."""
+"""Rank correlation of a few runs, with p-values by permutation: no assumption about how anything is distributed."""
 
 from __future__ import annotations
 
@@ -29,8 +28,7 @@ class RankCorrelation:
     """tau-b: concordant minus discordant pairs over the geometric mean of the untied pairs of either side."""
     kendall_p: float
     family_p: float
-    """The chance that any of the predictors tried has as large a Spearman correlation, were the outcome
-    shuffled."""
+    """The chance that any of the predictors tried has as large a Spearman correlation, were the outcome shuffled."""
 
 
 def ranks(values: Sequence[float]) -> np.ndarray:

@@ -1,5 +1,4 @@
-"""Completions that a model says to a task's problems, as token sequences with rewards, and their
-log-probabilities."""
+"""Completions that a model says to a task's problems, as token sequences with rewards, and their log-probabilities."""
 
 from __future__ import annotations
 
@@ -150,21 +149,20 @@ def _weighted(model: Any, rollout: Rollout, temperature: float) -> Tensor:
     return rollout.advantage * log_prob(model, rollout, temperature)
 
 
-def same_length(rollouts: Sequence[Rollout], at_most: int = 64) -> list[list[int]]:
-    """Places of rollouts that can go through a model together without padding."""
+def same_length(rollouts: Sequence[Rollout], tokens: int) -> list[list[int]]:
+    """Places of rollouts that go through a model together, without padding and with at most so many tokens, or one."""
     by_length: dict[int, list[int]] = {}
     for place, rollout in enumerate(rollouts):
         by_length.setdefault(len(rollout.ids), []).append(place)
-    return [
-        places[first : first + at_most]
-        for places in by_length.values()
-        for first in range(0, len(places), at_most)
-    ]
+    batches = []
+    for length, places in by_length.items():
+        rows = max(1, tokens // length)
+        batches += [places[first : first + rows] for first in range(0, len(places), rows)]
+    return batches
 
 
 def tensors_of(rollouts: Sequence[Rollout], model: Any) -> tuple[Tensor, Tensor]:
-    """Ids and which of them are spoken, (rollouts, length) each, of rollouts of one length, on the model's
-    device."""
+    """Ids and which of them are spoken, (rollouts, length) each, of rollouts of one length, on the model's device."""
     device = next(model.parameters()).device
     ids = torch.tensor([rollout.ids for rollout in rollouts], device=device)
     return ids, torch.tensor([rollout.spoken for rollout in rollouts], device=device)

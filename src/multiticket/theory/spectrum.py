@@ -55,8 +55,7 @@ def effective_rank(values: Tensor) -> EffectiveRank:
 
 @dataclass(frozen=True)
 class PopulationRank:
-    """The participation ratio of the second-moment matrix itself, with a 95 % interval by the jackknife over
-    groups."""
+    """The participation ratio of the second-moment matrix itself, with a 95 % interval by the jackknife over groups."""
 
     value: float
     low: float
@@ -121,7 +120,8 @@ def noise_gram(norms: Tensor, dimension: int, generator: torch.Generator) -> Ten
 
 def _chi(degrees: Tensor, gaussian: Tensor, generator: torch.Generator) -> Tensor:
     """chi with each of `degrees`: exact below 4,096, and beyond by Fisher's normal limit (relative error below
-    1e-4)."""
+    1e-4).
+    """
     small = degrees < 4096
     chi = (degrees - 0.5).clamp(min=0.5).sqrt() + gaussian / math.sqrt(2)
     for place in small.nonzero().squeeze(1).tolist():
@@ -132,7 +132,8 @@ def _chi(degrees: Tensor, gaussian: Tensor, generator: torch.Generator) -> Tenso
 
 def noise_participation(norms: Tensor, dimension: int) -> float:
     """What the participation ratio of `noise_gram` is about: (sum s)^2 / (sum s^2 + sum_{i != j} s_i s_j / n), s =
-    norms^2."""
+    norms^2.
+    """
     squares = norms.double().square()
     total, fourth = float(squares.sum()) ** 2, float(squares.square().sum())
     return total / (fourth + (total - fourth) / dimension)
@@ -154,8 +155,7 @@ class Growth:
     rank: EffectiveRank
     """Mean over random subsets."""
     noise: float
-    """Participation ratio of noise with the same norms, in as many dimensions (`noise_participation`),
-    likewise."""
+    """Participation ratio of noise with the same norms, in as many dimensions (`noise_participation`), likewise."""
 
 
 def growth(gram: Tensor, dimension: int, seed: int = 0) -> list[Growth]:

@@ -1,5 +1,4 @@
-"""The states of a model that can be compared: a base, a run's checkpoints, what a run made, any ticket or
-adapter."""
+"""The states of a model that can be compared: a base, a run's checkpoints, what a run made, any ticket or adapter."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ class Kept:
     """||G^M / d - G|| / ||G||, in the spectral norm."""
     alignment: float
     """<G^M, G> / (||G^M||_F ||G||_F), 1 where they are proportional; sqrt(1 - alignment^2) is the relative
-    Frobenius error at the best scale, which a learning rate takes care of."""
+    Frobenius error at the best scale, which a learning rate takes care of.
+    """
     cosines: tuple[float, ...]
     """Of the principal angles between the leading eigenspaces, descending."""
 
@@ -45,8 +46,10 @@ class Kept:
 
 
 def kept(full: Tensor, masked: Tensor, density: float, rank: int) -> Kept:
-    """Compare Gram matrices (samples, samples). Raises ValueError where either has fewer than `rank`
-    directions."""
+    """Compare Gram matrices (samples, samples) fp64; directions that the masked one lacks have cosine 0.
+
+    Raises ValueError where the full one has fewer than `rank` directions.
+    """
     estimate = masked / density
     error = estimate - full
     norm, masked_norm = full.norm(), masked.norm()

@@ -1,5 +1,6 @@
 """What ``multiticket theory kl`` measures: how far each checkpoint of a run lies from the base and from the one
-before."""
+before.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from multiticket.theory.states import State, find_state, states_of_run  # noqa: 
 @dataclass(frozen=True)
 class Contexts:
     """In which contexts the policies are compared: completions of a task's problems, sampled by the first of the
-    two."""
+    two.
+    """
 
     split: str
     problems: int

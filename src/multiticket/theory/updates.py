@@ -80,8 +80,7 @@ class MatrixUpdate:
     effective: EffectiveRank
     """Of the squared singular values of D."""
     shuffled: EffectiveRank
-    """The same of D's entries at shuffled positions: what an update without directions has, as sparse and as
-    uneven."""
+    """The same of D's entries at shuffled positions: what an update without directions has, as sparse and as uneven."""
     top: int
     """r, the number of principal directions of W that are looked at."""
     left: float
