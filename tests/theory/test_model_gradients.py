@@ -116,3 +116,19 @@ def test_a_policy_without_advantages(loaded: tuple[Any, Any], toy_model_folder: 
     sampling = Sampling(str(toy_model_folder), "toy_task:TASK", "policy", "validation", 3, 1, 0, 2**30)
     with pytest.raises(ValueError, match="No completion has an advantage"):
         measured_on(sampling, *loaded, TASK)
+
+
+def test_conversations() -> None:
+    """What the environment says between two answers is context: in the sequence, and not the model's."""
+    model, tokenizer = load_model("tiny-qwen2")
+    task = tasks.get("alphabet_sort_turns@2")
+    rollouts = sample_rollouts(model, tokenizer, task, 2, 2)
+    prompts = task.problems("validation")["prompt"][:2]
+    for rollout in rollouts:
+        text = tokenizer.decode(
+            [token for token, own in zip(rollout.ids, rollout.spoken, strict=True) if not own]
+        )
+        assert prompts[rollout.problem] in text
+        changes = sum(a != b for a, b in zip(rollout.spoken, rollout.spoken[1:], strict=False))
+        assert changes == 3  # prompt, answer, reply, answer
+        assert rollout.spoken[-1]

@@ -18,7 +18,6 @@ from torch import Tensor
 from multiticket.theory.rollouts import Rollout, same_length, spoken_logits, tensors_of
 from multiticket.train.estimators import Z95
 
-
 CHUNK = 2**22
 """Logits of which the KL is taken at once, so that their fp64 copies stay small."""
 
