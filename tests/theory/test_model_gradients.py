@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_task import TASK
+from toy_task import TASK, CopyLetter
 
 from multiticket import tasks
 from multiticket.mask import Mask, masked_candidates
@@ -118,17 +118,38 @@ def test_a_policy_without_advantages(loaded: tuple[Any, Any], toy_model_folder: 
         measured_on(sampling, *loaded, TASK)
 
 
-def test_conversations() -> None:
+class CopyTwice(CopyLetter):
+    """Two turns: the environment says "12=" between the answers."""
+
+    name = "copy_twice"
+    turns = 2
+
+    def reply(self, completions: list[str], answer: str) -> str | None:
+        return "12=" if len(completions) == 1 else None
+
+    def score_turns(self, completions: list[str], answer: str) -> float:
+        return sum(map(len, completions)) / 8
+
+    def correct_turns(self, completions: list[str], answer: str) -> bool:
+        return False
+
+
+def test_conversations(loaded: tuple[Any, Any]) -> None:
     """What the environment says between two answers is context: in the sequence, and not the model's."""
-    model, tokenizer = load_model("tiny-qwen2")
-    task = tasks.get("alphabet_sort_turns@2")
-    rollouts = sample_rollouts(model, tokenizer, task, 2, 2)
-    prompts = task.problems("validation")["prompt"][:2]
-    for rollout in rollouts:
-        text = tokenizer.decode(
-            [token for token, own in zip(rollout.ids, rollout.spoken, strict=True) if not own]
-        )
-        assert prompts[rollout.problem] in text
-        changes = sum(a != b for a, b in zip(rollout.spoken, rollout.spoken[1:], strict=False))
-        assert changes == 3  # prompt, answer, reply, answer
+    model, tokenizer = loaded
+    task = CopyTwice()
+    prompts = task.problems("validation")["prompt"]
+    lengths = set()
+    for rollout in sample_rollouts(model, tokenizer, task, 4, 4):
+        heard = [token for token, own in zip(rollout.ids, rollout.spoken, strict=True) if not own]
+        text = tokenizer.decode(heard, skip_special_tokens=True)
+        assert text.startswith(prompts[rollout.problem])
+        assert text.endswith("12=")
         assert rollout.spoken[-1]
+        said = tokenizer.decode(
+            [token for token, own in zip(rollout.ids, rollout.spoken, strict=True) if own],
+            skip_special_tokens=True,
+        )
+        assert rollout.reward == len(said) / 8
+        lengths.add(sum(rollout.spoken))
+    assert len(lengths) > 1
