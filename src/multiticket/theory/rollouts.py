@@ -28,7 +28,7 @@ class Rollout:
     ids: tuple[int, ...]
     """Tokens of the whole sequence: prompt, answers, and between them what the environment says."""
     spoken: tuple[bool, ...]
-    """As long as `ids`: which tokens are the model's, the end of its last answer included."""
+    """As long as `ids`: which tokens are the model's, the ends of its answers included."""
     reward: float
     advantage: float
     """Reward minus the mean reward of the problem's rollouts (GRPO without division by the deviation)."""
@@ -97,13 +97,13 @@ def _sequence(
     for turn, (context, answer) in enumerate(heard):
         if turn:
             reply = list(tokenizer(text=context[len(before) :], add_special_tokens=False)["input_ids"])
+            if reply[:1] == ids[-1:]:  # the end of the turn, where the model has written it itself
+                reply = reply[1:]
             ids += reply
             spoken += [False] * len(reply)
-        said = list(tokenizer(text=answer, add_special_tokens=False)["input_ids"])
-        if turn == len(heard) - 1:
-            said += end
-        ids += said[:tokens]
-        spoken += [True] * len(said[:tokens])
+        said = [*tokenizer(text=answer, add_special_tokens=False)["input_ids"], *end][:tokens]
+        ids += said
+        spoken += [True] * len(said)
         before = context + answer
     return tuple(ids), tuple(spoken)
 
