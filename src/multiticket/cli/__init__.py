@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from multiticket import __version__
-from multiticket.cli import bench, compare, demo, evaluate, plan, study, tickets, train
+from multiticket.cli import bench, compare, demo, evaluate, plan, study, theory, tickets, train
 
 app = typer.Typer(
     name="multiticket",
@@ -26,6 +26,7 @@ demo.register(app)
 bench.register(app)
 tickets.register(app)
 study.register(app)
+theory.register(app)
 
 TRAIN_LIBRARIES = ("transformers", "trl", "datasets", "accelerate", "faker", "matplotlib", "tensorboard")
 

@@ -1,0 +1,257 @@
+"""``multiticket theory``: measurements of why random sparse training works, and where it does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from multiticket.theory.fisher import Sampling
+
+PICTURES = (".svg", ".png", ".pdf")
+MASKS = "random,first-layer,last-layer,attention,mlp,columns,magnitude,fisher"
+
+MODEL = Annotated[str, typer.Argument(help="A shipped base, a checkpoint folder, or a hub name.")]
+TASK = Annotated[str, typer.Option(help="Whose problems are answered.")]
+GRADIENT = Annotated[
+    str, typer.Option(help="policy: advantage times grad log p; score: grad log p (the Fisher matrix's).")
+]
+SPLIT = Annotated[str, typer.Option(help="train, validation or test.")]
+PROBLEMS = Annotated[int, typer.Option(min=1, help="Problems answered, from the split's beginning.")]
+GROUP = Annotated[int, typer.Option(min=1, help="Completions a problem.")]
+SEED = Annotated[int, typer.Option(min=0, help="Seed of the sampling.")]
+RANK = Annotated[int, typer.Option(min=1, help="Leading eigenvectors looked at.")]
+MEMORY = Annotated[float, typer.Option(help="GiB of gradients at once; less takes more passes.")]
+JSON = Annotated[Path | None, typer.Option("--json", help="Also write every number here.")]
+PLOT = Annotated[Path | None, typer.Option("--plot", help="Also draw it: .svg, .png or .pdf.")]
+RUNS = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")]
+
+
+def register(app: typer.Typer) -> None:
+    theory = typer.Typer(
+        help="Why sparse training works: KL, gradient spectrum, what masks keep, what updates do.",
+        no_args_is_help=True,
+    )
+    theory.command("kl")(kl)
+    theory.command("fisher")(fisher)
+    theory.command("subspace")(subspace)
+    theory.command("predict")(predict)
+    theory.command("updates")(updates)
+    app.add_typer(theory, name="theory")
+
+
+def kl(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders.")] = None,
+    before: Annotated[
+        str | None, typer.Option(help="Instead of runs: a run, checkpoint, ticket, adapter or model.")
+    ] = None,
+    after: Annotated[str | None, typer.Option(help="What is compared with --before.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="With --before: default the run's or ticket's own.")
+    ] = None,
+    split: SPLIT = "validation",
+    problems: PROBLEMS = 64,
+    group: GROUP = 4,
+    seed: SEED = 0,
+    json: JSON = None,
+    plot: PLOT = None,
+) -> None:
+    """KL between policies, exact over the vocabulary: from the base and from checkpoint to checkpoint, or of two
+    states.
+    """
+    if (before is None) != (after is None) or (runs is None or not runs) == (before is None):
+        raise ValueError("Give run folders, or both --before and --after.")
+    if runs and task is not None:
+        raise ValueError(
+            "Runs are compared on their own task: leave --task out, or give --before and --after."
+        )
+    if plot is not None and not runs:
+        raise ValueError("--plot draws runs over their steps, and two states have none: leave it out.")
+    _refuse_before_measuring(json, plot)
+    from multiticket.cli.theory_tables import print_kl, print_kl_of_states
+    from multiticket.theory.trajectory import Contexts, kl_of_run, kl_of_states
+
+    contexts = Contexts(split, problems, group, seed)
+    if before is not None and after is not None:
+        result = kl_of_states(before, after, task, contexts)
+        _keep(result, json)
+        print_kl_of_states(result)
+        return
+    found = [kl_of_run(run, contexts) for run in runs or []]
+    _keep({"runs": found}, json)
+    for one in found:
+        print_kl(one)
+    if plot is not None:
+        from multiticket.theory.plots import draw_kl
+
+        draw_kl(found, plot)
+
+
+def predict(
+    runs: RUNS,
+    gradient: GRADIENT = "policy",
+    split: SPLIT = "validation",
+    problems: PROBLEMS = 32,
+    group: GROUP = 8,
+    seed: SEED = 0,
+    rank: RANK = 4,
+    memory: MEMORY = 1.0,
+    json: JSON = None,
+    plot: PLOT = None,
+) -> None:
+    """Whether what runs' masks keep before training goes with the accuracy after it: rank correlations over runs."""
+    _refuse_before_measuring(json, plot)
+    sampling = _sampling("", "", gradient, split, problems, group, seed, memory)
+    from multiticket.cli.theory_tables import print_prediction
+    from multiticket.theory.prediction import prediction
+
+    result = prediction(runs, sampling, rank)
+    _keep(result, json)
+    print_prediction(result)
+    if plot is not None:
+        from multiticket.theory.plots import draw_prediction
+
+        draw_prediction(result, plot)
+
+
+def updates(
+    runs: RUNS,
+    split: SPLIT = "validation",
+    problems: PROBLEMS = 64,
+    group: GROUP = 4,
+    seed: SEED = 0,
+    json: JSON = None,
+    plot: PLOT = None,
+) -> None:
+    """What finished runs did to the weights: how many moved and how far, in how many directions, and the KL it took."""
+    _refuse_before_measuring(json, plot)
+    from multiticket.cli.theory_tables import print_updates
+    from multiticket.theory.finished import update_of_run
+    from multiticket.theory.trajectory import Contexts
+
+    found = [update_of_run(run, Contexts(split, problems, group, seed)) for run in runs]
+    _keep({"runs": found}, json)
+    print_updates(found)
+    if plot is not None:
+        from multiticket.theory.plots import draw_updates
+
+        draw_updates(found, plot)
+
+
+def fisher(
+    model: MODEL = "tiny-qwen2",
+    task: TASK = "arithmetic",
+    gradient: GRADIENT = "policy",
+    split: SPLIT = "validation",
+    problems: PROBLEMS = 32,
+    group: GROUP = 8,
+    seed: SEED = 0,
+    rank: RANK = 4,
+    memory: MEMORY = 1.0,
+    json: JSON = None,
+    plot: PLOT = None,
+) -> None:
+    """Spectrum of the per-completion gradients, beside noise, and how the leading directions lie in the parameters."""
+    sampling = _sampling(model, task, gradient, split, problems, group, seed, memory)
+    _refuse_before_measuring(json, plot)
+    from multiticket.theory.fisher import measured, spectrum
+
+    result = spectrum(measured(sampling), rank)
+    _keep(result, json)
+    from multiticket.cli.theory_tables import print_spectrum
+
+    print_spectrum(result)
+    if plot is not None:
+        from multiticket.theory.plots import draw_spectrum
+
+        draw_spectrum(result, plot)
+
+
+def subspace(
+    model: MODEL = "tiny-qwen2",
+    task: TASK = "arithmetic",
+    masks: Annotated[str, typer.Option(help="What to compare, separated by commas.")] = MASKS,
+    densities: Annotated[str, typer.Option(help="Separated by commas.")] = "0.1,0.01,0.001",
+    mask_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each mask, from 0.")] = 3,
+    gradient: GRADIENT = "policy",
+    split: SPLIT = "validation",
+    problems: PROBLEMS = 32,
+    group: GROUP = 8,
+    seed: SEED = 0,
+    rank: RANK = 4,
+    memory: MEMORY = 1.0,
+    json: JSON = None,
+    plot: PLOT = None,
+) -> None:
+    """How much of the gradients' geometry masks keep, beside what random sampling should lose."""
+    sampling = _sampling(model, task, gradient, split, problems, group, seed, memory)
+    dense = _densities(densities)
+    _refuse_before_measuring(json, plot)
+    from multiticket.theory.fisher import mean_over_seeds, measured, subspaces
+
+    chosen = [mask.strip() for mask in masks.split(",") if mask.strip()]
+    result = subspaces(measured(sampling), chosen, dense, mask_seeds, rank)
+    means = mean_over_seeds(result["masks"])
+    _keep({**result, "means": means}, json)
+    from multiticket.cli.theory_tables import print_subspaces
+
+    print_subspaces(result, means)
+    if plot is not None:
+        from multiticket.theory.plots import draw_subspaces
+
+        draw_subspaces(result, means, plot)
+
+
+def _sampling(
+    model: str, task: str, gradient: str, split: str, problems: int, group: int, seed: int, memory: float
+) -> Sampling:
+    if not memory > 0:
+        raise ValueError(f"--memory takes a number of GiB above 0, not {memory:g}.")
+    from multiticket.theory.fisher import Sampling
+
+    return Sampling(model, task, gradient, split, problems, group, seed, int(memory * 2**30))
+
+
+def _densities(text: str) -> list[float]:
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--densities takes numbers separated by commas, not {text!r}.") from None
+    for number in numbers:
+        if not 0 < number <= 1:
+            raise ValueError(f"A density lies above 0 and at most at 1, unlike {number:g}.")
+    return numbers
+
+
+def _refuse_before_measuring(json: Path | None, plot: Path | None) -> None:
+    """What would fail after minutes of measuring fails now."""
+    for path in (json, plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ValueError(f"There is no folder {path.parent} to write {path.name} in; make it first.")
+        if path is not None and path.is_dir():
+            raise ValueError(f"{path} is a folder; give the name of a file to write.")
+    if plot is not None and plot.suffix not in PICTURES:
+        raise ValueError(f"--plot writes {', '.join(PICTURES)}, not {plot.suffix or plot.name!r}.")
+    if plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--plot needs matplotlib: pip install 'multiticket[train]'.")
+
+
+def _keep(result: Mapping[str, Any], json: Path | None) -> None:
+    if json is not None:
+        from multiticket.train.files import write_json
+
+        write_json(json, _plain(result))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity and no NaN: null in their place."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
