@@ -1,4 +1,4 @@
-"""The compiled way: the same numbers as the definition, for any shape, layout and number of threads; and none at all."""
+"""The compiled way: the definition's numbers for any shape, layout and number of threads; and life without it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def masked_product(rows: int, columns: int, tokens: int, k: int, dtype: torch.dt
     dtype=st.sampled_from(native.DTYPES),
 )
 def test_it_is_the_dense_product_at_the_positions(rows, columns, tokens, share, threads, most_sums, dtype):
-    """Tokens and columns are no multiples of the blocks; threads divide tokens, rows or both; 16 bits summed in fp32."""
+    """Tokens and columns are no multiples of the blocks; threads divide tokens, rows or both; fp32 sums."""
     dy, x, positions, starts = masked_product(rows, columns, tokens, int(share * rows * columns), dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "get_num_threads", lambda: threads)

@@ -209,9 +209,9 @@ def saved(model: nn.Module, padding: int = 0, checkpointing: bool = False) -> in
         seen[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        with nullcontext() if checkpointing else factors_under_hooks():
-            model(**rows(padding), use_cache=False)
+    factors = nullcontext() if checkpointing else factors_under_hooks()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), factors:
+        model(**rows(padding), use_cache=False)
     return sum(t.untyped_storage().nbytes() for pointer, t in seen.items() if pointer not in own)
 
 

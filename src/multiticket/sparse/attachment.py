@@ -37,8 +37,8 @@ def attach(model: nn.Module, mask: Mask, gradient: str = "auto") -> Attachment:
     Args:
         model: any module with real weights, on any device, in any floating-point dtype.
         mask: positions in this model's tensors.
-        gradient: how linear layers compute the values' gradient: ``auto`` (by ``sparse.crossover``), ``sampled``,
-            ``blocks`` or ``triton``.
+        gradient: how linear layers compute the values' gradient: ``auto`` (by ``sparse.crossover``), ``native``,
+            ``sampled``, ``blocks`` or ``triton``.
 
     Returns:
         The attachment, which knows the values, the base and the way back.
@@ -46,7 +46,7 @@ def attach(model: nn.Module, mask: Mask, gradient: str = "auto") -> Attachment:
     Raises:
         ValueError: the model has an attachment already, lacks a masked tensor or has another shape for it, is
             quantised, partitioned (DeepSpeed ZeRO-3, FSDP) or has no weights yet (meta device); or ``gradient`` is
-            none of those, or Triton is not installed.
+            none of those, or needs Triton or a C compiler that is not there.
     """
     parameters = masked_candidates(model)
     refuse_what_cannot_work(model, mask, parameters)
@@ -114,7 +114,8 @@ class Attachment:
     def gradient_methods(self) -> dict[str, str]:
         """How each tensor's gradient is computed, by name; of a tied weight, in each layer that has it, with ``+``.
 
-        ``sampled``, ``blocks`` or ``triton`` in a linear layer, ``lookup`` in an embedding, ``dense`` anywhere else.
+        ``native``, ``sampled``, ``blocks`` or ``triton`` in a linear layer (``sum`` for its bias), ``lookup`` in an
+        embedding, ``dense`` anywhere else.
         """
         methods: dict[str, list[str]] = {name: [] for name in self._attached()}
         for module in self._modules:

@@ -38,6 +38,7 @@ class MaskedLinearFunction(torch.autograd.Function):
     """``x W^T + b``; backward takes the input's gradient as usual and only k entries of W's.
 
     ``positions`` and ``starts`` tell the entries within the ``rows`` and ``columns`` (None: all) that the mask touches.
+    A masked bias is frozen too, and has values (k,) and positions of its own.
     Of the input, backward keeps only those columns, or its two ``factors`` in its place.
     """
 
@@ -46,6 +47,8 @@ class MaskedLinearFunction(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         bias: Tensor | None,
+        bias_values: Tensor | None,
+        bias_positions: Tensor | None,
         values: Tensor,
         dense: Tensor,
         positions: Tensor,
@@ -59,7 +62,8 @@ class MaskedLinearFunction(torch.autograd.Function):
         ctx.save_for_backward(dense, *(kept if factors is None else factors))
         ctx.positions, ctx.starts, ctx.rows, ctx.method = positions, starts, rows, method
         ctx.values_dtype = values.dtype
-        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.bias_positions = bias_positions
+        ctx.bias_dtype = None if bias is None else (bias if bias_values is None else bias_values).dtype
         if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
             dense = dense.to(x.dtype)
             bias = None if bias is None else bias.to(x.dtype)
@@ -71,7 +75,7 @@ class MaskedLinearFunction(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dense, *kept = ctx.saved_tensors
-        dx = dbias = dvalues = None
+        dx = dbias = dbias_values = dvalues = None
         with torch.autocast(dy.device.type, enabled=False):
             if ctx.needs_input_grad[0]:
                 dx = dy @ dense.to(dy.dtype)
@@ -79,6 +83,8 @@ class MaskedLinearFunction(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 dbias = dy.sum(0).to(ctx.bias_dtype)
             if ctx.needs_input_grad[2]:
+                dbias_values = sum_of_columns(dy, ctx.bias_positions).to(ctx.bias_dtype)
+            if ctx.needs_input_grad[4]:
                 x = kept[0] if len(kept) == 1 else kept[0] * kept[1]
                 tokens = x.reshape(-1, x.shape[-1]).to(dy.dtype)
                 if ctx.rows is not None:
@@ -87,7 +93,15 @@ class MaskedLinearFunction(torch.autograd.Function):
                 gradient = values_grad if eager and dy.device.type != "meta" else linear_values_grad
                 dvalues = gradient(dy, tokens, ctx.positions, ctx.starts, ctx.method)
                 dvalues = dvalues.to(ctx.values_dtype)
-        return dx, dbias, dvalues, *[None] * 7
+        return dx, dbias, dbias_values, None, dvalues, *[None] * 7
+
+
+def sum_of_columns(dy: Tensor, positions: Tensor) -> Tensor:
+    """The gradient of a bias's entries at ``positions`` (k,): sums over dy (tokens, features), in at least fp32."""
+    dtype = torch.promote_types(torch.float32, dy.dtype)
+    if 2 * positions.numel() < dy.shape[1]:
+        return dy.index_select(1, positions).sum(0, dtype=dtype)
+    return dy.sum(0, dtype=dtype).index_select(0, positions)
 
 
 class MaskedEmbeddingFunction(torch.autograd.Function):

@@ -67,6 +67,6 @@ def refuse_method_that_cannot_work(method: str) -> None:
         raise ValueError('Triton is not installed; install it, or attach with gradient="auto".')
     if method == "native" and native.library() is None:
         raise ValueError(
-            'The native gradient needs a C compiler (cc, or the one that CC names); install one, or attach with '
+            "The native gradient needs a C compiler (cc, or the one that CC names); install one, or attach with "
             'gradient="auto".'
         )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+MOST_PAIRS = 0.1
+"""Above this density it pays to sum the rows that occurred, of the whole width, before the entries are taken."""
+
 
 def embedding_reference(dy: Tensor, tokens: Tensor, positions: Tensor, rows: int, padding_idx: int) -> Tensor:
     """The definition for an embedding of ``rows`` rows: scatter-add into the dense gradient, then gather.
@@ -42,18 +45,16 @@ def embedding_values_grad(
     """
     dtype = torch.promote_types(torch.float32, dy.dtype)
     grad = torch.zeros(positions.shape, dtype=dtype, device=dy.device)
-    occurred, inverse = torch.unique(tokens, return_inverse=True)
-    summed = torch.zeros(occurred.numel(), dy.shape[1], dtype=dtype, device=dy.device)
-    summed.index_add_(0, inverse, dy.to(dtype))
-    if padding_idx >= 0:
-        summed[occurred == padding_idx] = 0
-    begin = starts[occurred].long()
-    count = starts[occurred + 1].long() - begin
-    row = torch.repeat_interleave(torch.arange(occurred.numel(), device=dy.device), count)
-    within = torch.arange(row.numel(), device=dy.device) - (count.cumsum(0) - count)[row]
-    entry = begin[row] + within
-    grad[entry] = summed[row, positions[entry].long() % dy.shape[1]]
-    return grad
+    looked_up, rows = dy, tokens
+    if positions.numel() > MOST_PAIRS * (starts.numel() - 1) * dy.shape[1]:  # sum each row once, then gather
+        rows, inverse = torch.unique(tokens, return_inverse=True)
+        looked_up = torch.zeros(rows.numel(), dy.shape[1], dtype=dtype, device=dy.device)
+        looked_up.index_add_(0, inverse, dy.to(dtype))
+    begin, end = starts[rows], starts[rows + 1]
+    count = (end - begin).masked_fill(rows == padding_idx, 0).long()
+    at = torch.repeat_interleave(torch.arange(rows.numel(), device=dy.device), count)
+    entry = begin.long()[at] + torch.arange(at.numel(), device=dy.device) - (count.cumsum(0) - count)[at]
+    return grad.index_add_(0, entry, looked_up[at, positions[entry].long() % dy.shape[1]].to(dtype))
 
 
 @embedding_values_grad.register_fake

@@ -70,19 +70,22 @@ class MaskedModule(nn.Module):
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer whose weight gradient is a sampled product."""
+    """A linear layer whose weight gradient is a sampled product, and a masked bias's a sum of the columns it needs."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = masked_weights(self).get("weight")
+        weight, bias = (masked_weights(self).get(name) for name in ("weight", "bias"))
         if weight is None or not weight.trains:
             return super().forward(x)
         crop = weight.crop
+        trained_bias = bias if bias is not None and bias.trains else None
         device = x.device.type
         if device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
             x = x.to(torch.get_autocast_dtype(device))
         return MaskedLinearFunction.apply(
             x,
-            self.bias,
+            self.bias if trained_bias is None else trained_bias.fresh_dense(),
+            None if trained_bias is None else trained_bias.values,
+            None if trained_bias is None else trained_bias.positions,
             weight.values,
             weight.fresh_dense(),
             crop.positions,
@@ -152,10 +155,11 @@ def masked_class(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.M
 def gradient_method(module: nn.Module, weight: MaskedWeight) -> str:
     """How ``module`` computes the gradient of ``weight``'s values in its own forward.
 
-    ``sampled``, ``blocks`` or ``triton`` in a linear layer, ``lookup`` in an embedding, else ``dense``, then gathered.
+    A linear layer's weight by one of ``crossover.METHODS`` and its bias by ``sum``, an embedding by ``lookup``; else
+    ``dense``, then gathered.
     """
-    if isinstance(module, MaskedLinear) and weight.attribute == "weight":
-        return weight.method
+    if isinstance(module, MaskedLinear):
+        return weight.method if weight.attribute == "weight" else "sum"
     return "lookup" if isinstance(module, MaskedEmbedding) else "dense"
 
 

@@ -199,9 +199,17 @@ class MaskedWeight:
 
     def _put(self, dense: Tensor, content: Tensor) -> None:
         if not is_sharded(dense):
-            dense.put_(self.positions.long(), content)
+            write_at(dense, self.positions, content)
             return
         if self._own is None:
             self._own = own_entries(dense, self.positions)
         entries, begin = self._own
-        local(dense).put_(self.positions[entries].long() - begin, content[entries])
+        write_at(local(dense), self.positions[entries] - begin, content[entries])
+
+
+def write_at(dense: Tensor, positions: Tensor, content: Tensor) -> None:
+    """``dense.put_(positions, content)``, at a fraction of its time for a weight that lies in one piece."""
+    if dense.is_contiguous():
+        dense.view(-1).index_copy_(0, positions.long(), content)
+    else:
+        dense.put_(positions.long(), content)

@@ -44,7 +44,8 @@ def can_take(dy: Tensor, positions: Tensor) -> bool:
 def native(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
     """Gradient at sorted ``positions`` (k,) from dy (tokens, rows) and x (tokens, columns) of its dtype; fp32."""
     built = library()
-    assert built is not None and can_take(dy, positions)
+    assert built is not None
+    assert can_take(dy, positions)
     dy, x = (operand if operand.stride(-1) == 1 else operand.contiguous() for operand in (dy, x))
     (tokens, rows), columns = dy.shape, x.shape[1]
     threads = torch.get_num_threads() if dy.numel() + x.numel() >= LEAST_FOR_THREADS else 1
@@ -73,7 +74,17 @@ def library() -> ctypes.CDLL | None:
         except (OSError, subprocess.SubprocessError, AttributeError):
             continue
         pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-        function.argtypes = [pointer, number, pointer, number, integer, *[number] * 3, *[pointer] * 4, integer, integer]
+        function.argtypes = [
+            pointer,
+            number,
+            pointer,
+            number,
+            integer,
+            *[number] * 3,
+            *[pointer] * 4,
+            integer,
+            integer,
+        ]
         function.restype = None
         return built
     return None
