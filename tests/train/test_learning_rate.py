@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from toy_task import TASK
 
+import multiticket as mt
 from multiticket import config
 from multiticket.mask import Mask
 from multiticket.sparse import attach
-from multiticket.train.learning_rate import AVERAGED_STEPS, REACH, RateController, solve_rate
+from multiticket.train.arms import typical_weight
+from multiticket.train.learning_rate import AVERAGED_STEPS, MOST_STRIDE, REACH, RateController, solve_rate
 from multiticket.train.models import load_model
 from multiticket.train.probe import FirstStepProbe
 from multiticket.train.run import reward_function, run_training
@@ -90,6 +93,30 @@ def test_any_kl_is_survived_and_the_rate_stays_in_reach(kls: list[float], contro
         assert 1e-2 / REACH**2 * 0.999 <= rate <= 1e-2 * REACH**2 * 1.001
         if math.isnan(kl) or kl <= 0:
             assert rate == before
+
+
+@pytest.mark.parametrize("control", ["probe", "average", "hold"])
+def test_no_step_goes_far_beyond_the_size_of_the_weights(control: Any) -> None:
+    controller = RateController(0.1, control, 1e-3, weight=0.05)
+    controller.start(7.0)
+    assert controller.rate == MOST_STRIDE * 0.05
+    for _ in range(30):
+        assert controller.update(1e-4) <= MOST_STRIDE * 0.05  # far too little: it would raise the rate
+    small = RateController(0.1, control, 1e-3, weight=0.05)
+    small.start(1e-3)
+    assert small.rate == 1e-3
+
+
+def test_the_size_of_the_weights_is_that_of_the_trained_matrices(toy_model_folder: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(toy_model_folder)
+    weights = [parameter for parameter in model.parameters() if parameter.dim() == 2]
+    whole = torch.cat([weight.detach().flatten() for weight in weights]).square().mean().sqrt()
+    assert typical_weight(model, None) == pytest.approx(float(whole))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(3.0 if parameter.dim() == 2 else 9.0)
+    attachment = mt.attach(model, mt.Mask.random(model, 0.1))
+    assert typical_weight(model, attachment) == pytest.approx(3.0)
 
 
 def test_its_state_goes_through_json_and_goes_on_the_same() -> None:
@@ -240,8 +267,9 @@ def test_flat_rewards_put_the_probe_off(toy_model_folder: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(("arm", "control"), [("ticket", "hold"), ("full", "average")])
 def test_a_killed_run_resumes_at_the_same_rate(
-    arm: str, control: str, toy_model_folder: Path, tmp_path: Path
+    arm: str, control: str, toy_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("multiticket.train.learning_rate.MOST_STRIDE", 100.0)  # the toy's weights are small
     run = _settings(toy_model_folder, arm, steps=8, save_every=3, rate_control=control)
     whole = run_training(run, tmp_path / "whole", show_progress=False)
     rates = [line["learning_rate"] for line in _lines(tmp_path / "whole")]

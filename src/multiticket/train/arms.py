@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from multiticket import tasks
 from multiticket.config import RunConfig
 from multiticket.mask import Mask, MaskRule, masked_candidates
 from multiticket.mask.scores import squared_gradients
+from multiticket.sparse import Attachment
 from multiticket.train.completion import complete, stop_tokens
 from multiticket.train.plan_arms import values_per_rank
 from multiticket.train.prompts import prompt_texts
@@ -131,6 +133,16 @@ def with_adapter(base: Any, adapter: Path) -> Any:
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"The adapter in {adapter} does not fit this base: {reason}.") from None
+
+
+def typical_weight(model: Any, attachment: Attachment | None) -> float:
+    """Root mean square of the weights that train: of matrices, or of all where no matrix trains."""
+    named = dict(model.named_parameters() if attachment is None else attachment.named_parameters())
+    shapes = {name: parameter.dim() for name, parameter in masked_candidates(model).items()}
+    matrices = [values for name, values in named.items() if shapes.get(name, 0) >= 2]
+    trained = [values.detach().float() for values in matrices or named.values()]
+    squares = sum(float(values.square().sum()) for values in trained)
+    return math.sqrt(squares / max(1, sum(values.numel() for values in trained)))
 
 
 def trained_count(model: nn.Module) -> int:

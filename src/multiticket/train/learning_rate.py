@@ -5,6 +5,10 @@ steps that KL is c * rate^2. It is counted over whole completions: at the rates 
 answer and one of a long answer move by very different amounts, and whole answers by the same. So a rate is found by
 measuring the sensitivity c: first by a probe on the first batch, then from the steps themselves, because Adam's first
 step is a sign step and its KL alone is noisy.
+
+The fewer values train, the further each must go for the same KL. Where a step would carry them past the size of the
+weights themselves, the policy is no longer a small change of the base, and runs with less KL a step learn more: so
+a rate has an upper bound too, `MOST_STRIDE` times the typical size of the trained weights.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ GAIN = 0.05
 """Weight of each later step's sensitivity in the running mean that `hold` follows: a memory of about 20 steps."""
 REACH = 3.0
 """The rate never leaves [found / REACH, found * REACH]: where rewards saturate a step's KL goes to zero at any rate."""
+MOST_STRIDE = 2.0
+"""The largest rate, in root mean squares of the trained weights: how far Adam's step moves one, about."""
 _OUTLIER = 100.0
 """A step whose KL is further than this factor from the target counts as if it were this far."""
 _LARGEST_RATE = 10.0
@@ -39,11 +45,13 @@ class RateController:
     Args:
         target: KL a step, in nats a completion.
         fallback: the rate until `start` has been called.
+        weight: root mean square of the trained weights, which bounds the rate; None for no bound.
     """
 
-    def __init__(self, target: float, control: Control, fallback: float) -> None:
+    def __init__(self, target: float, control: Control, fallback: float, weight: float | None = None) -> None:
         self.target = target
         self.control = control
+        self.most = math.inf if weight is None else MOST_STRIDE * weight
         self.rate = fallback
         self.found: float | None = None
         """The rate around which it stays within `REACH`: the probe's, then the averaged one."""
@@ -61,7 +69,7 @@ class RateController:
 
     def start(self, rate: float) -> None:
         """Take the rate that a probe found."""
-        self.rate = self.found = rate
+        self.rate = self.found = min(rate, self.most)
         self.steps = 0
 
     def update(self, kl: float) -> float:
@@ -80,7 +88,7 @@ class RateController:
         weight = 1 / self.steps if self.steps <= AVERAGED_STEPS else GAIN
         self.log_sensitivity += weight * (sensitivity - self.log_sensitivity)
         wanted = math.exp((math.log(self.target) - self.log_sensitivity) / 2)
-        self.rate = min(max(wanted, self.found / REACH), self.found * REACH)
+        self.rate = min(max(wanted, self.found / REACH), self.found * REACH, self.most)
         if self.steps == AVERAGED_STEPS:
             self.found = self.rate
         return self.rate

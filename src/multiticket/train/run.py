@@ -29,6 +29,7 @@ from multiticket.train.arms import (  # noqa: E402
     lora_rank,
     save_adapter,
     trained_count,
+    typical_weight,
     with_adapter,
 )
 from multiticket.train.disk import explained  # noqa: E402
@@ -189,7 +190,8 @@ class _Run:
         self.nnz = trained_count(self.model)
         self.rate: RateController | None = None
         if config.learning_rate == "auto":
-            self.rate = RateController(config.target_kl, config.rate_control, config.usual_rate)
+            weight = typical_weight(self.model, self.attachment) if config.arm != "lora" else None
+            self.rate = RateController(config.target_kl, config.rate_control, config.usual_rate, weight)
 
     @property
     def learning_rate(self) -> float:
