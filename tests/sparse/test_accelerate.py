@@ -38,3 +38,35 @@ def test_accelerate_prepares_an_attached_model_as_it_is(passes):
         torch.testing.assert_close(values, wanted, rtol=1e-5, atol=1e-6)
     for name, weight in weights_of(model).items():
         torch.testing.assert_close(weight, weights_of(twin)[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_saved_state_goes_on_bit_for_bit(tmp_path):
+    """``save_state`` and ``load_state``, into a model that is built and attached anew."""
+    accelerate = pytest.importorskip("accelerate")
+
+    def start():
+        accelerator = accelerate.Accelerator(cpu=True)
+        model = build("qwen2")
+        attachment = mt.attach(model, mt.Mask.random(model, 0.1))
+        optimizer = torch.optim.AdamW(attachment.parameters(), lr=1e-2, fused=True)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        return accelerator, attachment, *accelerator.prepare(model, optimizer, scheduler)
+
+    def train(accelerator, model, optimizer, scheduler, steps):
+        for step in steps:
+            accelerator.backward(loss_of(model, tokens(seed=step)))
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+
+    accelerator, attachment, *parts = start()
+    train(accelerator, *parts, range(2))
+    accelerator.save_state(tmp_path / "state")
+    train(accelerator, *parts, range(2, 4))
+    again, resumed, *others = start()
+    again.load_state(tmp_path / "state")
+    train(again, *others, range(2, 4))
+    for values, wanted in zip(resumed.parameters(), attachment.parameters(), strict=True):
+        assert torch.equal(values, wanted)
+    for name, weight in weights_of(others[0]).items():
+        assert torch.equal(weight, weights_of(parts[0])[name])
