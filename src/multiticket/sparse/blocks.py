@@ -9,6 +9,9 @@ BLOCK_ENTRIES = 1 << 22
 """Entries of dW held at a time: 16 MiB in fp32."""
 BLOCK_OPERAND = 1 << 22
 """Entries of the input cast to fp32 at a time: 16 MiB."""
+NARROW = 8
+"""With so many times fewer columns than rows (a mask of columns) a CPU multiplies the other way round: the library packs
+the left operand, and the whole of dy would take three times as long."""
 
 
 def blocks(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
@@ -36,6 +39,8 @@ def product(dy: Tensor, x: Tensor) -> Tensor:
     does not, so there both are cast, a block of tokens at a time.
     """
     if dy.dtype.itemsize >= 4:
+        if dy.device.type == "cpu" and NARROW * x.shape[1] <= dy.shape[1]:
+            return (x.T @ dy).T.contiguous()
         return dy.T @ x
     if dy.device.type == "cuda":
         return torch.mm(dy.T, x, out_dtype=torch.float32)
