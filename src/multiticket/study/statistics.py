@@ -1,0 +1,93 @@
+"""Several ways of training judged at once against one reference, on the same problems.
+
+The difference of each from the reference, with its variance over problems and runs, is
+:func:`multiticket.train.paired.paired_difference`; here are its p-values, and what is left of them when many are
+judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from multiticket.study.distributions import student_tail
+from multiticket.study.multiplicity import holm
+from multiticket.train.paired import Difference, Scores, paired_difference, student_t
+
+MARGIN = 0.02
+"""Accuracy that may be lost and still count as matching: 2 points."""
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One of several sides against the reference."""
+
+    name: str
+    runs: int
+    difference: Difference
+    """This side minus the reference, with intervals of its own."""
+    p_worse: float
+    """One-sided, of non-inferiority: the probability of a difference this high if it were really -margin."""
+    adjusted_p: float
+    """The same by Holm's rule over all sides."""
+    simultaneous: tuple[float, float]
+    """95 % for all sides together (Bonferroni): in 95 of 100 studies every such interval holds its true difference."""
+    margin: float
+
+    @property
+    def not_worse(self) -> bool:
+        """Shown to be worse by less than the margin, with all sides judged at once."""
+        return self.adjusted_p <= ALPHA
+
+    @property
+    def worse(self) -> bool:
+        """Shown to be worse by more than the margin, with all sides judged at once."""
+        return self.simultaneous[1] < -self.margin
+
+
+def judge(
+    reference: Scores, sides: Mapping[str, Scores], margin: float = MARGIN, samples: int = 1
+) -> list[Judged]:
+    """Each side against the reference.
+
+    A side of one run is judged as that run, with the problems as its only uncertainty; a side of several runs as the
+    way of training that they are drawn from.
+
+    Args:
+        reference: (runs, problems) of shares of right completions.
+        sides: the same for each side, by name; the problems are the reference's.
+        samples: completions behind each score.
+
+    Raises:
+        ValueError: there is no side, or one has other problems than the reference.
+    """
+    if not sides:
+        raise ValueError("There is nothing to judge: give at least one side beside the reference.")
+    differences = {name: paired_difference(reference, side, samples) for name, side in sides.items()}
+    p_values = [non_inferiority_p(difference, margin) for difference in differences.values()]
+    return [
+        Judged(
+            name=name,
+            runs=len(sides[name]),
+            difference=difference,
+            p_worse=p,
+            adjusted_p=adjusted,
+            simultaneous=interval_at(difference, 1 - ALPHA / len(sides)),
+            margin=margin,
+        )
+        for (name, difference), p, adjusted in zip(differences.items(), p_values, holm(p_values), strict=True)
+    ]
+
+
+def non_inferiority_p(difference: Difference, margin: float) -> float:
+    """One-sided p of "worse by at least `margin`": P(T > (difference + margin) / standard error)."""
+    return student_tail(
+        (difference.difference + margin) / difference.standard_error, difference.degrees_of_freedom
+    )
+
+
+def interval_at(difference: Difference, confidence: float) -> tuple[float, float]:
+    """The two-sided interval of a difference at another confidence than 95 %, within [-1, 1]."""
+    wide = student_t((1 + confidence) / 2, difference.degrees_of_freedom) * difference.standard_error
+    return max(-1.0, difference.difference - wide), min(1.0, difference.difference + wide)
