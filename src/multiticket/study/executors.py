@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def start_ray(
         import ray
     except ModuleNotFoundError:
         raise ValueError("The Ray executor needs Ray: pip install 'multiticket[ray]'.") from None
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
+    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(perform)
     pending = [task.remote(folder.resolve(), run) for run in study.runs]
 

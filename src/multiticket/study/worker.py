@@ -10,8 +10,13 @@ from multiticket.study.runner import work
 
 
 def main() -> None:
+    from multiticket.train.interrupt import RunInterrupted
+
     study, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    work(folder, load(study).runs)
+    try:
+        work(folder, load(study).runs)
+    except RunInterrupted as interrupted:
+        sys.exit(interrupted.code)
 
 
 if __name__ == "__main__":
