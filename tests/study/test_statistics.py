@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from multiticket.study.distributions import beta_share, f_quantile, f_tail, student_tail
 from multiticket.study.multiplicity import holm
-from multiticket.study.statistics import interval_at, judge, non_inferiority_p
+from multiticket.study.statistics import interval_at, judge_all, non_inferiority_p
 from multiticket.train.paired import paired_difference, student_t
 
 
@@ -89,16 +89,16 @@ def test_sides_that_are_plainly_equal_or_plainly_worse_are_called_so():
     flips = generator.random(4000) < 0.01
     equal = (right ^ flips)[None].astype(float)
     worse = (right & (generator.random(4000) < 0.9))[None].astype(float)
-    judged = {one.name: one for one in judge(reference, {"equal": equal, "worse": worse})}
-    assert judged["equal"].not_worse
-    assert not judged["equal"].worse
-    assert judged["worse"].worse
-    assert not judged["worse"].not_worse
-    low, high = judged["equal"].difference.interval
-    assert judged["equal"].simultaneous[0] < low
-    assert judged["equal"].simultaneous[1] > high
-    with pytest.raises(ValueError, match="nothing to judge"):
-        judge(reference, {})
+    fine, bad = judge_all([(reference, equal, 1), (reference, worse, 1)])
+    assert fine.not_worse
+    assert not fine.worse
+    assert bad.worse
+    assert not bad.not_worse
+    assert (fine.runs, fine.reference_runs) == (1, 2)
+    low, high = fine.difference.interval
+    assert fine.simultaneous[0] < low
+    assert fine.simultaneous[1] > high
+    assert judge_all([]) == []
 
 
 def test_twenty_masks_that_all_fail_by_the_margin_are_rarely_called_fine():

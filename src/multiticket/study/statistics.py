@@ -7,7 +7,7 @@ judged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multiticket.study.distributions import student_tail
@@ -17,14 +17,16 @@ from multiticket.train.paired import Difference, Scores, paired_difference, stud
 MARGIN = 0.02
 """Accuracy that may be lost and still count as matching: 2 points."""
 ALPHA = 0.05
+RESAMPLES = 2_000
+"""Of the bootstrap beside each interval; no verdict rests on it."""
 
 
 @dataclass(frozen=True)
 class Judged:
     """One of several sides against the reference."""
 
-    name: str
     runs: int
+    reference_runs: int
     difference: Difference
     """This side minus the reference, with intervals of its own."""
     p_worse: float
@@ -46,37 +48,33 @@ class Judged:
         return self.simultaneous[1] < -self.margin
 
 
-def judge(
-    reference: Scores, sides: Mapping[str, Scores], margin: float = MARGIN, samples: int = 1
-) -> list[Judged]:
-    """Each side against the reference.
+def judge_all(pairs: Sequence[tuple[Scores, Scores, int]], margin: float = MARGIN) -> list[Judged]:
+    """Each side against its reference, all at once.
 
     A side of one run is judged as that run, with the problems as its only uncertainty; a side of several runs as the
     way of training that they are drawn from.
 
     Args:
-        reference: (runs, problems) of shares of right completions.
-        sides: the same for each side, by name; the problems are the reference's.
-        samples: completions behind each score.
-
-    Raises:
-        ValueError: there is no side, or one has other problems than the reference.
+        pairs: of each side the reference's scores, its own, each (runs, problems) of shares of right completions on
+            the same problems, and the completions behind each score.
     """
-    if not sides:
-        raise ValueError("There is nothing to judge: give at least one side beside the reference.")
-    differences = {name: paired_difference(reference, side, samples) for name, side in sides.items()}
-    p_values = [non_inferiority_p(difference, margin) for difference in differences.values()]
+    differences = [
+        paired_difference(reference, side, samples, RESAMPLES) for reference, side, samples in pairs
+    ]
+    p_values = [non_inferiority_p(difference, margin) for difference in differences]
     return [
         Judged(
-            name=name,
-            runs=len(sides[name]),
+            runs=len(side),
+            reference_runs=len(reference),
             difference=difference,
             p_worse=p,
             adjusted_p=adjusted,
-            simultaneous=interval_at(difference, 1 - ALPHA / len(sides)),
+            simultaneous=interval_at(difference, 1 - ALPHA / len(pairs)),
             margin=margin,
         )
-        for (name, difference), p, adjusted in zip(differences.items(), p_values, holm(p_values), strict=True)
+        for (reference, side, _), difference, p, adjusted in zip(
+            pairs, differences, p_values, holm(p_values), strict=True
+        )
     ]
 
 

@@ -1,0 +1,139 @@
+"""What the finished runs of a study say, as its questions need it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from multiticket.config import RunConfig
+from multiticket.study.grid import Study
+from multiticket.study.runs import StudyRun
+from multiticket.train.paired import Scores
+from multiticket.train.problem_results import Results, read_results, require_same_problems, scores
+from multiticket.train.run_folder import RunFolder, read_metrics
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One run with its result."""
+
+    run: StudyRun
+    folder: Path
+    result: dict[str, Any]
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The settings it was done with, the chosen rate among them."""
+        return RunFolder(self.folder).read_config()
+
+    @cached_property
+    def problems(self) -> Results:
+        return read_results(self.folder)
+
+    @property
+    def setting(self) -> tuple[str, str]:
+        """What a comparison keeps fixed: task and base model."""
+        return self.config.task, self.config.model
+
+    @property
+    def samples(self) -> int:
+        return int(self.result["eval"]["after"]["samples"])
+
+    def score(self, measure: str) -> float:
+        """Accuracy after training, in [0, 1]."""
+        return float(self.result["eval"]["after"][measure])
+
+    def first_kl(self) -> float | None:
+        """What the first step moved, in nats a completion; None where it was not measured."""
+        lines = read_metrics(RunFolder(self.folder).metrics)
+        if not lines or not lines[0].get("kl") or not lines[0].get("completion_length"):
+            return None
+        return float(lines[0]["kl"]) * float(lines[0]["completion_length"])
+
+
+class Evidence:
+    """A study's folder, read cell by cell."""
+
+    def __init__(self, study: Study, folder: Path, command: str) -> None:
+        self.study = study
+        self.folder = folder
+        self.command = command
+        """What did the runs."""
+
+    def finished(self, runs: Iterable[StudyRun]) -> list[Finished]:
+        """Those of `runs` that have a result, in their order."""
+        found = []
+        for run in runs:
+            path = self.folder / run.name
+            result = RunFolder(path).read_result()
+            if result is not None:
+                found.append(Finished(run, path, result))
+        return found
+
+    def scored(self, label: str) -> list[Finished]:
+        """The finished runs of a cell."""
+        return self.finished(self.study.cell(label).runs)
+
+    def progress(self, labels: Iterable[str]) -> tuple[int, int]:
+        """How many runs of some cells are finished, their sweeps included, and how many there are."""
+        runs = {run.name: run for label in labels for run in self._all(label)}
+        return len(self.finished(runs.values())), len(runs)
+
+    def _all(self, label: str) -> Sequence[StudyRun]:
+        cell = self.study.cell(label)
+        return (*cell.sweep, *cell.runs)
+
+
+def by(runs: Iterable[Finished], key: Callable[[Finished], Any]) -> dict[Any, list[Finished]]:
+    """Runs in groups, in the order in which the groups first appear."""
+    groups: dict[Any, list[Finished]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return groups
+
+
+def problem_scores(runs: Sequence[Finished], measure: str, like: Finished) -> Scores:
+    """(runs, problems) of a measure, on the same problems as `like`'s.
+
+    Raises:
+        ValueError: they were measured on others, or otherwise.
+    """
+    for run in runs:
+        require_same_problems(like.problems, run.problems)
+    return scores([run.problems for run in runs], measure)
+
+
+def way(run: Finished) -> str:
+    """The way of training that a run is one of: all but its seeds, its part and its rate."""
+    config = run.config
+    if config.arm == "full":
+        said = "full"
+    elif config.arm == "lora":
+        said = f"lora rank {run.result['lora_rank']}"
+    else:
+        method = config.method if config.method != "random" else "ticket"
+        options = ", ".join(f"{name} {value}" for name, value in config.mask_options.items())
+        scope = f", {config.scope}" if config.scope != "all" else ""
+        said = f"{method} {percentage(config.density)}{', ' + options if options else ''}{scope}"
+    optim = config.grpo.get("optim")
+    return f"{said}, {optim}" if optim else said
+
+
+def mask_name(run: Finished) -> str:
+    """The mask that a ticket's run trained."""
+    config = run.config
+    return f"seed {config.seed}" + (f", part {config.part}" if config.part else "")
+
+
+def percentage(share: float) -> str:
+    """``0.05 %``."""
+    return f"{100 * share:.6g} %"
+
+
+def setting_name(setting: tuple[str, str]) -> str:
+    """Task and base as people read them."""
+    task, model = setting
+    return f"{task}, {Path(model).name}"
