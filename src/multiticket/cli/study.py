@@ -17,10 +17,13 @@ FOLDER = Annotated[Path | None, typer.Option("--output", help="Its folder; defau
 
 
 def register(app: typer.Typer) -> None:
-    study = typer.Typer(help="Grids of runs from one file: done, resumed, gathered.", no_args_is_help=True)
+    study = typer.Typer(
+        help="Grids of runs from one file: done, resumed, gathered, judged.", no_args_is_help=True
+    )
     study.command("run")(run)
     study.command("status")(status)
     study.command("collect")(collect)
+    study.command("report")(report)
     app.add_typer(study, name="study")
 
 
@@ -94,6 +97,34 @@ def collect(
     path = to or folder / "runs.parquet"
     write_parquet(rows, path)
     print(f"{path}: {len(rows)} of {len(study.runs)} runs")
+
+
+def report(
+    file: FILE,
+    output: Annotated[
+        Path | None, typer.Option(help="Where the report goes; default: report, in the study's folder.")
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(help="The study's folder; default runs/NAME.")] = None,
+) -> None:
+    """Answer the study's questions from its finished runs: one HTML page, its figures as files, and JSON."""
+    import shlex
+
+    from multiticket.study.answers import answers
+    from multiticket.study.grid import load
+
+    study = load(file)
+    folder = runs or Path("runs") / study.name
+    given = ["--output", str(runs)] if runs else []
+    sections = answers(study, folder, shlex.join(["multiticket", "study", "run", str(file), *given]))
+    from multiticket.report.study import write_report
+
+    again = ["multiticket", "study", "report", str(file)]
+    again += ["--output", str(output)] if output else []
+    again += ["--runs", str(runs)] if runs else []
+    path = write_report(sections, output or folder / "report", study.title, shlex.join(again))
+    for section in sections:
+        print(f"{section.verdict or '':19} {section.heading}")
+    print(path)
 
 
 def _follow(runs: Any, folder: Path, alive: Any, workers: int) -> list[RunState]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from multiticket.study.answers.parts import (
+    by_setting,
     counts,
     edge_notes,
     numbers_of,
@@ -35,12 +36,14 @@ def answer_masks(question: Question, evidence: Evidence) -> Section:
     runs = evidence.scored(options["cell"])
     sides = sides_of(question, evidence, runs, mask_name)
     missing = unfinished(question, evidence)
-    passed = sum(side.judged.not_worse for side in sides)
-    failed = sum(side.judged.worse for side in sides)
-    said = [
-        f"{passed} of {len(sides)} masks are shown to be not worse by {100 * margin:g} points with all judged at once "
-        f"(Holm), {failed} to be worse."
-    ]
+    said = []
+    for setting, found in by_setting(sides).items():
+        passed = sum(side.judged.not_worse for side in found)
+        failed = sum(side.judged.worse for side in found)
+        said.append(
+            f"On {setting_name(setting)} {passed} of {len(found)} masks are shown to be not worse by "
+            f"{100 * margin:g} points, with all judged at once (Holm), and {failed} to be worse."
+        )
     spreads = _spreads(question, evidence, runs) if "seeds" in options else {}
     said += [_in_words(setting, spread) for setting, spread in spreads.items()]
     tables = [sides_table(sides, f"Each mask minus {options['reference']}")] if sides else []

@@ -54,21 +54,20 @@ def sides_of(
 
 
 def sides_table(sides: Sequence[Side], caption: str) -> Table:
-    """One row a side, with both numbers of runs; in percent and percentage points."""
+    """One row a side, with both numbers of runs."""
     return Table(
-        caption=caption,
+        caption=f"{caption}; differences and intervals in percentage points, p of being worse by the margin",
         columns=[
             "side",
             "task, base",
             "runs",
-            "reference runs",
-            "problems",
-            "accuracy %",
-            "reference %",
-            "difference, points",
+            "ref. runs",
+            "accuracy, %",
+            "ref., %",
+            "difference",
             "95 %",
-            "95 %, all at once",
-            "p (Holm) of worse by the margin",
+            "all at once",
+            "p (Holm)",
             "judged",
         ],
         rows=[
@@ -77,7 +76,6 @@ def sides_table(sides: Sequence[Side], caption: str) -> Table:
                 setting_name(side.setting),
                 side.judged.runs,
                 side.judged.reference_runs,
-                side.problems,
                 rounded(100 * side.judged.difference.b),
                 rounded(100 * side.judged.difference.a),
                 rounded(100 * side.judged.difference.difference),
@@ -112,7 +110,7 @@ def sides_figure(sides: Sequence[Side], margin: float, caption: str) -> Figure:
         kind="intervals",
         caption=caption,
         alternative=f"Difference from the reference in percentage points, with intervals: {said}.",
-        x_label="difference from the reference, percentage points",
+        x_label="difference, percentage points",
         series=series,
         marks=[Mark(at=0, label="equal"), Mark(at=-100 * margin, label=f"margin −{100 * margin:g}")],
     )
