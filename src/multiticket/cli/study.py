@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,7 +40,7 @@ def run(
     gpus: Annotated[float, typer.Option(help="GPUs that Ray reserves for a run.")] = 0,
 ) -> None:
     """Do what is missing of a study. Started twice, both share the work; stopped, it goes on where it was."""
-    from multiticket.study.executors import start_local, start_ray
+    from multiticket.study.executors import start_local
     from multiticket.study.grid import load
 
     if executor not in ("local", "ray"):
@@ -47,11 +48,18 @@ def run(
     study = load(file)
     folder = output or Path("runs") / study.name
     if executor == "ray":
+        from multiticket.study.ray_cluster import start_ray
+
         stop, alive = start_ray(study, folder, cpus, gpus, address)
     else:
         stop, alive = start_local(file, folder, workers)
     try:
         states = _follow(study.runs, folder, alive, workers)
+    except KeyboardInterrupt:
+        print(
+            "Stopping: each run ends with its step and saves it; the same command goes on.", file=sys.stderr
+        )
+        raise
     finally:
         stop()
     failed = [state for state in states if state.state == "failed"]
@@ -129,8 +137,6 @@ def report(
 
 def _follow(runs: Any, folder: Path, alive: Any, workers: int) -> list[RunState]:
     """Say on standard error how far it is, whenever a run ends and at least once a minute, until nobody works."""
-    import sys
-
     from multiticket.study.runner import state_of, time_left
 
     told, said = None, 0.0
