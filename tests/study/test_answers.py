@@ -184,6 +184,22 @@ def test_the_law_of_the_rate(tmp_path: Path, exponent, verdict):
     assert collapsed.verdict == "not decided"  # one run a cell says nothing of chance
 
 
+@pytest.mark.parametrize(
+    ("masks", "verdict", "shared"),
+    [({"seed": [0, 1, 2]}, "reproduced", True), ({"seed": 0, "part": [0, 1, 2]}, "reproduced", False)],
+)
+def test_masks_share_what_chance_gives_or_nothing(
+    masks, verdict, shared, toy_model_folder: Path, tmp_path: Path
+):
+    cell = {"label": "masks", "model": str(toy_model_folder), "density": 0.1, **masks}
+    section = answers(study_of(cell, kind="overlap", cell="masks"), tmp_path, "c")[0]
+    assert section.verdict == verdict
+    assert len(section.numbers["pairs"]) == 3
+    for pair in section.numbers["pairs"]:
+        assert abs(pair["z"]) < 4 if shared else pair["intersection"] == 0
+    assert bool(section.figures) == shared
+
+
 def test_the_law_of_the_first_step(tmp_path: Path):
     cell = {"label": "grid", "density": [0.1, 0.01], "seed": [0, 1], "learning_rate": 1e-3}
     section = asked(tmp_path, lambda config: 0.5, cell, kind="law", cells=["grid"], exponent=2, y="kl")

@@ -78,6 +78,8 @@ def test_two_cells_that_ask_for_one_run_get_one():
         ({"cell": [{}]}, "not 'cell'"),
         ({"cells": [{}], "settings": [1]}, "settings must be a mapping"),
         ({"cells": [{"seed": 0}, {"density": 2}]}, "Cell 2 of the study is wrong: density"),
+        ({"cells": [{}], "tasks": [1]}, "tasks must give each task's settings"),
+        ({"cells": [{}, {"label": "cell 1"}]}, "labelled 'cell 1' before it"),
         ({"cells": [{"speed": 1}]}, "Unknown setting 'speed'"),
     ],
 )
@@ -92,3 +94,19 @@ def test_a_file_is_named_after_itself(tmp_path: Path):
     study = load(file)
     assert study.name == "sparsity"
     assert [run.config.learning_rate for run in study.runs] == [1e-4, 3e-4]
+
+
+def test_tasks_have_settings_of_their_own_between_the_studys_and_the_cells():
+    study = build_study(
+        {
+            "settings": {"steps": 7, "rollouts": 64},
+            "tasks": {"arithmetic": {"steps": 8}, "alphabet_sort": {"steps": 9, "rollouts": 32}},
+            "cells": [{"task": ["arithmetic", "alphabet_sort", "gsm8k"]}, {"steps": 1}],
+        }
+    )
+    assert [(run.config.steps, run.config.rollouts) for run in study.runs] == [
+        (8, 64),
+        (9, 32),
+        (7, 64),
+        (1, 64),
+    ]

@@ -1,16 +1,18 @@
-"""A study file: settings that all runs share, cells whose lists multiply out to runs, and what is asked of them.
+"""A study file: settings that runs share, cells whose lists multiply out to runs, and what is asked of them.
 
     name: sparsity
-    settings: {task: arithmetic, steps: 100}
+    settings: {task: arithmetic, eval: {problems: 256}}
+    tasks: {arithmetic: {steps: 100}}
     cells:
       - {label: full, arm: full, training_seed: [0, 1, 2], choose: {learning_rate: [1e-4, 3e-4], training_seed: 100}}
       - {label: sparse, density: [0.1, 0.01, 0.001], learning_rate: auto, seed: [0, 1, 2]}
     questions:
       - {name: sparse-enough, kind: density, reference: full, cell: sparse, claim: A tenth of a percent is enough}
 
-is 2 + 3 and 9 runs. A run's name says what its cell sets, and ends in a hash of all its settings, so that one name is
-always one run, whatever else the file holds. `choose` is a sweep (`study/sweep.py`), a question is answered by
-``multiticket study report`` (`study/questions.py` says how it is asked).
+is 2 + 3 and 9 runs. `settings` are those of all runs, `tasks` those of all runs of a task, and a cell's go before both.
+A run's name says what its cell sets, and ends in a hash of all its settings, so that one name is always one run, whatever
+else the file holds. `choose` is a sweep (`study/sweep.py`); a question is answered by ``multiticket study report``
+(`study/questions.py` says how it is asked).
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multiticket.config import build, read_settings
+from multiticket.config import RunConfig, build, read_settings
 from multiticket.study.questions import Question, read_questions
 from multiticket.study.runs import StudyRun, expand, identity, merged, run_name
 from multiticket.study.sweep import CHOOSE, chosen_run
 
-KEYS = ("name", "title", "settings", "cells", "questions")
+KEYS = ("name", "title", "settings", "tasks", "cells", "questions")
 LABEL = "label"
 
 
@@ -82,11 +84,14 @@ def build_study(content: Mapping[str, Any], default_name: str = "study", folder:
         raise ValueError("settings must be a mapping of settings that all runs share.")
     if not isinstance(given, list) or not given or not all(isinstance(cell, Mapping) for cell in given):
         raise ValueError("cells must be a list of mappings, such as - {arm: ticket, seed: [0, 1, 2]}.")
+    tasks = content.get("tasks") or {}
+    if not isinstance(tasks, Mapping) or not all(isinstance(one, Mapping) for one in tasks.values()):
+        raise ValueError("tasks must give each task's settings, such as tasks: {arithmetic: {steps: 100}}.")
     runs: dict[str, StudyRun] = {}
     cells: dict[str, Cell] = {}
     for number, settings in enumerate(given, start=1):
         try:
-            cell = _cell(shared, settings, str(settings.get(LABEL) or f"cell {number}"), runs)
+            cell = _cell(shared, tasks, settings, str(settings.get(LABEL) or f"cell {number}"), runs)
             if cell.label in cells:
                 raise ValueError(f"there is a cell labelled {cell.label!r} before it.")
         except ValueError as error:
@@ -103,18 +108,24 @@ def build_study(content: Mapping[str, Any], default_name: str = "study", folder:
 
 
 def _cell(
-    shared: Mapping[str, Any], settings: Mapping[str, Any], label: str, known: dict[str, StudyRun]
+    shared: Mapping[str, Any],
+    tasks: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    label: str,
+    known: dict[str, StudyRun],
 ) -> Cell:
     """One cell's runs; a run that another cell asks for too is in `known` and is the same."""
     own = {name: value for name, value in settings.items() if name not in (LABEL, CHOOSE)}
     scored, sweep = {}, {}
     for chosen in expand(own):
+        task = chosen.get("task", shared.get("task", RunConfig.model_fields["task"].default))
+        given = merged(shared, tasks.get(task, {}))
         if CHOOSE in settings:
-            run = chosen_run(shared, own, chosen, settings[CHOOSE], known)
+            run = chosen_run(given, own, chosen, settings[CHOOSE], known)
             assert run.choice is not None
             sweep.update({one.name: one for one in run.choice.sweep})
         else:
-            config = build(merged(shared, chosen))
+            config = build(merged(given, chosen))
             run = StudyRun(run_name(chosen, identity(config)), config)
         run = known.setdefault(run.key, run)
         scored[run.name] = run

@@ -22,11 +22,12 @@ COMMON = ("name", "claim", "kind")
 REQUIRED = {
     "compare": ("reference", "cell"),
     "masks": ("reference", "cell"),
+    "overlap": ("cell",),
     "density": ("reference", "cell"),
     "controls": ("reference", "expect"),
     "law": ("cells", "exponent"),
     "collapse": ("cells", "exponent"),
-    "record": ("record", "command"),
+    "record": ("record",),
     "none": ("why",),
 }
 OPTIONAL = {
@@ -36,6 +37,7 @@ OPTIONAL = {
     "controls": ("margin", "measure"),
     "law": ("y", "tolerance"),
     "collapse": ("measure", "tolerance"),
+    "record": ("command",),
 }
 MEASURES = ("pass@1", "greedy")
 EXPECTATIONS = ("worse", "not worse", "any")

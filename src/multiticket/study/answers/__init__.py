@@ -11,6 +11,7 @@ from multiticket.study.answers.density import answer_density
 from multiticket.study.answers.laws import answer_collapse, answer_law
 from multiticket.study.answers.masks import answer_masks
 from multiticket.study.answers.others import answer_none, answer_record
+from multiticket.study.answers.overlap import answer_overlap
 from multiticket.study.answers.parts import with_runs
 from multiticket.study.evidence import Evidence
 from multiticket.study.grid import Study
@@ -20,6 +21,7 @@ from multiticket.study.section import Section
 KINDS: dict[str, Callable[[Question, Evidence], Section]] = {
     "compare": answer_compare,
     "masks": answer_masks,
+    "overlap": answer_overlap,
     "density": answer_density,
     "controls": answer_controls,
     "law": answer_law,

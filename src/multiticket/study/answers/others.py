@@ -10,18 +10,18 @@ from multiticket.study.section import Section, read_section
 
 
 def answer_record(question: Question, evidence: Evidence) -> Section:
-    """The section that `command` wrote to the file `record`, under the study's name and claim.
+    """The section that another command wrote to the file `record`, under the study's name and claim.
 
     Raises:
         ValueError: the file is there and does not hold a section.
     """
-    path, command = Path(question.options["record"]), str(question.options["command"])
+    path, command = Path(question.options["record"]), str(question.options.get("command", ""))
     if not path.exists():
         return Section(
             name=question.name,
             heading=question.claim,
             verdict="not decided",
-            answer=f"Not measured yet: the command below writes {path.name}, which is read here.",
+            answer=f"Not measured yet: what another command is to write to {path.name} is shown here then.",
             command=command,
         )
     found = read_section(path)
