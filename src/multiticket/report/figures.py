@@ -130,8 +130,11 @@ def _intervals(axes: Axes, figure: Figure) -> None:
 
 
 def _chart(axes: Axes, figure: Figure) -> None:
+    places = {float(x) for series in figure.series for x in series.x}
     if figure.x_log:
         axes.set_xscale("log")
+        if len(places) == 1:  # from which no scale follows
+            axes.set_xlim(0.5 * max(places), 2 * max(places))
     if figure.y_log:
         axes.set_yscale("log")
     for number, series in enumerate(figure.series):

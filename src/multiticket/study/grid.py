@@ -10,9 +10,9 @@
       - {name: sparse-enough, kind: density, reference: full, cell: sparse, claim: A tenth of a percent is enough}
 
 is 2 + 3 and 9 runs. `settings` are those of all runs, `tasks` those of all runs of a task, and a cell's go before both.
-A run's name says what its cell sets, and ends in a hash of all its settings, so that one name is always one run, whatever
-else the file holds. `choose` is a sweep (`study/sweep.py`); a question is answered by ``multiticket study report``
-(`study/questions.py` says how it is asked).
+A run's name says what its cell sets, and ends in a hash of all its settings, so that one name is always one run,
+whatever else the file holds. `choose` is a sweep (`study/sweep.py`); a question is answered by ``multiticket study
+report`` (`study/questions.py` says how it is asked).
 """
 
 from __future__ import annotations

@@ -84,8 +84,13 @@ def answer_overlap(question: Question, evidence: Evidence) -> Section:
 
 def _pairs(configs: list[RunConfig]) -> list[dict[str, Any]]:
     """Index of each mask of a pair of one base, and what the two share."""
+    from multiticket.train.quiet import hush, hush_loaded
+
+    hush()
     from multiticket.mask import Mask, MaskRule, overlap
     from multiticket.train.models import load_model
+
+    hush_loaded()
 
     models: dict[str, Any] = {}
     masks = []
@@ -100,7 +105,11 @@ def _pairs(configs: list[RunConfig]) -> list[dict[str, Any]]:
             scope=config.scope,
             options=config.mask_options,
         )
-        masks.append(Mask.from_rule(models[config.model], rule))
+        model = models[config.model]
+        mask = Mask.from_rule(model, rule)
+        masks.append(
+            Mask.from_indices(model, {name: mask.indices(name) for name in mask.names})
+        )  # drawn once
     found = []
     for a, b in itertools.combinations(range(len(masks)), 2):
         if configs[a].model != configs[b].model:
