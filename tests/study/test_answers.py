@@ -13,6 +13,7 @@ from made_runs import make_runs
 from multiticket.config import RunConfig, build
 from multiticket.study.answers import answers
 from multiticket.study.command import rerun_command
+from multiticket.study.elsewhere import results_file
 from multiticket.study.grid import Study, build_study
 from multiticket.study.section import Figure, Section, Series, Table, read_section
 
@@ -182,6 +183,29 @@ def test_the_law_of_the_rate(tmp_path: Path, exponent, verdict):
     )
     assert collapsed.numbers["collapses"][0]["exponent"] == pytest.approx(1.0, abs=0.02)
     assert collapsed.verdict == "not decided"  # one run a cell says nothing of chance
+
+
+@pytest.mark.parametrize(("lost", "verdict"), [(0.0, "reproduced"), (0.1, "not reproduced")])
+def test_what_is_forgotten_is_judged_on_the_other_task(tmp_path: Path, lost, verdict):
+    cells = [
+        {**FULL, "also": "alphabet_sort"},
+        {"label": "ticket", "also": "alphabet_sort", "seed": [0, 1, 2]},
+    ]
+    study = study_of(*cells, kind="elsewhere", reference="full", cell="ticket")
+    make_runs(tmp_path, study.runs, lambda config: 0.8)
+    section = answers(study, tmp_path, "c")[0]
+    assert (section.verdict, section.answer) == ("not decided", "No pair of runs is measured elsewhere.")
+    there = tmp_path / "there"
+    make_runs(there, study.runs, lambda config: 0.3 - lost * (config.arm == "ticket"))
+    for run in study.runs:
+        path = results_file(tmp_path / run.name, "alphabet_sort")
+        path.parent.mkdir()
+        (there / run.name / "eval-after.jsonl").rename(path)
+    section = answers(study, tmp_path, "c")[0]
+    assert section.verdict == verdict
+    assert section.numbers["sides"][0]["difference"]["difference"] == pytest.approx(-lost, abs=0.01)
+    assert section.numbers["own"][0]["difference"]["difference"] == pytest.approx(0, abs=0.01)
+    assert "arithmetic → alphabet_sort" in section.answer
 
 
 @pytest.mark.parametrize(

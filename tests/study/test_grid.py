@@ -110,3 +110,19 @@ def test_tasks_have_settings_of_their_own_between_the_studys_and_the_cells():
         (7, 64),
         (1, 64),
     ]
+
+
+def test_a_run_of_two_cells_is_measured_where_either_asks():
+    study = build_study(
+        {
+            "cells": [
+                {"label": "a", "seed": [0, 1]},
+                {"label": "b", "seed": 1, "also": ["alphabet_sort", "arithmetic"]},
+            ]
+        }
+    )
+    assert [run.also for run in study.runs] == [
+        (),
+        ("alphabet_sort",),
+    ]  # its own task it is measured on anyway
+    assert study.cell("a").runs == study.runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 
@@ -51,11 +52,12 @@ def f_tail(f: float, above: float, below: float) -> float:
     return beta_share(below / (below + above * f), below / 2, above / 2)
 
 
+@cache
 def f_quantile(probability: float, above: float, below: float) -> float:
     """The f with P(F <= f) = `probability`, by bisection."""
     assert 0 < probability < 1
     low, high = -40.0, 40.0  # of its logarithm
-    for _ in range(80):
+    for _ in range(60):
         middle = (low + high) / 2
         if f_tail(math.exp(middle), above, below) > 1 - probability:
             low = middle

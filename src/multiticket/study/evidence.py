@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from multiticket.config import RunConfig
+from multiticket.study.elsewhere import is_done, results_file
 from multiticket.study.grid import Study
 from multiticket.study.runs import StudyRun
 from multiticket.train.paired import Scores
@@ -33,14 +34,15 @@ class Finished:
     def problems(self) -> Results:
         return read_results(self.folder)
 
+    def elsewhere(self, task: str) -> Results | None:
+        """What it did on another task; None while that is not measured."""
+        path = results_file(self.folder, task)
+        return read_results(path) if path.exists() else None
+
     @property
     def setting(self) -> tuple[str, str]:
         """What a comparison keeps fixed: task and base model."""
         return self.config.task, self.config.model
-
-    @property
-    def samples(self) -> int:
-        return int(self.result["eval"]["after"]["samples"])
 
     def score(self, measure: str) -> float:
         """Accuracy after training, in [0, 1]."""
@@ -74,13 +76,13 @@ class Evidence:
         return found
 
     def scored(self, label: str) -> list[Finished]:
-        """The finished runs of a cell."""
+        """The finished runs of a cell; those that are yet to be measured elsewhere among them."""
         return self.finished(self.study.cell(label).runs)
 
     def progress(self, labels: Iterable[str]) -> tuple[int, int]:
         """How many runs of some cells are finished, their sweeps included, and how many there are."""
         runs = {run.name: run for label in labels for run in self._all(label)}
-        return len(self.finished(runs.values())), len(runs)
+        return sum(is_done(self.folder, run) for run in runs.values()), len(runs)
 
     def _all(self, label: str) -> Sequence[StudyRun]:
         cell = self.study.cell(label)
@@ -95,15 +97,15 @@ def by(runs: Iterable[Finished], key: Callable[[Finished], Any]) -> dict[Any, li
     return groups
 
 
-def problem_scores(runs: Sequence[Finished], measure: str, like: Finished) -> Scores:
+def problem_scores(results: Sequence[Results], measure: str, like: Results) -> Scores:
     """(runs, problems) of a measure, on the same problems as `like`'s.
 
     Raises:
         ValueError: they were measured on others, or otherwise.
     """
-    for run in runs:
-        require_same_problems(like.problems, run.problems)
-    return scores([run.problems for run in runs], measure)
+    for one in results:
+        require_same_problems(like, one)
+    return scores(results, measure)
 
 
 def way(run: Finished) -> str:

@@ -11,14 +11,15 @@
 
 is 2 + 3 and 9 runs. `settings` are those of all runs, `tasks` those of all runs of a task, and a cell's go before both.
 A run's name says what its cell sets, and ends in a hash of all its settings, so that one name is always one run,
-whatever else the file holds. `choose` is a sweep (`study/sweep.py`); a question is answered by ``multiticket study
+whatever else the file holds. `choose` is a sweep (`study/sweep.py`); `also` names
+other tasks on which a cell's runs are measured in the end; a question is answered by ``multiticket study
 report`` (`study/questions.py` says how it is asked).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from multiticket.study.runs import StudyRun, expand, identity, merged, run_name
 from multiticket.study.sweep import CHOOSE, chosen_run
 
 KEYS = ("name", "title", "settings", "tasks", "cells", "questions")
-LABEL = "label"
+LABEL, ALSO = "label", "also"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ def build_study(content: Mapping[str, Any], default_name: str = "study", folder:
         except ValueError as error:
             raise ValueError(f"Cell {number} of the study is wrong: {error}") from None
         cells[cell.label] = cell
+    final = {run.name: run for run in runs.values()}
+    cells = {
+        label: replace(cell, runs=tuple(final[run.name] for run in cell.runs))
+        for label, cell in cells.items()
+    }
     name = str(content.get("name") or default_name)
     return Study(
         name=name,
@@ -115,7 +121,11 @@ def _cell(
     known: dict[str, StudyRun],
 ) -> Cell:
     """One cell's runs; a run that another cell asks for too is in `known` and is the same."""
-    own = {name: value for name, value in settings.items() if name not in (LABEL, CHOOSE)}
+    own = {name: value for name, value in settings.items() if name not in (LABEL, CHOOSE, ALSO)}
+    also = settings.get(ALSO) or []
+    also = also if isinstance(also, list) else [also]
+    if not all(isinstance(task, str) for task in also):
+        raise ValueError("also takes the names of other tasks to measure its runs on.")
     scored, sweep = {}, {}
     for chosen in expand(own):
         task = chosen.get("task", shared.get("task", RunConfig.model_fields["task"].default))
@@ -127,6 +137,8 @@ def _cell(
         else:
             config = build(merged(given, chosen))
             run = StudyRun(run_name(chosen, identity(config)), config)
-        run = known.setdefault(run.key, run)
-        scored[run.name] = run
+        before = known.get(run.key, run)
+        others = [task for task in also if task != run.config.task]
+        run = replace(before, also=tuple(dict.fromkeys((*before.also, *others))))
+        scored[run.name] = known[run.key] = run
     return Cell(label, tuple(scored.values()), tuple(sweep.values()))

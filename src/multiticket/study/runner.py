@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multiticket.study.choice import settled
+from multiticket.study.elsewhere import is_done, measure_elsewhere
 from multiticket.study.runs import StudyRun
 from multiticket.train.run_folder import RunFolder, read_metrics
 
@@ -57,7 +58,7 @@ def state_of(folder: Path, run: StudyRun) -> RunState:
     lines = read_metrics(run_folder.metrics)
     step, seconds = (int(lines[-1]["step"]), float(lines[-1]["time"])) if lines else (0, 0.0)
     with claimed(folder, run) as free:
-        if run_folder.result.exists():
+        if is_done(folder, run):
             state = "done"
         elif not free:
             state = "running"
@@ -80,14 +81,16 @@ def perform(folder: Path, run: StudyRun) -> bool:
 
     path = folder / run.name
     with claimed(folder, run) as ours:
-        if not ours or RunFolder(path).result.exists():
+        if not ours or is_done(folder, run):
             return False
         try:
             config = settled(folder, run)
             if config is None:
                 return False
             (path / ERROR).unlink(missing_ok=True)
-            run_training(config, path, resume=RunFolder(path).config.exists(), show_progress=False)
+            if not RunFolder(path).result.exists():
+                run_training(config, path, resume=RunFolder(path).config.exists(), show_progress=False)
+            measure_elsewhere(folder, run)
         except RunInterrupted:
             raise
         except Exception as error:

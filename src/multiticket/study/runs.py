@@ -31,6 +31,8 @@ class StudyRun:
     config: RunConfig
     """Its settings. Where `choice` is there, the rate in it is only the first candidate: `study.choice` settles it."""
     choice: Choice | None = None
+    also: tuple[str, ...] = ()
+    """Other tasks that it is measured on when it is done (`study/elsewhere.py`)."""
 
     @property
     def key(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from multiticket.study.answers.compare import answer_compare
 from multiticket.study.answers.controls import answer_controls
 from multiticket.study.answers.density import answer_density
+from multiticket.study.answers.elsewhere import answer_elsewhere
 from multiticket.study.answers.laws import answer_collapse, answer_law
 from multiticket.study.answers.masks import answer_masks
 from multiticket.study.answers.others import answer_none, answer_record
@@ -24,6 +25,7 @@ KINDS: dict[str, Callable[[Question, Evidence], Section]] = {
     "overlap": answer_overlap,
     "density": answer_density,
     "controls": answer_controls,
+    "elsewhere": answer_elsewhere,
     "law": answer_law,
     "collapse": answer_collapse,
     "record": answer_record,

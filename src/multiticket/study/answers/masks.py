@@ -24,6 +24,11 @@ from multiticket.study.questions import Question
 from multiticket.study.section import Section, Table
 from multiticket.study.statistics import MARGIN
 
+ALL = (
+    "That all masks are not worse is shown where each is by itself, since it is wrong only if one of them is "
+    "(intersection-union); that a single one is worse, or is not, is shown with all judged at once."
+)
+
 
 def answer_masks(question: Question, evidence: Evidence) -> Section:
     """Each mask of `cell` against `reference`; reproduced where all are not worse by `margin`.
@@ -57,7 +62,7 @@ def answer_masks(question: Question, evidence: Evidence) -> Section:
         answer=" ".join(said) if sides else "No mask has a finished run.",
         n=counts(sides),
         command=evidence.command,
-        notes=[*missing, *edge_notes(question, evidence), *_single_note(by(runs, mask_name).values())],
+        notes=[*missing, *edge_notes(question, evidence), ALL, *_single_note(by(runs, mask_name).values())],
         figures=[sides_figure(sides, margin, caption)] if sides else [],
         tables=tables,
         numbers={

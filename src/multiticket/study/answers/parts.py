@@ -12,6 +12,8 @@ from multiticket.study.evidence import Evidence, Finished, by, problem_scores, s
 from multiticket.study.questions import Question
 from multiticket.study.section import Figure, Mark, Section, Series, Table, Verdict
 from multiticket.study.statistics import ALPHA, MARGIN, Judged, judge_all
+from multiticket.train.paired import Scores
+from multiticket.train.problem_results import Results
 
 
 @dataclass(frozen=True)
@@ -28,29 +30,50 @@ class Side:
         return f"{self.name} ({setting_name(self.setting)})"
 
 
-def sides_of(
-    question: Question, evidence: Evidence, runs: Iterable[Finished], name: Callable[[Finished], str]
-) -> list[Side]:
-    """Runs against the question's reference, all judged at once.
+Pair = tuple[tuple[str, str], str, int, tuple[Scores, Scores, int]]
+"""Task and base, a side's name, problems, and what :func:`judge_all` takes."""
+
+
+def pairs_of(
+    question: Question,
+    evidence: Evidence,
+    runs: Iterable[Finished],
+    name: Callable[[Finished], str],
+    results: Callable[[Finished], Results | None],
+) -> list[Pair]:
+    """Runs beside the question's reference on the same task and base; those without a finished one are left out.
 
     Args:
-        runs: of any tasks and bases; those without a finished reference are left out.
         name: what tells sides apart within one task and base.
+        results: of single problems; a run that has none is left out.
     """
     measure = question.options.get("measure", "pass@1")
     references = by(evidence.scored(question.options["reference"]), lambda run: run.setting)
-    keys, pairs = [], []
+    pairs: list[Pair] = []
     for (setting, side), found in by(runs, lambda run: (run.setting, name(run))).items():
-        reference = references.get(setting)
-        if not reference:
+        reference = [one for run in references.get(setting, []) if (one := results(run))]
+        own = [one for run in found if (one := results(run))]
+        if not reference or not own:
             continue
         like = reference[0]
-        samples = min(run.samples for run in (*reference, *found)) if measure == "pass@1" else 1
-        pair = (problem_scores(reference, measure, like), problem_scores(found, measure, like), samples)
-        keys.append((setting, side, len(like.problems.problems)))
-        pairs.append(pair)
-    judged = judge_all(pairs, question.options.get("margin", MARGIN))
-    return [Side(setting, side, one, n) for (setting, side, n), one in zip(keys, judged, strict=True)]
+        samples = min(one.samples for one in (*reference, *own)) if measure == "pass@1" else 1
+        scores = problem_scores(reference, measure, like), problem_scores(own, measure, like), samples
+        pairs.append((setting, side, len(like.problems), scores))
+    return pairs
+
+
+def judged_sides(pairs: Sequence[Pair], margin: float) -> list[Side]:
+    """All pairs judged at once."""
+    judged = judge_all([scores for _, _, _, scores in pairs], margin)
+    return [Side(setting, side, one, n) for (setting, side, n, _), one in zip(pairs, judged, strict=True)]
+
+
+def sides_of(
+    question: Question, evidence: Evidence, runs: Iterable[Finished], name: Callable[[Finished], str]
+) -> list[Side]:
+    """Runs against the question's reference, on the task that they were trained on."""
+    pairs = pairs_of(question, evidence, runs, name, lambda run: run.problems)
+    return judged_sides(pairs, question.options.get("margin", MARGIN))
 
 
 def sides_table(sides: Sequence[Side], caption: str) -> Table:
