@@ -94,6 +94,9 @@ def test_a_verdict_waits_for_all_runs(tmp_path: Path):
     section = answers(study, tmp_path, "c")[0]
     assert section.verdict == "not decided"
     assert "5 of the 6 runs" in section.notes[0]
+    (tmp_path / study.runs[-1].name).mkdir()
+    (tmp_path / study.runs[-1].name / "error.txt").write_text("no luck\n\nTraceback")
+    assert answers(study, tmp_path, "c")[0].notes[1] == f"{study.runs[-1].name} failed: no luck"
 
 
 def test_masks_are_judged_at_once_and_told_from_training_seeds(tmp_path: Path):

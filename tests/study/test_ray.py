@@ -108,9 +108,9 @@ def test_an_error_is_no_reason_to_try_again(cluster, toy_model_folder: Path, tmp
 @needs_ray
 def test_what_no_worker_can_give_is_refused(cluster, toy_model_folder: Path, tmp_path: Path):
     study = build_study({"settings": settings(toy_model_folder, 1), "cells": [{"seed": 0}]})
-    with pytest.raises(ValueError, match="64 CPUs and the Ray cluster has 2"):
+    with pytest.raises(ValueError, match=r"64 CPUs and 0 GPUs for a run \(the largest has 2 and 0\)"):
         start_ray(study, tmp_path, cpus=64, gpus=0, address=None)
-    with pytest.raises(ValueError, match="1 GPUs and the Ray cluster has 0"):
+    with pytest.raises(ValueError, match="has 1 CPUs and 1 GPUs"):
         start_ray(study, tmp_path, cpus=1, gpus=1, address=None)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from multiticket.config import RunConfig
 from multiticket.study.elsewhere import is_done, results_file
 from multiticket.study.grid import Study
+from multiticket.study.runner import ERROR
 from multiticket.study.runs import StudyRun
 from multiticket.train.paired import Scores
 from multiticket.train.problem_results import Results, read_results, require_same_problems, scores
@@ -83,6 +84,14 @@ class Evidence:
         """How many runs of some cells are finished, their sweeps included, and how many there are."""
         runs = {run.name: run for label in labels for run in self._all(label)}
         return sum(is_done(self.folder, run) for run in runs.values()), len(runs)
+
+    def failures(self, labels: Iterable[str]) -> list[tuple[str, str]]:
+        """The names of runs whose last try ended in an error, and what it said."""
+        runs = {run.name: run for label in labels for run in self._all(label)}
+        errors = [(name, self.folder / name / ERROR) for name in runs]
+        return [
+            (name, path.read_text(encoding="utf-8").splitlines()[0]) for name, path in errors if path.exists()
+        ]
 
     def _all(self, label: str) -> Sequence[StudyRun]:
         cell = self.study.cell(label)

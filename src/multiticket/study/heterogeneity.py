@@ -63,7 +63,7 @@ def heterogeneity(
     masks, runs = len(sizes), int(sizes.sum())
     above, below = masks - 1, runs - masks
     between_square, within_square = _mean_squares(values[None, :], sizes)
-    floor = np.finfo(float).tiny
+    floor = 1e-12  # of a variance of shares: runs that are all alike
     f = float(between_square[0] / max(within_square[0], floor))
     effective = (runs - float((sizes**2).sum()) / runs) / above
     means = np.array([np.mean(group) for group in groups])

@@ -42,7 +42,7 @@ def start_ray(
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError:
         raise ValueError(f"No Ray cluster answers at {address}: start one, or leave --address out.") from None
-    _require(ray.cluster_resources(), cpus, gpus)
+    _require(ray.nodes(), cpus, gpus)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_perform_after)
     folder = folder.resolve()
     pending: list[Any] = []
@@ -84,11 +84,12 @@ def _perform_after(folder: Path, run: StudyRun, *sweep: Any) -> bool:
     return perform(folder, run)
 
 
-def _require(resources: dict[str, float], cpus: float, gpus: float) -> None:
+def _require(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> None:
     """Raises ValueError where no run would ever start."""
-    for name, needed in (("CPU", cpus), ("GPU", gpus)):
-        there = resources.get(name, 0)
-        if needed > there:
-            raise ValueError(
-                f"A run is to have {needed:g} {name}s and the Ray cluster has {there:g}: lower --{name.lower()}s."
-            )
+    offers = [node["Resources"] for node in nodes if node["Alive"]]
+    if not any(offer.get("CPU", 0) >= cpus and offer.get("GPU", 0) >= gpus for offer in offers):
+        largest = max(((offer.get("CPU", 0), offer.get("GPU", 0)) for offer in offers), default=(0, 0))
+        raise ValueError(
+            f"No node of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs for a run (the largest has {largest[0]:g} "
+            f"and {largest[1]:g}): lower --cpus or --gpus."
+        )

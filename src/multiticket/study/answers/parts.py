@@ -160,7 +160,8 @@ def unfinished(question: Question, evidence: Evidence) -> list[str]:
     done, of = evidence.progress(question.labels)
     if done == of:
         return []
-    return [f"{done} of the {of} runs that this looks at are finished; the verdict waits for the others."]
+    notes = [f"{done} of the {of} runs that this looks at are finished; the verdict waits for the others."]
+    return notes + [f"{name} failed: {reason}" for name, reason in evidence.failures(question.labels)]
 
 
 def edge_notes(question: Question, evidence: Evidence) -> list[str]:
