@@ -114,6 +114,13 @@ def test_what_no_worker_can_give_is_refused(cluster, toy_model_folder: Path, tmp
         start_ray(study, tmp_path, cpus=1, gpus=1, address=None)
 
 
+@needs_ray
+def test_an_address_where_nobody_answers_is_refused_at_once(tmp_path: Path):
+    study = build_study({"cells": [{"seed": 0}]})
+    with pytest.raises(ValueError, match=r"No Ray cluster answers at 127\.0\.0\.1:1"):
+        start_ray(study, tmp_path, cpus=1, gpus=0, address="127.0.0.1:1")
+
+
 def test_without_ray_it_says_what_to_install(monkeypatch, tmp_path: Path):
     monkeypatch.setitem(sys.modules, "ray", None)
     study = build_study({"cells": [{"seed": 0}]})

@@ -80,10 +80,16 @@ class Evidence:
         """The finished runs of a cell; those that are yet to be measured elsewhere among them."""
         return self.finished(self.study.cell(label).runs)
 
-    def progress(self, labels: Iterable[str]) -> tuple[int, int]:
-        """How many runs of some cells are finished, their sweeps included, and how many there are."""
+    def progress(self, labels: Iterable[str], elsewhere: bool = False) -> tuple[int, int]:
+        """How many runs of some cells are finished, their sweeps included, and how many there are.
+
+        Args:
+            elsewhere: count a run only when it is measured on the other tasks too.
+        """
         runs = {run.name: run for label in labels for run in self._all(label)}
-        return sum(is_done(self.folder, run) for run in runs.values()), len(runs)
+        finished = self.finished(runs.values())
+        done = [one for one in finished if not elsewhere or is_done(self.folder, one.run)]
+        return len(done), len(runs)
 
     def failures(self, labels: Iterable[str]) -> list[tuple[str, str]]:
         """The names of runs whose last try ended in an error, and what it said."""

@@ -42,7 +42,7 @@ OPTIONAL = {
     "record": ("command",),
 }
 MEASURES = ("pass@1", "greedy")
-EXPECTATIONS = ("worse", "not worse", "any")
+EXPECTATIONS = ("worse", "not worse", "same", "any")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ have ended.
 from __future__ import annotations
 
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,13 @@ def start_ray(
         import ray
     except ModuleNotFoundError:
         raise ValueError("The Ray executor needs Ray: pip install 'multiticket[ray]'.") from None
+    if address is not None:
+        _require_answer(address)
     ours = not ray.is_initialized()
     try:
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError:
-        raise ValueError(f"No Ray cluster answers at {address}: start one, or leave --address out.") from None
+        raise ValueError(_no_answer(address)) from None
     _require(ray.nodes(), cpus, gpus)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_perform_after)
     folder = folder.resolve()
@@ -82,6 +85,21 @@ def start_ray(
 def _perform_after(folder: Path, run: StudyRun, *sweep: Any) -> bool:
     """:func:`perform`, when the tasks of `sweep` have ended, however they did."""
     return perform(folder, run)
+
+
+def _require_answer(address: str) -> None:
+    """Raises ValueError where nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # such as "auto"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError):
+        raise ValueError(_no_answer(address)) from None
+
+
+def _no_answer(address: str | None) -> str:
+    return f"No Ray cluster answers at {address}: start one, or leave --address out."
 
 
 def _require(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> None:

@@ -31,6 +31,8 @@ class Judged:
     """This side minus the reference, with intervals of its own."""
     p_worse: float
     """One-sided, of non-inferiority: the probability of a difference this high if it were really -margin."""
+    p_better: float
+    """One-sided, the other way: the probability of a difference this low if it were really +margin."""
     adjusted_p: float
     """The same by Holm's rule over all sides."""
     simultaneous: tuple[float, float]
@@ -41,6 +43,16 @@ class Judged:
     def not_worse(self) -> bool:
         """Shown to be worse by less than the margin, with all sides judged at once."""
         return self.adjusted_p <= ALPHA
+
+    @property
+    def same(self) -> bool:
+        """Shown to differ by less than the margin, by itself (two one-sided tests; Schuirmann, 1987)."""
+        return max(self.p_worse, self.p_better) <= ALPHA
+
+    @property
+    def better(self) -> bool:
+        """Shown to be better by more than the margin, with all sides judged at once."""
+        return self.simultaneous[0] > self.margin
 
     @property
     def worse(self) -> bool:
@@ -68,6 +80,7 @@ def judge_all(pairs: Sequence[tuple[Scores, Scores, int]], margin: float = MARGI
             reference_runs=len(reference),
             difference=difference,
             p_worse=p,
+            p_better=1 - non_inferiority_p(difference, -margin),
             adjusted_p=adjusted,
             simultaneous=interval_at(difference, 1 - ALPHA / len(pairs)),
             margin=margin,

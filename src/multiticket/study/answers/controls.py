@@ -26,7 +26,7 @@ def answer_controls(question: Question, evidence: Evidence) -> Section:
     """The cells that `expect` names against `reference`; reproduced where each comes out as it says.
 
     ``worse`` is met where the difference is below nought with all judged at once, ``not worse`` where it is above
-    minus `margin`; ``any`` is shown and decides nothing.
+    minus `margin`, ``same`` where it is below plus `margin` too; ``any`` is shown and decides nothing.
     """
     expect = question.options["expect"]
     margin = question.options.get("margin", MARGIN)
@@ -62,12 +62,16 @@ def verdict_of_expected(sides: Sequence[Side], expect: dict[str, str]) -> Verdic
     for side in sides:
         wanted, judged = expect[side.name], side.judged
         below = judged.simultaneous[1] < 0
-        if (wanted == "worse" and judged.not_worse and not below) or (wanted == "not worse" and judged.worse):
+        against = {
+            "worse": judged.not_worse and not below,
+            "not worse": judged.worse,
+            "same": judged.worse or judged.better,
+            "any": False,
+        }
+        met = {"worse": below, "not worse": judged.p_worse <= ALPHA, "same": judged.same, "any": True}
+        if against[wanted]:
             return "not reproduced"
-        if wanted == "worse" and not below:
-            decided = False
-        if wanted == "not worse" and judged.p_worse > ALPHA:
-            decided = False
+        decided = decided and met[wanted]
     return "reproduced" if decided and sides else "not decided"
 
 

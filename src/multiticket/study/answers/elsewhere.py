@@ -34,7 +34,7 @@ def answer_elsewhere(question: Question, evidence: Evidence) -> Section:
     """
     margin = question.options.get("margin", MARGIN)
     runs = evidence.scored(question.options["cell"])
-    missing = unfinished(question, evidence)
+    missing = unfinished(question, evidence, elsewhere=True)
     pairs: list[Pair] = []
     for task in dict.fromkeys(task for run in runs for task in run.run.also):
         there = [run for run in runs if task in run.run.also]

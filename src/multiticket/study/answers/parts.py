@@ -155,9 +155,9 @@ def verdict_of_all(sides: Sequence[Side], complete: bool) -> Verdict:
     return "not decided"
 
 
-def unfinished(question: Question, evidence: Evidence) -> list[str]:
+def unfinished(question: Question, evidence: Evidence, elsewhere: bool = False) -> list[str]:
     """A note where runs that the question looks at are missing; a verdict waits for them."""
-    done, of = evidence.progress(question.labels)
+    done, of = evidence.progress(question.labels, elsewhere)
     if done == of:
         return []
     notes = [f"{done} of the {of} runs that this looks at are finished; the verdict waits for the others."]
