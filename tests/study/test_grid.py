@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multiticket.config import build
-from multiticket.study.grid import build_study, expand, load, run_name
+from multiticket.study.grid import build_study, load
+from multiticket.study.runs import expand, identity, run_name
 
 
 @given(
@@ -57,11 +58,11 @@ def test_cells_share_settings_and_add_their_own():
 def test_names_are_told_apart_by_all_settings_and_stay_the_same():
     one = build({"arm": "ticket", "seed": 3})
     chosen = {"arm": "ticket", "seed": 3}
-    name = run_name(chosen, one)
+    name = run_name(chosen, identity(one))
     assert name.startswith("ticket-seed3-")
-    assert name == run_name(chosen, build({"arm": "ticket", "seed": 3}))
-    assert name != run_name(chosen, build({"arm": "ticket", "seed": 3, "steps": 51}))
-    odd = run_name({"task": "my/mod:task", "scope": "a,b*"}, one)
+    assert name == run_name(chosen, identity(build({"arm": "ticket", "seed": 3})))
+    assert name != run_name(chosen, identity(build({"arm": "ticket", "seed": 3, "steps": 51})))
+    odd = run_name({"task": "my/mod:task", "scope": "a,b*"}, identity(one))
     assert not set(odd) & set("/:*")
 
 
@@ -77,6 +78,8 @@ def test_two_cells_that_ask_for_one_run_get_one():
         ({"cell": [{}]}, "not 'cell'"),
         ({"cells": [{}], "settings": [1]}, "settings must be a mapping"),
         ({"cells": [{"seed": 0}, {"density": 2}]}, "Cell 2 of the study is wrong: density"),
+        ({"cells": [{}], "tasks": [1]}, "tasks must give each task's settings"),
+        ({"cells": [{}, {"label": "cell 1"}]}, "labelled 'cell 1' before it"),
         ({"cells": [{"speed": 1}]}, "Unknown setting 'speed'"),
     ],
 )
@@ -91,3 +94,35 @@ def test_a_file_is_named_after_itself(tmp_path: Path):
     study = load(file)
     assert study.name == "sparsity"
     assert [run.config.learning_rate for run in study.runs] == [1e-4, 3e-4]
+
+
+def test_tasks_have_settings_of_their_own_between_the_studys_and_the_cells():
+    study = build_study(
+        {
+            "settings": {"steps": 7, "rollouts": 64},
+            "tasks": {"arithmetic": {"steps": 8}, "alphabet_sort": {"steps": 9, "rollouts": 32}},
+            "cells": [{"task": ["arithmetic", "alphabet_sort", "gsm8k"]}, {"steps": 1}],
+        }
+    )
+    assert [(run.config.steps, run.config.rollouts) for run in study.runs] == [
+        (8, 64),
+        (9, 32),
+        (7, 64),
+        (1, 64),
+    ]
+
+
+def test_a_run_of_two_cells_is_measured_where_either_asks():
+    study = build_study(
+        {
+            "cells": [
+                {"label": "a", "seed": [0, 1]},
+                {"label": "b", "seed": 1, "also": ["alphabet_sort", "arithmetic"]},
+            ]
+        }
+    )
+    assert [run.also for run in study.runs] == [
+        (),
+        ("alphabet_sort",),
+    ]  # its own task it is measured on anyway
+    assert study.cell("a").runs == study.runs

@@ -10,6 +10,7 @@ import pytest
 
 from multiticket.cli import main
 from multiticket.study.collect import records, write_parquet
+from multiticket.study.elsewhere import results_file
 from multiticket.study.grid import Study, build_study
 from multiticket.study.runner import ERROR, claimed, perform, state_of, time_left, work
 from multiticket.train.run_folder import RunFolder, read_metrics
@@ -81,6 +82,34 @@ def test_a_run_that_died_goes_on_from_its_checkpoint(study: Study, tmp_path: Pat
     assert state_of(tmp_path, run).state == "waiting"
     assert perform(tmp_path, run)
     assert [line["step"] for line in read_metrics(RunFolder(tmp_path / run.name).metrics)] == [1, 2]
+
+
+@pytest.mark.parametrize("arm", [{"arm": "full"}, {"arm": "ticket"}])
+def test_a_run_is_done_when_it_is_measured_elsewhere(
+    arm, toy_model_folder: Path, tmp_path: Path, monkeypatch
+):
+    import multiticket.train.run as engine
+
+    settings = {
+        "task": "toy_task:TASK",
+        "model": str(toy_model_folder),
+        "steps": 1,
+        "rollouts": 16,
+        "group": 8,
+    }
+    settings |= {"density": 0.1} if arm["arm"] == "ticket" else {}
+    evaluation = {"problems": 4, "samples": 1}
+    first = build_study({"cells": [{**settings, **arm, "eval": evaluation}]}).runs[0]
+    assert perform(tmp_path, first)
+    run = build_study({"cells": [{**settings, **arm, "eval": evaluation, "also": "arithmetic"}]}).runs[0]
+    assert run.name == first.name
+    assert state_of(tmp_path, run).state == "waiting"
+    monkeypatch.setattr(engine, "run_training", None)  # which has nothing left to do
+    assert perform(tmp_path, run)
+    assert state_of(tmp_path, run).state == "done"
+    lines = [json.loads(line) for line in results_file(tmp_path / run.name, "arithmetic").open()]
+    assert [line["index"] for line in lines] == [0, 1, 2, 3]
+    assert all(line["prompt"].endswith("=") for line in lines)
 
 
 def _hold(folder: Path, run, locked, release) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +18,13 @@ FOLDER = Annotated[Path | None, typer.Option("--output", help="Its folder; defau
 
 
 def register(app: typer.Typer) -> None:
-    study = typer.Typer(help="Grids of runs from one file: done, resumed, gathered.", no_args_is_help=True)
+    study = typer.Typer(
+        help="Grids of runs from one file: done, resumed, gathered, judged.", no_args_is_help=True
+    )
     study.command("run")(run)
     study.command("status")(status)
     study.command("collect")(collect)
+    study.command("report")(report)
     app.add_typer(study, name="study")
 
 
@@ -36,7 +40,7 @@ def run(
     gpus: Annotated[float, typer.Option(help="GPUs that Ray reserves for a run.")] = 0,
 ) -> None:
     """Do what is missing of a study. Started twice, both share the work; stopped, it goes on where it was."""
-    from multiticket.study.executors import start_local, start_ray
+    from multiticket.study.executors import start_local
     from multiticket.study.grid import load
 
     if executor not in ("local", "ray"):
@@ -44,11 +48,18 @@ def run(
     study = load(file)
     folder = output or Path("runs") / study.name
     if executor == "ray":
+        from multiticket.study.ray_cluster import start_ray
+
         stop, alive = start_ray(study, folder, cpus, gpus, address)
     else:
         stop, alive = start_local(file, folder, workers)
     try:
         states = _follow(study.runs, folder, alive, workers)
+    except KeyboardInterrupt:
+        print(
+            "Stopping: each run ends with its step and saves it; the same command goes on.", file=sys.stderr
+        )
+        raise
     finally:
         stop()
     failed = [state for state in states if state.state == "failed"]
@@ -96,10 +107,36 @@ def collect(
     print(f"{path}: {len(rows)} of {len(study.runs)} runs")
 
 
+def report(
+    file: FILE,
+    output: Annotated[
+        Path | None, typer.Option(help="Where the report goes; default: report, in the study's folder.")
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(help="The study's folder; default runs/NAME.")] = None,
+) -> None:
+    """Answer the study's questions from its finished runs: one HTML page, its figures as files, and JSON."""
+    import shlex
+
+    from multiticket.study.answers import answers
+    from multiticket.study.grid import load
+
+    study = load(file)
+    folder = runs or Path("runs") / study.name
+    given = ["--output", str(runs)] if runs else []
+    sections = answers(study, folder, shlex.join(["multiticket", "study", "run", str(file), *given]))
+    from multiticket.report.study import write_report
+
+    again = ["multiticket", "study", "report", str(file)]
+    again += ["--output", str(output)] if output else []
+    again += ["--runs", str(runs)] if runs else []
+    path = write_report(sections, output or folder / "report", study.title, shlex.join(again))
+    for section in sections:
+        print(f"{section.verdict or '':19} {section.heading}")
+    print(path)
+
+
 def _follow(runs: Any, folder: Path, alive: Any, workers: int) -> list[RunState]:
     """Say on standard error how far it is, whenever a run ends and at least once a minute, until nobody works."""
-    import sys
-
     from multiticket.study.runner import state_of, time_left
 
     told, said = None, 0.0

@@ -37,6 +37,9 @@ def records(study: Study, folder: Path) -> list[dict[str, Any]]:
         if result is None:
             continue
         record: dict[str, Any] = {"run": run.name, **{name: result.get(name) for name in SETTINGS}}
+        record["split"] = result["eval"]["after"][
+            "split"
+        ]  # runs of a sweep are measured on the validation split
         for when, scores in result["eval"].items():
             record.update({f"{when}.{name}": scores[name] for name in SCORES})
             record[f"{when}.low"], record[f"{when}.high"] = scores["interval"]

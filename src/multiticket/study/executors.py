@@ -1,4 +1,4 @@
-"""Where a study's runs are done: processes of this machine, or a Ray cluster."""
+"""Where a study's runs are done: processes of this machine, or a Ray cluster (`study/ray_cluster.py`)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from multiticket.study.grid import Study
-from multiticket.study.runner import perform
+LOG = "workers.log"
 
-Wait = Callable[[], None]
+Stop = Callable[[], None]
+"""Ends the work: what is under way is told to stop, which it does with a checkpoint."""
+Alive = Callable[[], bool]
+"""Whether anybody works; to be asked every few seconds."""
 
 
-def start_local(study_file: Path, folder: Path, workers: int) -> tuple[Wait, Callable[[], bool]]:
-    """Start ``workers`` processes that share this machine's cores.
+def start_local(study_file: Path, folder: Path, workers: int) -> tuple[Stop, Alive]:
+    """Start ``workers`` processes that share this machine's cores; what they print goes to ``workers.log``.
 
     Returns:
         what stops them, and what says whether any is alive.
@@ -23,10 +25,18 @@ def start_local(study_file: Path, folder: Path, workers: int) -> tuple[Wait, Cal
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
     command = [sys.executable, "-m", "multiticket.study.worker", str(study_file), str(folder)]
-    processes = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        for _ in range(workers)
-    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOG).open("ab") as log:
+        processes = [
+            subprocess.Popen(
+                command,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a terminal's Ctrl-C is ours to pass on, once: a second one kills
+            )
+            for _ in range(workers)
+        ]
 
     def stop() -> None:
         for process in processes:
@@ -36,32 +46,5 @@ def start_local(study_file: Path, folder: Path, workers: int) -> tuple[Wait, Cal
 
     def alive() -> bool:
         return any(process.poll() is None for process in processes)
-
-    return stop, alive
-
-
-def start_ray(
-    study: Study, folder: Path, cpus: float, gpus: float, address: str | None
-) -> tuple[Wait, Callable[[], bool]]:
-    """Give every run to Ray as a task that needs ``cpus`` and ``gpus``; ``folder`` must be one that all nodes see.
-
-    Raises:
-        ValueError: Ray is not installed.
-    """
-    try:
-        import ray
-    except ModuleNotFoundError:
-        raise ValueError("The Ray executor needs Ray: pip install 'multiticket[ray]'.") from None
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(perform)
-    pending = [task.remote(folder.resolve(), run) for run in study.runs]
-
-    def stop() -> None:
-        for reference in pending:
-            ray.cancel(reference, force=True)
-        ray.shutdown()
-
-    def alive() -> bool:
-        return bool(ray.wait(pending, num_returns=len(pending), timeout=0)[1])
 
     return stop, alive

@@ -8,13 +8,16 @@ can share a folder, and nobody has to clean up after one that was killed.
 from __future__ import annotations
 
 import fcntl
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from multiticket.study.grid import StudyRun
+from multiticket.study.choice import settled
+from multiticket.study.elsewhere import is_done, measure_elsewhere
+from multiticket.study.runs import StudyRun
 from multiticket.train.run_folder import RunFolder, read_metrics
 
 LOCKS = "locks"
@@ -55,7 +58,7 @@ def state_of(folder: Path, run: StudyRun) -> RunState:
     lines = read_metrics(run_folder.metrics)
     step, seconds = (int(lines[-1]["step"]), float(lines[-1]["time"])) if lines else (0, 0.0)
     with claimed(folder, run) as free:
-        if run_folder.result.exists():
+        if is_done(folder, run):
             state = "done"
         elif not free:
             state = "running"
@@ -67,17 +70,29 @@ def state_of(folder: Path, run: StudyRun) -> RunState:
 def perform(folder: Path, run: StudyRun) -> bool:
     """Do one run, or go on with it, unless it is done or another process has it; whether it was done here.
 
-    An error ends the run, not the study: its text is kept in the run's folder, and the next ``study run`` tries again.
+    Neither is it done while the rate that it is to take is not chosen yet. An error ends the run, not the study: its
+    text is kept in the run's folder, and the next ``study run`` tries again.
+
+    Raises:
+        RunInterrupted: the process was asked to stop; the run can go on from a checkpoint.
     """
+    from multiticket.train.interrupt import RunInterrupted
     from multiticket.train.run import run_training
 
     path = folder / run.name
     with claimed(folder, run) as ours:
-        if not ours or RunFolder(path).result.exists():
+        if not ours or is_done(folder, run):
             return False
-        (path / ERROR).unlink(missing_ok=True)
         try:
-            run_training(run.config, path, resume=RunFolder(path).config.exists(), show_progress=False)
+            config = settled(folder, run)
+            if config is None:
+                return False
+            (path / ERROR).unlink(missing_ok=True)
+            if not RunFolder(path).result.exists():
+                run_training(config, path, resume=RunFolder(path).config.exists(), show_progress=False)
+            measure_elsewhere(folder, run)
+        except RunInterrupted:
+            raise
         except Exception as error:
             path.mkdir(parents=True, exist_ok=True)
             (path / ERROR).write_text(
@@ -87,9 +102,32 @@ def perform(folder: Path, run: StudyRun) -> bool:
         return True
 
 
-def work(folder: Path, runs: Sequence[StudyRun]) -> int:
-    """Go once through all runs, doing what nobody else does; how many were done here."""
-    return sum(perform(folder, run) for run in runs)
+def work(folder: Path, runs: Sequence[StudyRun], pause: float = 2.0) -> int:
+    """Go through all runs, doing what nobody else does; how many were done here.
+
+    Then again, with `pause` seconds before each look, while something can still come to be done here: runs whose rate
+    others are about to decide, or that another process left undone. A run that fails is not tried twice.
+    """
+    done, left = 0, list(runs)
+    while left:
+        before = done
+        for run in left:
+            done += perform(folder, run)
+        left = to_come(folder, runs)
+        if left and done == before:
+            time.sleep(pause)
+    return done
+
+
+def to_come(folder: Path, runs: Sequence[StudyRun]) -> list[StudyRun]:
+    """The runs that nobody does and that can be done, now or when the runs that decide their rate are done."""
+    states = {run.name: state_of(folder, run).state for run in runs}
+    return [
+        run
+        for run in runs
+        if states[run.name] == "waiting"
+        and not (run.choice and any(states[one.name] == "failed" for one in run.choice.sweep))
+    ]
 
 
 def time_left(states: Sequence[RunState], workers: int) -> float | None:

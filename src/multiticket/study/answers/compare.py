@@ -1,0 +1,49 @@
+"""Kind `compare`: is one way of training no worse than another, in every task and base that the study has?"""
+
+from __future__ import annotations
+
+from multiticket.study.answers.parts import (
+    counts,
+    edge_notes,
+    numbers_of,
+    points,
+    sides_figure,
+    sides_of,
+    sides_table,
+    span,
+    unfinished,
+    verdict_of_all,
+)
+from multiticket.study.evidence import Evidence, way
+from multiticket.study.questions import Question
+from multiticket.study.section import Section
+from multiticket.study.statistics import MARGIN
+
+
+def answer_compare(question: Question, evidence: Evidence) -> Section:
+    """`cell` against `reference`; reproduced where `cell` is not worse by `margin` in any task and base."""
+    margin = question.options.get("margin", MARGIN)
+    sides = sides_of(question, evidence, evidence.scored(question.options["cell"]), way)
+    missing = unfinished(question, evidence)
+    found = "; ".join(
+        f"{side.label}: {100 * side.judged.difference.b:.1f} % against {100 * side.judged.difference.a:.1f} %, "
+        f"{points(side.judged.difference.difference)} points (95 % {span(side.judged.difference.interval)})"
+        for side in sides
+    )
+    caption = f"{question.options['cell']} minus {question.options['reference']}"
+    return Section(
+        name=question.name,
+        heading=question.claim,
+        verdict=verdict_of_all(sides, not missing),
+        answer=f"{found}. The margin is {100 * margin:g} points."
+        if sides
+        else "No pair of runs is finished.",
+        n=counts(sides),
+        command=evidence.command,
+        notes=[*missing, *edge_notes(question, evidence)],
+        figures=[sides_figure(sides, margin, f"{caption}; bars are 95 % for all rows at once.")]
+        if sides
+        else [],
+        tables=[sides_table(sides, f"{caption}, problem by problem")] if sides else [],
+        numbers={"margin": margin, "sides": numbers_of(sides)},
+    )
