@@ -51,7 +51,7 @@ def collapse(runs: Sequence[Run], resamples: int = RESAMPLES, seed: int = 0) -> 
     three densities, or one run in a place.
 
     Raises:
-        ValueError: fewer than two densities, a density with fewer than two rates, or curves that nowhere face each other.
+        ValueError: fewer than two densities, a density with fewer than two rates, or curves that never face another.
     """
     cells: dict[tuple[float, float], list[float]] = {}
     for run in runs:
