@@ -78,15 +78,18 @@ def answer_collapse(question: Question, evidence: Evidence) -> Section:
         result = collapse(points)
         verdicts.append(_verdict(question, result.interval))
         interval = (
-            f"{result.interval[0]:.2f} to {result.interval[1]:.2f}" if result.interval else "one run a cell"
+            f"{result.interval[0]:.2f} to {result.interval[1]:.2f}"
+            if result.interval
+            else "not told by so few"
         )
+        apart = None if result.apart is None else rounded(100 * result.apart)
         said.append(
             f"{setting_name(setting)}: the curves lie on one another at rate × density^{result.exponent:.2f} "
-            f"(95 %: {interval}), {100 * result.distance:.1f} points apart, against {100 * result.apart:.1f} over the "
-            "rate alone."
+            f"(95 %: {interval}), {100 * result.distance:.1f} points apart"
+            + (f", against {apart:.1f} over the rate alone." if apart is not None else ".")
         )
         rows.append([setting_name(setting), result.n, result.exponent, interval])
-        rows[-1] += [rounded(100 * result.distance), rounded(100 * result.apart)]
+        rows[-1] += [rounded(100 * result.distance), apart]
         numbers.append(
             {"setting": list(setting), **asdict(result), "points": [asdict(point) for point in points]}
         )
