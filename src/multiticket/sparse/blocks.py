@@ -10,8 +10,8 @@ BLOCK_ENTRIES = 1 << 22
 BLOCK_OPERAND = 1 << 22
 """Entries of the input cast to fp32 at a time: 16 MiB."""
 NARROW = 8
-"""With so many times fewer columns than rows (a mask of columns) a CPU multiplies the other way round: the library packs
-the left operand, and the whole of dy would take three times as long."""
+"""With so many times fewer columns than rows (a mask of columns) a CPU multiplies the other way round: the library
+packs the left operand, and the whole of dy would take three times as long."""
 
 
 def blocks(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
