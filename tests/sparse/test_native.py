@@ -107,3 +107,28 @@ def test_it_is_built_once_into_the_users_cache(monkeypatch, tmp_path):
         assert native.library() is not None
     finally:
         native.library.cache_clear()
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("k", [0, 1, 5000, 40_000])
+def test_writing_is_put_and_torch_is_told(dtype, k):
+    dense = torch.randn(300, 200).to(dtype)
+    positions = (
+        torch.randperm(dense.numel(), generator=torch.Generator().manual_seed(0))[:k].sort().values.int()
+    )
+    content = torch.randn(k).to(dtype)
+    wanted = dense.clone().put_(positions.long(), content)
+    version = dense._version
+    assert native.can_write(dense, positions, content)
+    native.write(dense, positions, content)
+    assert torch.equal(dense, wanted)
+    assert dense._version > version
+
+
+def test_only_plain_weights_are_written_past_torch():
+    dense, positions, content = torch.randn(6, 4), torch.arange(3).int(), torch.randn(3)
+    assert not native.can_write(dense.T, positions, content)
+    assert not native.can_write(dense, positions.long(), content)
+    assert not native.can_write(dense.bfloat16(), positions, content)
+    assert not native.can_write(dense.to("meta"), positions, content)

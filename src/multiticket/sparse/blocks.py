@@ -18,6 +18,8 @@ def blocks(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
     """Gradient at sorted ``positions`` (k,) from dy (tokens, rows) and x (tokens, columns); fp32 or fp64."""
     rows, columns = dy.shape[1], x.shape[1]
     per_block = max(1, BLOCK_ENTRIES // columns)
+    if rows <= per_block and positions.numel():
+        return product(dy, x).view(-1).index_select(0, positions)
     first_rows = list(range(0, rows, per_block))
     bounds = starts[torch.tensor([*first_rows, rows], device=starts.device)].tolist()
     pieces = []

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MOST_TOUCHED = 0.5
+MOST_TOUCHED = 0.2
 """Above this share of touched lines, nothing is cropped: copying them would cost what it saves."""
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from multiticket.mask.names import VALUES_SUFFIX
+from multiticket.sparse import native
 from multiticket.sparse.connect import ConnectedView
 from multiticket.sparse.crop import Crop, crop, row_starts
 from multiticket.sparse.crossover import choose_method
@@ -209,7 +210,9 @@ class MaskedWeight:
 
 def write_at(dense: Tensor, positions: Tensor, content: Tensor) -> None:
     """``dense.put_(positions, content)``, at a fraction of its time for a weight that lies in one piece."""
-    if dense.is_contiguous():
+    if native.can_write(dense, positions, content):
+        native.write(dense, positions, content)
+    elif dense.is_contiguous():
         dense.view(-1).index_copy_(0, positions.long(), content)
     else:
         dense.put_(positions.long(), content)

@@ -1,4 +1,5 @@
-/* k entries of dy^T x, for sorted flat positions in the (rows, columns) product.
+/* multiticket_sampled: k entries of dy^T x, for sorted flat positions in the (rows, columns) product.
+   multiticket_write: k numbers to their positions.
 
    An entry is a dot product over tokens of a column of dy and a column of x, which lie across the memory. So a block of
    B tokens is transposed into scratch that stays in the cache, eight columns by sixteen tokens at a time, and the dot
@@ -163,5 +164,22 @@ void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64
 #endif
     for (int64_t other = 1; other < split; other++)
       for (int64_t i = k * me / all; i < k * (me + 1) / all; i++) sums[i] += sums[other * k + i];
+  }
+}
+
+/* content (k) to sorted positions of dense, whose entries have `size` bytes: 2, 4 or 8. */
+void multiticket_write(void *dense, int size, const int32_t *positions, const void *content, int64_t k, int threads) {
+#ifndef _OPENMP
+  (void)threads;
+#else
+#pragma omp parallel for num_threads(threads) schedule(static)
+#endif
+  for (int64_t i = 0; i < k; i++) {
+    if (size == 2)
+      ((uint16_t *)dense)[positions[i]] = ((const uint16_t *)content)[i];
+    else if (size == 4)
+      ((uint32_t *)dense)[positions[i]] = ((const uint32_t *)content)[i];
+    else
+      ((uint64_t *)dense)[positions[i]] = ((const uint64_t *)content)[i];
   }
 }

@@ -1,4 +1,4 @@
-"""The ``native`` way: k dot products by ``native.c``, built by the machine's own C compiler when it is first wanted.
+"""``native.c``, built by the machine's own C compiler when it is first wanted: k dot products, and k writes.
 
 torch's sampled product needs both operands transposed, and a transposing copy in torch takes one thread and, for 1 %
 of the entries, twice the time of the dot products. The 150 lines of C transpose in the cache, on all threads. They are
@@ -61,6 +61,30 @@ def native(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
     return sums[0]
 
 
+def can_write(dense: Tensor, positions: Tensor, content: Tensor) -> bool:
+    """Whether `write` may be asked: a CPU weight in one piece, its own dtype, positions below 2**31, and a compiler."""
+    plain = (
+        type(dense) in (Tensor, torch.nn.Parameter) and dense.device.type == "cpu" and dense.is_contiguous()
+    )
+    whole = content.dtype == dense.dtype and content.is_contiguous() and dense.dtype.itemsize in (2, 4, 8)
+    return plain and whole and positions.dtype == torch.int32 and library() is not None
+
+
+def write(dense: Tensor, positions: Tensor, content: Tensor) -> None:
+    """``dense.put_(positions, content)`` for sorted positions (k,) and content (k,), in a few nanoseconds an entry.
+
+    torch is told of the change, as of any other in place.
+    """
+    built = library()
+    assert built is not None
+    k = positions.numel()
+    threads = torch.get_num_threads() if k >= LEAST_FOR_THREADS else 1
+    built.multiticket_write(
+        *(dense.data_ptr(), dense.dtype.itemsize, positions.data_ptr(), content.data_ptr(), k, threads)
+    )
+    torch.autograd.graph.increment_version(dense)
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The built kernel, from the cache folder or built now; None where no compiler can build it."""
@@ -70,24 +94,20 @@ def library() -> ctypes.CDLL | None:
     for openmp in (("-fopenmp",), ()):
         try:
             path = _build(compiler, openmp)
-            function = (built := ctypes.CDLL(str(path))).multiticket_sampled
+            built = ctypes.CDLL(str(path))
+            _declare(built)
         except (OSError, subprocess.SubprocessError, AttributeError):
             continue
-        pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-        function.argtypes = [
-            pointer,
-            number,
-            pointer,
-            number,
-            integer,
-            *[number] * 3,
-            *[pointer] * 4,
-            integer,
-            integer,
-        ]
-        function.restype = None
         return built
     return None
+
+
+def _declare(built: ctypes.CDLL) -> None:
+    pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    operand, sizes = (pointer, number), (integer, number, number, number)
+    built.multiticket_sampled.argtypes = [*operand, *operand, *sizes, *[pointer] * 4, integer, integer]
+    built.multiticket_write.argtypes = [pointer, integer, pointer, pointer, number, integer]
+    built.multiticket_sampled.restype = built.multiticket_write.restype = None
 
 
 def _compiler() -> list[str] | None:
