@@ -32,6 +32,8 @@ BLOCK = 64
 """Tokens a block; ``B`` in the C source."""
 LEAST_FOR_THREADS = 1 << 15
 """Entries of the operands below which a second thread costs more than it brings."""
+LEAST_WRITES = 1 << 12
+"""As many for writes, which wait for memory."""
 MOST_SUMS = 1 << 22
 """Sums that threads with tokens of their own may hold in all: 16 MiB."""
 
@@ -78,7 +80,7 @@ def write(dense: Tensor, positions: Tensor, content: Tensor) -> None:
     built = library()
     assert built is not None
     k = positions.numel()
-    threads = torch.get_num_threads() if k >= LEAST_FOR_THREADS else 1
+    threads = torch.get_num_threads() if k >= LEAST_WRITES else 1
     built.multiticket_write(
         *(dense.data_ptr(), dense.dtype.itemsize, positions.data_ptr(), content.data_ptr(), k, threads)
     )
