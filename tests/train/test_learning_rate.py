@@ -309,3 +309,10 @@ def _lines(output: Path) -> list[dict[str, Any]]:
 def test_mistakes_in_the_settings_are_said(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         config.build(settings)
+
+
+def test_auto_is_refused_for_an_optimiser_whose_first_step_is_not_adams(tmp_path: Path) -> None:
+    run = config.build({"learning_rate": "auto", "grpo": {"optim": "sgd"}})
+    with pytest.raises(ValueError, match="tries Adam's first step, and optim is sgd: give a number"):
+        grpo_config(run, tmp_path, 8)
+    grpo_config(config.build({"learning_rate": 0.1, "grpo": {"optim": "sgd"}}), tmp_path, 8)

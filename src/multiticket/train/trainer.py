@@ -77,7 +77,13 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
         log_level="error",
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    return with_options(recipe, config.grpo)
+    chosen = with_options(recipe, config.grpo)
+    optimizer = getattr(chosen.optim, "value", chosen.optim)
+    if config.learning_rate == "auto" and "adam" not in optimizer:
+        raise ValueError(
+            f"learning_rate auto tries Adam's first step, and optim is {optimizer}: give a number, or leave optim out."
+        )
+    return chosen
 
 
 def _passes(config: RunConfig) -> int:
