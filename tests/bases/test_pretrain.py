@@ -1,6 +1,7 @@
 """The recipe, on a few tiny steps."""
 
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -66,8 +67,22 @@ def test_the_same_recipe_gives_the_same_folder(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(tmp_path / "a").padding_side == "left"
 
 
-def test_the_model_has_about_a_million_parameters() -> None:
-    assert sum(parameter.numel() for parameter in build_model(TOKENIZER, 0).parameters()) == 1_064_448
+@pytest.mark.parametrize(
+    ("architecture", "size"), [("qwen2", 1_064_448), ("llama", 1_076_096), ("qwen3", 3_340_416)]
+)
+def test_models_have_one_to_four_million_parameters(architecture: str, size: int) -> None:
+    assert sum(p.numel() for p in build_model(TOKENIZER, 0, architecture).parameters()) == size
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_every_architecture_goes_through_the_recipe(architecture: str, tmp_path: Path) -> None:
+    recipe = replace(TINY, architecture=architecture, remixed_steps=1)
+    pretrain.pretrain(recipe, tmp_path)
+    pretrain.remix(recipe, tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.model_type == architecture
+    text = "12+34=\nSort AbCd, EfGh by FIRST"
+    read = AutoTokenizer.from_pretrained(tmp_path)
+    assert read(text)["input_ids"] == TOKENIZER(text)["input_ids"]
 
 
 def test_the_command_writes_scores_recipe_and_versions(
