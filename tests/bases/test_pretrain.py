@@ -14,7 +14,15 @@ from multiticket.bases.pretrain import Recipe, build_model, encode, main_batches
 from multiticket.bases.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer()
-TINY = Recipe(steps=3, mixed_steps=1, arithmetic_batch=4, sorting_batch=3, warmup_steps=2, save_every=50)
+TINY = Recipe(
+    steps=3,
+    mixed_steps=1,
+    arithmetic_batch=4,
+    sorting_batch=3,
+    warmup_steps=2,
+    save_every=50,
+    remixed_steps=5,
+)
 
 
 def test_the_rate_warms_up_and_falls() -> None:

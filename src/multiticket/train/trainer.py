@@ -78,12 +78,17 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     chosen = with_options(recipe, config.grpo)
+    if config.learning_rate == "auto":
+        _refuse_unless_adam(chosen)
+    return chosen
+
+
+def _refuse_unless_adam(chosen: GRPOConfig) -> None:
     optimizer = getattr(chosen.optim, "value", chosen.optim)
-    if config.learning_rate == "auto" and "adam" not in optimizer:
+    if "adam" not in optimizer:
         raise ValueError(
             f"learning_rate auto tries Adam's first step, and optim is {optimizer}: give a number, or leave optim out."
         )
-    return chosen
 
 
 def _passes(config: RunConfig) -> int:
