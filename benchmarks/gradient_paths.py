@@ -4,7 +4,8 @@
 
 Each case is a shape, a density, a number of tokens and a dtype. In each round every way runs once, in a new random
 order, in one process; reported are the medians over rounds of the ratios to the dense product within a round. ``--fit``
-prints the ``Cost`` of each dtype, fitted by least squares to sampled / blocks: what ``CPU_COST`` should hold.
+prints the ``Cost`` of each way and dtype, fitted by least squares to its time over that of ``blocks``: what
+``CPU_COST`` should hold.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 
+from multiticket.sparse import native
 from multiticket.sparse.crop import row_starts
 from multiticket.sparse.gradient import linear_values_grad
 
@@ -41,7 +43,8 @@ def ways(
     dy = torch.randn(tokens, rows, generator=generator).to(device, dtype)
     x = torch.randn(tokens, columns, generator=generator).to(device, dtype)
     found: dict[str, Callable[[], Any]] = {"dense": lambda: dy.T @ x}
-    for method in ["sampled", "blocks"] + (["triton"] if device == "cuda" else []):
+    compiled = ["native"] if device == "cpu" and native.library() is not None else []
+    for method in [*compiled, "sampled", "blocks"] + (["triton"] if device == "cuda" else []):
         found[method] = lambda method=method: linear_values_grad(dy, x, positions, starts, method)
     return found
 
@@ -67,15 +70,16 @@ def median_ratio(above: list[float], below: list[float]) -> float:
 
 
 def fit(cases: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """``Cost`` (per_edge, per_density, constant) by dtype, weighting relative errors alike."""
+    """``Cost`` (per_edge, per_density, constant) by way and dtype, weighting relative errors alike."""
     costs = {}
-    for dtype in sorted({case["dtype"] for case in cases}):
-        own = [case for case in cases if case["dtype"] == dtype]
-        share = torch.tensor([case["sampled / blocks"] for case in own], dtype=torch.float64)
-        terms = [[1 / case["rows"] + 1 / case["columns"], case["density"], 1.0] for case in own]
-        system = torch.tensor(terms, dtype=torch.float64) / share[:, None]
-        solved = torch.linalg.lstsq(system, torch.ones(len(own), 1, dtype=torch.float64)).solution
-        costs[dtype] = solved.flatten().tolist()
+    for way, dtype in itertools.product(("native", "sampled"), sorted({case["dtype"] for case in cases})):
+        own = [case for case in cases if case["dtype"] == dtype and f"{way} / blocks" in case]
+        if own:
+            share = torch.tensor([case[f"{way} / blocks"] for case in own], dtype=torch.float64)
+            terms = [[1 / case["rows"] + 1 / case["columns"], case["density"], 1.0] for case in own]
+            system = torch.tensor(terms, dtype=torch.float64) / share[:, None]
+            solved = torch.linalg.lstsq(system, torch.ones(len(own), 1, dtype=torch.float64)).solution
+            costs[f"{way}, {dtype}"] = solved.flatten().tolist()
     return costs
 
 
@@ -99,15 +103,17 @@ def main() -> None:
         case["dense_s"] = statistics.median(seconds["dense"])
         for name in runs:
             case[f"{name} / dense"] = median_ratio(seconds[name], seconds["dense"])
-        case["sampled / blocks"] = median_ratio(seconds["sampled"], seconds["blocks"])
+        for way in ("native", "sampled"):
+            if way in runs:
+                case[f"{way} / blocks"] = median_ratio(seconds[way], seconds["blocks"])
         cases.append(case)
         ratios = "  ".join(f"{name} {case[f'{name} / dense']:.2f}" for name in runs if name != "dense")
         print(f"{dtype}  {rows:>5} x {columns:<5} {density:<6g} {tokens:>5} tokens  {ratios}", flush=True)
     result: dict[str, Any] = {"torch": torch.__version__, **vars(options), "json": None, "cases": cases}
     if options.fit:
         result["cost"] = fit(cases)
-        for dtype, cost in result["cost"].items():
-            print(f"{dtype}: Cost(per_edge={cost[0]:.1f}, per_density={cost[1]:.2f}, constant={cost[2]:.3f})")
+        for which, cost in result["cost"].items():
+            print(f"{which}: Cost(per_edge={cost[0]:.1f}, per_density={cost[1]:.2f}, constant={cost[2]:.3f})")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1) + "\n")
