@@ -1,4 +1,4 @@
-"""Which way to a linear weight's gradient is the fastest, as measured.
+"""Which way to a linear weight's gradient is the fastest.
 
 Against the dense product's rows * columns * tokens multiplications, ``native`` and ``sampled`` do density times as
 many, each slower, and transpose (rows + columns) * tokens entries. So their time, as a share of the dense product's, is
@@ -37,7 +37,9 @@ CPU_COST = {
     ("native", torch.bfloat16): Cost(per_edge=30.0, per_density=6.0, constant=0.02),
     ("sampled", torch.float32): Cost(per_edge=43.0, per_density=6.0, constant=0.05),
 }
-"""By way and dtype of the operands; ``sampled`` for every other dtype is taken as fp32's."""
+"""By way and dtype of the operands; ``sampled`` for every other dtype is taken as fp32's. Laid by hand, not yet fitted:
+``native`` from one total over a 36M Qwen2's layers (1 %, 1,024 tokens, fp32, one core; bf16 is taken to be alike),
+``sampled`` through five shapes at 1 % (0.64 to 0.90 of the dense product at 128 x 128, 0.18 at 8192 x 512)."""
 
 
 def choose_method(

@@ -1,7 +1,7 @@
 """``native.c``, built by the machine's own C compiler when it is first wanted: k dot products, and k writes.
 
 torch's sampled product needs both operands transposed, and a transposing copy in torch takes one thread and, for 1 %
-of the entries, twice the time of the dot products. The 150 lines of C transpose in the cache, on all threads. They are
+of the entries, twice the time of the dot products. The C code transposes in the cache, on all threads. It is
 compiled once (about a second) into the user's cache folder; where there is no compiler, ``sampled`` is used instead.
 """
 
