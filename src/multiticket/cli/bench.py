@@ -12,6 +12,7 @@ import typer
 
 from multiticket.bench.arms import ADAPTERS, DENSITIES, KINDS
 from multiticket.bench.shapes import SHAPES, choose_shape
+from multiticket.cli.outputs import refuse_unwritable
 
 DTYPES = ("float32", "bfloat16", "float16")
 ROUNDS, SWEEP_ROUNDS = 15, 7
@@ -103,11 +104,7 @@ def _numbers(text: str, option: str) -> list[float]:
 
 def _refuse_before_measuring(json: Path | None, plot: Path | None, extras: dict[str, bool]) -> None:
     """What would fail after minutes of measuring fails now."""
-    for path in (json, plot):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ValueError(f"There is no folder {path.parent} to write {path.name} in; make it first.")
-        if path is not None and path.is_dir():
-            raise ValueError(f"{path} is a folder; give the name of a file to write.")
+    refuse_unwritable(json, plot)
     needed = {"transformers": "train", **({"matplotlib": "train"} if plot else {})}
     needed.update({name: "peft" for name, wanted in extras.items() if wanted})
     for name, extra in needed.items():

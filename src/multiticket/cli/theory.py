@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from multiticket.cli.outputs import refuse_unwritable
+
 if TYPE_CHECKING:
     from multiticket.theory.fisher import Sampling
 
@@ -230,11 +232,7 @@ def _densities(text: str) -> list[float]:
 
 def _refuse_before_measuring(json: Path | None, plot: Path | None) -> None:
     """What would fail after minutes of measuring fails now."""
-    for path in (json, plot):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ValueError(f"There is no folder {path.parent} to write {path.name} in; make it first.")
-        if path is not None and path.is_dir():
-            raise ValueError(f"{path} is a folder; give the name of a file to write.")
+    refuse_unwritable(json, plot)
     if plot is not None and plot.suffix not in PICTURES:
         raise ValueError(f"--plot writes {', '.join(PICTURES)}, not {plot.suffix or plot.name!r}.")
     if plot is not None and importlib.util.find_spec("matplotlib") is None:

@@ -37,14 +37,7 @@ def build_mask(model: PreTrainedModel, config: RunConfig, tokenizer: Any) -> Mas
     """
     if config.from_ticket is not None:
         return load_start(config.from_ticket)[0].mask
-    rule = MaskRule(
-        method=config.method,
-        density=config.density,
-        seed=config.seed,
-        part=config.part,
-        scope=config.scope,
-        options=config.mask_options,
-    )
+    rule = mask_rule(config)
     if config.method != "fisher":
         return Mask.from_rule(model, rule)
     rule.only_options("rollouts")
@@ -53,6 +46,18 @@ def build_mask(model: PreTrainedModel, config: RunConfig, tokenizer: Any) -> Mas
         raise ValueError(f"Option rollouts must be a whole number of at least 1, not {rollouts!r}.")
     scores = squared_gradients(model, rollout_losses(model, tokenizer, config, rollouts))
     return Mask.from_scores(model, scores, config.density, rule)
+
+
+def mask_rule(config: RunConfig) -> MaskRule:
+    """The rule that the settings name."""
+    return MaskRule(
+        method=config.method,
+        density=config.density,
+        seed=config.seed,
+        part=config.part,
+        scope=config.scope,
+        options=config.mask_options,
+    )
 
 
 def rollout_losses(

@@ -14,8 +14,9 @@ from transformers import AutoTokenizer  # noqa: E402
 
 from multiticket import bases, tasks  # noqa: E402
 from multiticket.config import RunConfig, build  # noqa: E402
-from multiticket.mask import Mask, MaskRule  # noqa: E402
+from multiticket.mask import Mask  # noqa: E402
 from multiticket.mask.scores import WEIGHT_SCORES  # noqa: E402
+from multiticket.train.arms import mask_rule  # noqa: E402
 from multiticket.train.plan import ArmPlan, plan  # noqa: E402
 from multiticket.train.prompts import prompt_texts  # noqa: E402
 from multiticket.train.start import load_start  # noqa: E402
@@ -85,15 +86,9 @@ def mask_by_shapes(model: Any, config: RunConfig) -> Mask:
     reads = config.method in READ_THE_MODEL
     if config.from_ticket is not None:
         return load_start(config.from_ticket)[0].mask
-    rule = MaskRule(
-        method="random" if reads else config.method,
-        density=config.density,
-        seed=config.seed,
-        part=config.part,
-        scope=config.scope,
-        options={} if reads else config.mask_options,
-    )
-    return Mask.from_rule(model, rule)
+    if reads:
+        config = config.model_copy(update={"method": "random", "mask_options": {}})
+    return Mask.from_rule(model, mask_rule(config))
 
 
 def changed(config: RunConfig) -> list[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from multiticket.study.answers.parts import (
     counts,
+    differences,
     edge_notes,
     numbers_of,
-    points,
     sides_figure,
     sides_of,
     sides_table,
-    span,
     unfinished,
     verdict_of_all,
 )
@@ -25,11 +24,7 @@ def answer_compare(question: Question, evidence: Evidence) -> Section:
     margin = question.options.get("margin", MARGIN)
     sides = sides_of(question, evidence, evidence.scored(question.options["cell"]), way)
     missing = unfinished(question, evidence)
-    found = "; ".join(
-        f"{side.label}: {100 * side.judged.difference.b:.1f} % against {100 * side.judged.difference.a:.1f} %, "
-        f"{points(side.judged.difference.difference)} points (95 % {span(side.judged.difference.interval)})"
-        for side in sides
-    )
+    found = differences(sides)
     caption = f"{question.options['cell']} minus {question.options['reference']}"
     return Section(
         name=question.name,

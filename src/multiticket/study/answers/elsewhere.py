@@ -7,15 +7,14 @@ from functools import partial
 from multiticket.study.answers.parts import (
     Pair,
     counts,
+    differences,
     edge_notes,
     judged_sides,
     numbers_of,
     pairs_of,
-    points,
     sides_figure,
     sides_of,
     sides_table,
-    span,
     unfinished,
     verdict_of_all,
 )
@@ -42,11 +41,7 @@ def answer_elsewhere(question: Question, evidence: Evidence) -> Section:
         pairs += [((f"{own} → {task}", model), name, n, scores) for (own, model), name, n, scores in found]
     sides = judged_sides(pairs, margin)
     trained = sides_of(question, evidence, runs, way)
-    said = "; ".join(
-        f"{side.label}: {100 * side.judged.difference.b:.1f} % against {100 * side.judged.difference.a:.1f} %, "
-        f"{points(side.judged.difference.difference)} points (95 % {span(side.judged.difference.interval)})"
-        for side in sides
-    )
+    said = differences(sides)
     caption = f"{question.options['cell']} minus {question.options['reference']}"
     return Section(
         name=question.name,

@@ -87,7 +87,8 @@ def _pairs(configs: list[RunConfig]) -> list[dict[str, Any]]:
     from multiticket.train.quiet import hush, hush_loaded
 
     hush()
-    from multiticket.mask import Mask, MaskRule, overlap
+    from multiticket.mask import Mask, overlap
+    from multiticket.train.arms import mask_rule
     from multiticket.train.models import load_model
 
     hush_loaded()
@@ -97,16 +98,8 @@ def _pairs(configs: list[RunConfig]) -> list[dict[str, Any]]:
     for config in configs:
         if config.model not in models:
             models[config.model] = load_model(config.model, config.dtype)[0]
-        rule = MaskRule(
-            method=config.method,
-            density=config.density,
-            seed=config.seed,
-            part=config.part,
-            scope=config.scope,
-            options=config.mask_options,
-        )
         model = models[config.model]
-        mask = Mask.from_rule(model, rule)
+        mask = Mask.from_rule(model, mask_rule(config))
         masks.append(
             Mask.from_indices(model, {name: mask.indices(name) for name in mask.names})
         )  # drawn once

@@ -242,6 +242,15 @@ def rounded(value: float) -> float:
     return round(value, 2)
 
 
+def differences(sides: Sequence[Side]) -> str:
+    """Each side against the reference: ``arithmetic: 85.8 % against 87.8 %, −2.0 points (95 % −4.1 to +0.1)``."""
+    return "; ".join(
+        f"{side.label}: {100 * side.judged.difference.b:.1f} % against {100 * side.judged.difference.a:.1f} %, "
+        f"{points(side.judged.difference.difference)} points (95 % {span(side.judged.difference.interval)})"
+        for side in sides
+    )
+
+
 def points(share: float) -> str:
     """A difference of shares in percentage points, with a sign: ``−1.5``."""
     return f"{100 * share:+.1f}".replace("-", "−")
