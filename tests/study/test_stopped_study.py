@@ -27,6 +27,11 @@ RAY = pytest.param(
 )
 
 
+def _as_from_a_terminal() -> None:
+    """A suite that was started in the background ignores SIGINT, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Started:
     """A study of one long run, under way."""
 
@@ -56,6 +61,7 @@ class Started:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_as_from_a_terminal,
         )
 
     def steps(self) -> list[int]:
