@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_examples() -> None:
 def test_the_same_recipe_gives_the_same_folder(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         torch.manual_seed(hash(folder) % 1000)
-        pretrain.pretrain(TINY, tmp_path / folder)
+        pretrain.pretrain(TINY, tmp_path / folder, "cpu")
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "a")
     assert isinstance(model, Qwen2ForCausalLM)
@@ -85,8 +85,8 @@ def test_models_have_one_to_four_million_parameters(architecture: str, size: int
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
 def test_every_architecture_goes_through_the_recipe(architecture: str, tmp_path: Path) -> None:
     recipe = replace(TINY, architecture=architecture, remixed_steps=1)
-    pretrain.pretrain(recipe, tmp_path)
-    pretrain.remix(recipe, tmp_path)
+    pretrain.pretrain(recipe, tmp_path, "cpu")
+    pretrain.remix(recipe, tmp_path, "cpu")
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config.model_type == architecture
     text = "12+34=\nSort AbCd, EfGh by FIRST"
     read = AutoTokenizer.from_pretrained(tmp_path)
@@ -98,7 +98,7 @@ def test_the_command_writes_scores_recipe_and_versions(
 ) -> None:
     scores = {"arithmetic": {"test": {"greedy": 0.5, "pass@1": 0.25, "pass@16": 1.0, "n": 4}}}
     monkeypatch.setattr(pretrain, "RECIPES", {"tiny-qwen2": TINY})
-    monkeypatch.setattr(pretrain, "evaluate", lambda folder: scores)
+    monkeypatch.setattr(pretrain, "evaluate", lambda folder, device: scores)
     monkeypatch.setattr("sys.argv", ["pretrain", "tiny-qwen2", "--output", str(tmp_path / "base")])
     threads = torch.get_num_threads()
     try:
@@ -109,5 +109,6 @@ def test_the_command_writes_scores_recipe_and_versions(
     assert record["scores"] == scores
     assert record["recipe"]["steps"] == 3
     assert record["recipe"]["seed"] == 0
+    assert record["device"] == "cpu"
     assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert "arithmetic     test       greedy 0.5" in capsys.readouterr().out

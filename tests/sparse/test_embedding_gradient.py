@@ -39,6 +39,8 @@ def test_embedding_gradient_is_the_dense_one_at_the_positions(rows, width, count
     found = embedding_gradient.embedding_values_grad(dy, tokens, positions, starts, padding)
     wanted = embedding_gradient.embedding_reference(dy, tokens, positions, rows, padding)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    on_a_device = embedding_gradient.sum_by_slot(dy, tokens, positions, rows, padding)
+    torch.testing.assert_close(on_a_device, wanted, rtol=1e-12, atol=1e-12)
     never = ~torch.isin(positions // width, tokens)
     assert not found[never].any()
 

@@ -1,4 +1,4 @@
-"""The Triton kernel under Triton's interpreter, on the CPU, against the plain reference. No GPU has run it."""
+"""The Triton kernel under Triton's interpreter, on the CPU, against the plain reference."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def test_the_kernel_gives_the_dense_gradient_at_the_positions():
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found["cases"]) == 73
+    assert len(found["cases"]) == 74
     assert found["empty"] == [0]
+    assert found["scatters"] == [True, True, True]
     for case in found["cases"]:
         assert case["dtype"] == "torch.float32", case
         assert case["error"] < 1e-5, case

@@ -16,7 +16,7 @@ def complete(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], tokens: int, samples: int
 ) -> list[list[str]]:
     """`samples` completions of every prompt at temperature 1, or the greedy one where `samples` is 0."""
-    batch = tokenizer(prompts, return_tensors="pt", padding=True)
+    batch = tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)
     sampling: dict[str, Any] = {"do_sample": False}
     if samples:
         sampling = {
@@ -54,7 +54,7 @@ def measure(
     problems = task.problems(split)
     prompts, answers = list(problems["prompt"])[:limit], list(problems["answer"])[:limit]
     right = {"greedy": 0.0, "pass@1": 0.0, "pass@16": 0.0}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
             chunk = slice(start, start + PROMPTS_AT_ONCE)

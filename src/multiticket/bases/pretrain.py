@@ -77,10 +77,23 @@ RECIPES = {
     "tiny-qwen2": Recipe(),
     "tiny-llama": Recipe(architecture="llama"),
     "tiny-qwen3": Recipe(architecture="qwen3", learning_rate=2e-3),
+    "small-qwen2": Recipe(architecture="small-qwen2", learning_rate=1e-3),
 }
+"""The last one is for a GPU, and too large to ship."""
 
 ARCHITECTURES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
+    "small-qwen2": (
+        Qwen2Config,
+        {
+            "hidden_size": 512,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 8,
+            "tie_word_embeddings": True,
+        },
+    ),
     "llama": (LlamaConfig, {"tie_word_embeddings": False}),
     "qwen3": (
         Qwen3Config,
@@ -95,8 +108,8 @@ ARCHITECTURES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
         },
     ),
 }
-"""The configuration's class, and where it differs from 4 layers of width 128 with 4 heads: 1.06, 1.08 and 3.34 M
-parameters. The second has a head of its own, the third grouped keys and normalised queries."""
+"""The configuration's class, and where it differs from 4 layers of width 128 with 4 heads: 1.06, 25.3, 1.08 and 3.34 M
+parameters. The third has a head of its own, the fourth grouped keys and normalised queries."""
 
 
 def build_model(
@@ -175,9 +188,14 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     tokenizer.save_pretrained(folder)
 
 
-def evaluate(folder: Path, limit: int | None = None) -> dict[str, Any]:
+def load_saved(folder: Path, device: str) -> PreTrainedModel:
+    """The bf16 file, read back in fp32."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)  # type: ignore[arg-type]
+
+
+def evaluate(folder: Path, device: str, limit: int | None = None) -> dict[str, Any]:
     """Scores of the model in `folder` on both tasks' held-out splits: its bf16 file read back, run in fp32."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = load_saved(folder, device).eval()
     tokenizer = build_tokenizer()
     return {
         name: {
@@ -210,7 +228,10 @@ def train(
     )
     started = time.time()
     for step, (parts, rate) in enumerate(zip(examples, rates, strict=True), start=1):
-        losses = [negative_log_likelihood(model, *encode(tokenizer, part)) for part in parts]
+        losses = [
+            negative_log_likelihood(model, *(t.to(model.device) for t in encode(tokenizer, part)))
+            for part in parts
+        ]
         (torch.stack(losses).sum() / sum(map(len, parts))).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         for group in optimizer.param_groups:
@@ -229,22 +250,22 @@ def train(
         yield step
 
 
-def pretrain(recipe: Recipe, folder: Path) -> None:
+def pretrain(recipe: Recipe, folder: Path, device: str) -> None:
     """All phases but the last, from nothing; leaves the base in `folder`, saved on the way every `save_every` steps."""
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, recipe.seed, recipe.architecture)
+    model = build_model(tokenizer, recipe.seed, recipe.architecture).to(device)  # type: ignore[arg-type]
     rates = [recipe.rate(step) for step in range(recipe.steps)]
     for step in train(model, tokenizer, recipe, main_batches(recipe), rates):
         if step % recipe.save_every == 0 and step < recipe.steps:
             save(model, tokenizer, folder)
-            print(describe(evaluate(folder, limit=128)), flush=True)
+            print(describe(evaluate(folder, device, limit=128)), flush=True)
     save(model, tokenizer, folder)
 
 
-def remix(recipe: Recipe, folder: Path) -> PreTrainedModel:
+def remix(recipe: Recipe, folder: Path, device: str) -> PreTrainedModel:
     """The last phase: trains the base in `folder` on, from its bf16 file, and saves it there."""
     tokenizer = build_tokenizer()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+    model = load_saved(folder, device).train()
     shares = [step / recipe.remixed_steps for step in range(recipe.remixed_steps)]
     rates = [recipe.remixed_learning_rate * (1 - s) + recipe.final_learning_rate * s for s in shares]
     for _ in train(model, tokenizer, recipe, last_batches(recipe), rates):
@@ -255,7 +276,8 @@ def remix(recipe: Recipe, folder: Path) -> PreTrainedModel:
 
 def write_base_json(name: str, recipe: Recipe, folder: Path, model: PreTrainedModel, seconds: float) -> None:
     """Measures the finished base and writes `base.json` beside it."""
-    scores = evaluate(folder)
+    device = model.device.type
+    scores = evaluate(folder, device)
     print(describe(scores), flush=True)
     record = {
         "name": name,
@@ -269,6 +291,7 @@ def write_base_json(name: str, recipe: Recipe, folder: Path, model: PreTrainedMo
             "alphabet_sort, last phase": sorting_text.REMIXED,
         },
         "pretraining_wall_s": round(seconds),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),
@@ -287,14 +310,17 @@ def main() -> None:
     parser.add_argument(
         "--last-phase-only", action="store_true", help="go on from the base saved in --output"
     )
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda, where other bits come out")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
+    if arguments.device != "cpu":
+        torch.set_float32_matmul_precision("high")
     disable_progress_bar()
     started = time.time()
     recipe = RECIPES[arguments.name]
     if not arguments.last_phase_only:
-        pretrain(recipe, arguments.output)
-    model = remix(recipe, arguments.output)
+        pretrain(recipe, arguments.output, arguments.device)
+    model = remix(recipe, arguments.output, arguments.device)
     write_base_json(arguments.name, recipe, arguments.output, model, time.time() - started)
 
 

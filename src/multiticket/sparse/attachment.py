@@ -20,6 +20,7 @@ from multiticket.sparse.fused_head import use_sparse_head
 from multiticket.sparse.layers import convert, gradient_method, masked_weights, restore
 from multiticket.sparse.masked_weight import MaskedWeight
 from multiticket.sparse.refusals import refuse_what_cannot_work
+from multiticket.sparse.write_together import any_changed, write_together
 
 if TYPE_CHECKING:
     from multiticket.ticket import Ticket
@@ -143,8 +144,7 @@ class Attachment:
         together (every rank must call it), and a compiled graph compares no content, so that it has no breaks.
         """
         weights = list(self._attached().values())
-        for weight, values in zip(weights, whole([weight.values for weight in weights]), strict=True):
-            weight.write_whole(values)
+        write_together(weights, whole([weight.values for weight in weights]))
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -273,8 +273,7 @@ class Attachment:
         away = [weight for weight in away if not weight.showing_base]
         for weight in away:
             weight.fresh_dense()
-        changed = [(weight.values.to(weight.written.dtype) != weight.written).any() for weight in away]
-        if changed and torch.stack(changed).any():
+        if any_changed(away):
             self.flush()
 
     def _holds_any(self, parameters: set[int]) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 BLOCK_ENTRIES = 1 << 22
-"""Entries of dW held at a time: 16 MiB in fp32."""
+"""Entries of dW held at a time on a CPU: 16 MiB in fp32, which its caches nearly hold."""
+DEVICE_BLOCK_ENTRIES = 1 << 24
+"""On an accelerator, which wants few large products: 64 MiB, more than any layer of a 1.5B model but its head has."""
 BLOCK_OPERAND = 1 << 22
 """Entries of the input cast to fp32 at a time: 16 MiB."""
 NARROW = 8
@@ -14,24 +18,35 @@ NARROW = 8
 packs the left operand, and the whole of dy would take three times as long."""
 
 
+def row_blocks(starts: Tensor, columns: int, device: torch.device) -> Iterator[tuple[int, int, int, int]]:
+    """(row, end_row, begin, end) of each block of rows of a weight: its rows, and where its positions lie.
+
+    Args:
+        starts: ``row_starts`` of the positions; on the host, or every block waits for the device.
+        columns: of the weight.
+        device: where the products are made, which says how large a block may be.
+    """
+    per_block = max(1, (BLOCK_ENTRIES if device.type == "cpu" else DEVICE_BLOCK_ENTRIES) // columns)
+    rows = starts.numel() - 1
+    edges = [*range(0, rows, per_block), rows]
+    bounds = starts[torch.tensor(edges, device=starts.device)].tolist()
+    yield from zip(edges, edges[1:], bounds, bounds[1:], strict=False)
+
+
 def blocks(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
     """Gradient at sorted ``positions`` (k,) from dy (tokens, rows) and x (tokens, columns); fp32 or fp64."""
-    rows, columns = dy.shape[1], x.shape[1]
-    per_block = max(1, BLOCK_ENTRIES // columns)
-    if rows <= per_block and positions.numel():
-        return product(dy, x).view(-1).index_select(0, positions)
-    first_rows = list(range(0, rows, per_block))
-    bounds = starts[torch.tensor([*first_rows, rows], device=starts.device)].tolist()
+    columns = x.shape[1]
     pieces = []
-    for row, begin, end in zip(first_rows, bounds, bounds[1:], strict=False):
+    for row, end_row, begin, end in row_blocks(starts, columns, dy.device):
         if begin < end:
-            block = product(dy[:, row : row + per_block], x)
-            pieces.append(block.view(-1).index_select(0, positions[begin:end].long() - row * columns))
+            block = product(dy[:, row:end_row], x)
+            inside = positions[begin:end]
+            pieces.append(block.view(-1).index_select(0, inside - row * columns if row else inside))
     if not pieces:
         return torch.zeros(
             positions.shape, dtype=torch.promote_types(torch.float32, dy.dtype), device=dy.device
         )
-    return torch.cat(pieces)
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def product(dy: Tensor, x: Tensor) -> Tensor:

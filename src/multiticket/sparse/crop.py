@@ -29,13 +29,18 @@ class Crop:
     """Which rows of the weight it has, ascending; None for all."""
     columns: Tensor | None
     """Which columns, ascending; None for all."""
+    host_starts: Tensor
+    """``starts`` in the host's memory, where a loop over blocks of rows reads them without waiting for the device."""
 
     def to(self, device: torch.device) -> Crop:
-        moved = [
-            None if t is None else t.to(device)
-            for t in (self.positions, self.starts, self.rows, self.columns)
-        ]
-        return Crop(self.shape, *moved)  # type: ignore[arg-type]
+        lines = [None if axis is None else axis.to(device) for axis in (self.rows, self.columns)]
+        return Crop(
+            self.shape,
+            self.positions.to(device),
+            self.starts.to(device),
+            *lines,
+            host_starts=self.host_starts,
+        )
 
 
 def row_starts(positions: Tensor, rows: int, columns: int) -> Tensor:
@@ -52,13 +57,13 @@ def crop(positions: Tensor, starts: Tensor, rows: int, columns: int) -> Crop:
     ``MOST_TOUCHED`` leaves that axis whole. Order is kept, so that the k entries stay in their places.
     """
     if positions.is_meta:  # planned, not attached: which lines are touched is not known
-        return Crop((rows, columns), positions, starts, None, None)
+        return Crop((rows, columns), positions, starts, None, None, starts)
     touched_rows = _if_few((starts[1:] > starts[:-1]).nonzero().flatten(), rows)
     seen = torch.zeros(columns, dtype=torch.bool, device=positions.device)
     seen[(positions % columns).long()] = True
     touched_columns = _if_few(seen.nonzero().flatten(), columns)
     if touched_rows is None and touched_columns is None:
-        return Crop((rows, columns), positions, starts, None, None)
+        return Crop((rows, columns), positions, starts, None, None, starts.cpu())
     row, column = (positions // columns).long(), (positions % columns).long()
     if touched_rows is not None:
         row = torch.searchsorted(touched_rows, row)
@@ -67,7 +72,8 @@ def crop(positions: Tensor, starts: Tensor, rows: int, columns: int) -> Crop:
         column = torch.searchsorted(touched_columns, column)
         columns = touched_columns.numel()
     inside = (row * columns + column).to(positions.dtype)
-    return Crop((rows, columns), inside, row_starts(inside, rows, columns), touched_rows, touched_columns)
+    starts = row_starts(inside, rows, columns)
+    return Crop((rows, columns), inside, starts, touched_rows, touched_columns, starts.cpu())
 
 
 def _if_few(touched: Tensor, lines: int) -> Tensor | None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multiticket.sparse.blocks import BLOCK_ENTRIES
+from multiticket.sparse.blocks import row_blocks
 
 _TRL, _NAME = "trl.trainer.utils", "_ChunkedLogProbFunction"
 
@@ -44,18 +44,15 @@ class SparseLogProbFunction(torch.autograd.Function):
         hidden, dense, bias, targets, log_z, entropy = ctx.saved_tensors
         wide = hidden.float()  # so that what comes back is fp32, and blocks add up without rounding
         width = dense.shape[1]
-        per_block = max(1, BLOCK_ENTRIES // width)
-        first_rows = list(range(0, dense.shape[0], per_block))
-        bounds = ctx.starts[torch.tensor([*first_rows, dense.shape[0]], device=dense.device)].tolist()
         grad_hidden = torch.zeros_like(wide) if ctx.needs_input_grad[0] else None
         pieces, bias_pieces = [], []
-        for row, begin, end in zip(first_rows, bounds, bounds[1:], strict=False):
-            rows = slice(row, row + per_block)
+        for row, end_row, begin, end in row_blocks(ctx.starts, width, dense.device):
+            rows = slice(row, end_row)
             some_bias = None if bias is None else bias[rows]
             block = SimpleNamespace(
                 saved_tensors=(wide, dense[rows].float(), some_bias, targets - row, log_z, entropy),
                 compute_dtype=ctx.compute_dtype,
-                chunk_size=min(per_block, dense.shape[0]),
+                chunk_size=end_row - row,
                 kernel_args=ctx.kernel_args,
                 needs_input_grad=(ctx.needs_input_grad[0], end > begin, ctx.needs_input_grad[2]),
             )
@@ -91,7 +88,7 @@ class _Head:
             self.function,
             masked.fresh_dense(),
             masked.positions,
-            masked.starts,
+            masked.host_starts,
             *rest,
         )
 

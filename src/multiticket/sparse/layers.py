@@ -76,7 +76,7 @@ class MaskedLinear(nn.Linear):
         weight, bias = (masked_weights(self).get(name) for name in ("weight", "bias"))
         if weight is None or not weight.trains:
             return super().forward(x)
-        crop = weight.crop
+        crop, method = weight.crop, weight.method
         trained_bias = bias if bias is not None and bias.trains else None
         device = x.device.type
         if device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
@@ -89,10 +89,10 @@ class MaskedLinear(nn.Linear):
             weight.values,
             weight.fresh_dense(),
             crop.positions,
-            crop.starts,
+            crop.host_starts if method == "blocks" else crop.starts,
             crop.rows,
             crop.columns,
-            weight.method,
+            method,
             factors(x) if crop.columns is None else None,
         )
 

@@ -46,6 +46,7 @@ class MaskedWeight:
         self.gradient = gradient
         self._starts = row_starts(self._positions, *dense.shape) if dense.dim() == 2 else None
         self._crop = None if self._starts is None else crop(self._positions, self._starts, *dense.shape)
+        self._host_starts: Tensor | None = None
         self.original = dense.detach().take(positions.to(dense.device))
         self.written = self.original.clone()
         self.showing_base = False
@@ -85,6 +86,13 @@ class MaskedWeight:
         if self._starts is None or self._starts.device != self.positions.device:
             self._starts = row_starts(self.positions, *self.shape)
         return self._starts
+
+    @property
+    def host_starts(self) -> Tensor:
+        """``starts`` in the host's memory."""
+        if self._host_starts is None:
+            self._host_starts = self.starts.cpu()
+        return self._host_starts
 
     @property
     def crop(self) -> Crop:
@@ -176,8 +184,14 @@ class MaskedWeight:
     def write_whole(self, values: Tensor) -> None:
         """Write ``values`` (k,), which are the weight's own; of a sharded weight, what lies in this rank's rows."""
         dense = self.dense
-        self.written = values.to(device=dense.device, dtype=dense.dtype, copy=True)
-        self._put(dense, self.written)
+        self.accept(values.to(device=dense.device, dtype=dense.dtype, copy=True))
+
+    @torch.no_grad()
+    def accept(self, written: Tensor, in_place: bool = False) -> None:
+        """Take ``written`` (k,) for the weight's content, and put it there unless it is ``in_place``."""
+        self.written = written
+        if not in_place:
+            self._put(self.dense, written)
         self._version = self.values._version
 
     @torch.no_grad()

@@ -1,7 +1,8 @@
-"""The ``triton`` way: k dot products on a CUDA device. Tested under Triton's interpreter; never yet run on a GPU.
+"""The ``triton`` way: k dot products on a CUDA device, also tested under Triton's interpreter.
 
 Both operands are transposed once, so that each dot product reads two contiguous rows. Positions are sorted row-major:
-a program's positions are neighbours, mostly in one row of dy^T, which then comes from the cache. Sums are fp32.
+a program's positions are neighbours, mostly in one row of dy^T, which then comes from the cache, while the columns of x
+come from anywhere; so many tokens are taken at a time as leave x^T in the device's L2 cache. Sums are fp32.
 """
 
 from __future__ import annotations
@@ -13,12 +14,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK_POSITIONS, BLOCK_TOKENS = 32, 128
+BLOCK_POSITIONS, BLOCK_TOKENS, WARPS = 32, 128, 4
+SLAB_BYTES = 1 << 24
+"""Of x^T read over and over at a time: a third of the L2 cache of an H100."""
 
 
 @triton.jit
 def _dot_products(
-    dy_t, x_t, positions, out, k, columns, tokens, BLOCK_POSITIONS: tl.constexpr, BLOCK_TOKENS: tl.constexpr
+    dy_t,
+    x_t,
+    positions,
+    out,
+    k,
+    columns,
+    tokens,
+    begin,
+    end,
+    BLOCK_POSITIONS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
 ):
     index = tl.program_id(0) * BLOCK_POSITIONS + tl.arange(0, BLOCK_POSITIONS)
     wanted = index < k
@@ -27,12 +40,14 @@ def _dot_products(
     row = (position // columns).to(tl.int64) * tokens
     column = (position % columns).to(tl.int64) * tokens
     total = tl.zeros((BLOCK_POSITIONS,), dtype=tl.float32)
-    for first in range(0, tokens, BLOCK_TOKENS):
+    for first in range(begin, end, BLOCK_TOKENS):
         token = first + tl.arange(0, BLOCK_TOKENS)
-        inside = wanted[:, None] & (token < tokens)[None, :]
+        inside = wanted[:, None] & (token < end)[None, :]
         left = tl.load(dy_t + row[:, None] + token[None, :], mask=inside, other=0.0)
         right = tl.load(x_t + column[:, None] + token[None, :], mask=inside, other=0.0)
         total += tl.sum(left.to(tl.float32) * right.to(tl.float32), axis=1)
+    if begin > 0:
+        total += tl.load(out + index, mask=wanted, other=0.0)
     tl.store(out + index, total, mask=wanted)
 
 
@@ -53,16 +68,22 @@ def dot_products(dy: Tensor, x: Tensor, positions: Tensor) -> Tensor:
     k, tokens = positions.numel(), dy.shape[0]
     out = torch.zeros(k, dtype=torch.float32, device=dy.device)
     if k and tokens:
-        grid = (triton.cdiv(k, BLOCK_POSITIONS),)
-        _dot_products[grid](
-            dy.t().contiguous(),
-            x.t().contiguous(),
-            positions,
-            out,
-            k,
-            x.shape[1],
-            tokens,
-            BLOCK_POSITIONS=BLOCK_POSITIONS,
-            BLOCK_TOKENS=BLOCK_TOKENS,
-        )
+        dy_t, x_t = dy.t().contiguous(), x.t().contiguous()
+        columns = x.shape[1]
+        slab = max(1, SLAB_BYTES // (columns * x.element_size() * BLOCK_TOKENS)) * BLOCK_TOKENS
+        for begin in range(0, tokens, slab):
+            _dot_products[(triton.cdiv(k, BLOCK_POSITIONS),)](
+                dy_t,
+                x_t,
+                positions,
+                out,
+                k,
+                columns,
+                tokens,
+                begin,
+                min(begin + slab, tokens),
+                BLOCK_POSITIONS=BLOCK_POSITIONS,
+                BLOCK_TOKENS=BLOCK_TOKENS,
+                num_warps=WARPS,
+            )
     return out

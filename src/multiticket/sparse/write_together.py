@@ -1,0 +1,66 @@
+"""After a step, the values of all weights go into the dense ones: on an accelerator with few calls for all of them.
+
+What a weight's write costs there is its calls, not its bytes: at 1 % of a 0.5B model 290 weights take 5 million values,
+10 MB. So the values are rounded as one tensor, and where Triton is at hand one kernel puts all of them in their places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from multiticket.sparse.distributed import is_sharded
+from multiticket.sparse.masked_weight import MaskedWeight
+
+
+@torch.no_grad()
+def write_together(weights: Sequence[MaskedWeight], values: Sequence[Tensor]) -> None:
+    """``write_whole`` for each of ``weights`` with its ``values`` (k,)."""
+    for group in _alike(zip(weights, values, strict=True)):
+        own = [weight for weight, _ in group]
+        dense = own[0].dense
+        if dense.device.type == "cpu" or is_sharded(dense):
+            for weight, content in group:
+                weight.write_whole(content)
+            continue
+        flat = torch.cat([content.to(dense.device) for _, content in group]).to(dense.dtype)
+        placed = _scatter(flat, own)
+        for weight, piece in zip(own, flat.split([w.positions.numel() for w in own]), strict=True):
+            weight.accept(piece, placed)
+
+
+@torch.no_grad()
+def any_changed(weights: Sequence[MaskedWeight]) -> bool:
+    """Whether the values of any weight are not what was written last; waits for the device once."""
+    changed = []
+    for group in _alike((weight, weight.values) for weight in weights):
+        values = torch.cat([content.detach() for _, content in group])
+        written = torch.cat([weight.written for weight, _ in group])
+        changed.append((values.to(written.dtype) != written).any())
+    return bool(changed) and bool(torch.stack([flag.to(changed[0].device) for flag in changed]).any())
+
+
+def _alike(pairs: Iterable[tuple[MaskedWeight, Tensor]]) -> Iterator[list[tuple[MaskedWeight, Tensor]]]:
+    """In groups that can be one tensor."""
+    groups: dict[tuple[object, ...], list[tuple[MaskedWeight, Tensor]]] = {}
+    for weight, content in pairs:
+        dense = weight.dense
+        key = (content.dtype, content.device, dense.dtype, dense.device, is_sharded(dense))
+        groups.setdefault(key, []).append((weight, content))
+    yield from groups.values()
+
+
+def _scatter(flat: Tensor, weights: Sequence[MaskedWeight]) -> bool:
+    """Put ``flat``, the weights' values one after the other, in its places by one kernel; whether that was possible."""
+    if flat.device.type != "cuda" or find_spec("triton") is None:
+        return False
+    places = [(weight.dense, weight.positions) for weight in weights]
+    if not all(dense.is_contiguous() and at.dtype == torch.int32 for dense, at in places):
+        return False
+    from multiticket.sparse.triton_scatter import scatter
+
+    scatter(flat, places)
+    return True
