@@ -16,7 +16,7 @@ import platform
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -311,6 +311,7 @@ def main() -> None:
         "--last-phase-only", action="store_true", help="go on from the base saved in --output"
     )
     parser.add_argument("--device", default="cpu", help="cpu, or cuda, where other bits come out")
+    parser.add_argument("--save-every", type=int, help="steps between a look at the base; default: the recipe's")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     if arguments.device != "cpu":
@@ -318,6 +319,7 @@ def main() -> None:
     disable_progress_bar()
     started = time.time()
     recipe = RECIPES[arguments.name]
+    recipe = replace(recipe, save_every=arguments.save_every or recipe.save_every)
     if not arguments.last_phase_only:
         pretrain(recipe, arguments.output, arguments.device)
     model = remix(recipe, arguments.output, arguments.device)

@@ -33,14 +33,9 @@ class Crop:
     """``starts`` in the host's memory, where a loop over blocks of rows reads them without waiting for the device."""
 
     def to(self, device: torch.device) -> Crop:
-        lines = [None if axis is None else axis.to(device) for axis in (self.rows, self.columns)]
-        return Crop(
-            self.shape,
-            self.positions.to(device),
-            self.starts.to(device),
-            *lines,
-            host_starts=self.host_starts,
-        )
+        rows, columns = (None if axis is None else axis.to(device) for axis in (self.rows, self.columns))
+        positions, starts = self.positions.to(device), self.starts.to(device)
+        return Crop(self.shape, positions, starts, rows, columns, self.host_starts)
 
 
 def row_starts(positions: Tensor, rows: int, columns: int) -> Tensor:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from multiticket.study.choice import settled
 from multiticket.study.elsewhere import is_done, measure_elsewhere
@@ -67,11 +68,14 @@ def state_of(folder: Path, run: StudyRun) -> RunState:
     return RunState(run, state, step, seconds)
 
 
-def perform(folder: Path, run: StudyRun) -> bool:
+def perform(folder: Path, run: StudyRun, measured: dict[str, Any] | None = None) -> bool:
     """Do one run, or go on with it, unless it is done or another process has it; whether it was done here.
 
     Neither is it done while the rate that it is to take is not chosen yet. An error ends the run, not the study: its
     text is kept in the run's folder, and the next ``study run`` tries again.
+
+    Args:
+        measured: what the bases came to that this process has measured.
 
     Raises:
         RunInterrupted: the process was asked to stop; the run can go on from a checkpoint.
@@ -89,7 +93,13 @@ def perform(folder: Path, run: StudyRun) -> bool:
                 return False
             (path / ERROR).unlink(missing_ok=True)
             if not RunFolder(path).result.exists():
-                run_training(config, path, resume=RunFolder(path).config.exists(), show_progress=False)
+                run_training(
+                    config,
+                    path,
+                    resume=RunFolder(path).config.exists(),
+                    show_progress=False,
+                    measured=measured,
+                )
             measure_elsewhere(folder, run)
         except RunInterrupted:
             raise
@@ -109,10 +119,11 @@ def work(folder: Path, runs: Sequence[StudyRun], pause: float = 2.0) -> int:
     others are about to decide, or that another process left undone. A run that fails is not tried twice.
     """
     done, left = 0, list(runs)
+    measured: dict[str, Any] = {}
     while left:
         before = done
         for run in left:
-            done += perform(folder, run)
+            done += perform(folder, run, measured)
         left = to_come(folder, runs)
         if left and done == before:
             time.sleep(pause)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import resource
@@ -33,7 +34,7 @@ from multiticket.train.arms import (  # noqa: E402
     with_adapter,
 )
 from multiticket.train.disk import explained  # noqa: E402
-from multiticket.train.evaluation import evaluate  # noqa: E402
+from multiticket.train.evaluation import Evaluation, evaluate  # noqa: E402
 from multiticket.train.files import write_json  # noqa: E402
 from multiticket.train.interrupt import StopSignals  # noqa: E402
 from multiticket.train.learning_rate import RateController  # noqa: E402
@@ -61,7 +62,12 @@ WATCHING = {
 
 
 def run_training(
-    config: RunConfig, output: Path, resume: bool = False, show_progress: bool = True, verbose: bool = False
+    config: RunConfig,
+    output: Path,
+    resume: bool = False,
+    show_progress: bool = True,
+    verbose: bool = False,
+    measured: dict[str, Evaluation] | None = None,
 ) -> dict[str, Any]:
     """Train one arm and measure it; everything it makes lies in `output` (see :class:`RunFolder`).
 
@@ -71,6 +77,8 @@ def run_training(
     Args:
         resume: continue the run in `output` from its newest checkpoint, also to more steps than it was started
             for; return its result if it has them all.
+        measured: what bases of earlier runs came to, by what decides it; a base found here is not measured again, and
+            one that is not is added. For runs that follow one another while their bases stay as they are.
 
     Returns:
         what ``result.json`` holds. A run that collapsed has ``stopped`` in it, and keeps what it had learned before.
@@ -105,7 +113,7 @@ def run_training(
 
     started = time.monotonic()
     with RunProgress(output.name, config.steps, show_progress) as progress:
-        run = _Run(config, folder, task, progress, verbose)
+        run = _Run(config, folder, task, progress, verbose, {} if measured is None else measured)
         folder.create(config)
         with explained(folder):
             folder.result.unlink(missing_ok=True)  # of fewer steps, if there is one
@@ -145,6 +153,7 @@ def _result(
         "train_s": round(train_s, 3),
         "wall_s": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": versions() | ({"peft": version("peft")} if config.arm == "lora" else {}),
     }
 
@@ -153,13 +162,20 @@ class _Run:
     """A run under way: the loaded model, what of it is trained, and where things go."""
 
     def __init__(
-        self, config: RunConfig, folder: RunFolder, task: Any, progress: RunProgress, verbose: bool
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        task: Any,
+        progress: RunProgress,
+        verbose: bool,
+        measured: dict[str, Evaluation],
     ) -> None:
         self.config = config
         self.folder = folder
         self.task = task
         self.progress = progress
         self.verbose = verbose
+        self.measured = measured
         self.tokens = config.max_completion_tokens or task.max_completion_tokens
         grpo_config(
             config, folder.checkpoints.path, self.tokens
@@ -203,7 +219,13 @@ class _Run:
         kept = self.folder.path / "eval-before.json"
         if not kept.exists():
             self.progress.phase("measuring the ticket" if self.start else "measuring the base")
-            write_json(kept, self._measure(self.model, self.tokenizer, "before"))
+            shared = {} if self.start else self.measured
+            decides = self.config.model_dump(mode="json", include={"model", "dtype", "task", "eval"})
+            key = f"{json.dumps(decides)} {self.tokens}"
+            if key not in shared:
+                shared[key] = evaluate(self.model, self.tokenizer, self.task, self.config.eval, self.tokens)
+            shared[key].save(self.folder.problems("before"))
+            write_json(kept, shared[key].summary())
         return read_json(kept)
 
     def train(self) -> tuple[float, dict[str, Any] | None]:
