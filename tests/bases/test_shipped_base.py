@@ -1,4 +1,4 @@
-"""The base that ships: it loads, it is small, and its scores are what its record says."""
+"""The bases that ship: they load, they are small, and their scores are what their records say."""
 
 import json
 import math
@@ -13,8 +13,9 @@ from multiticket.bases.measure import SAMPLES, complete
 from multiticket.bases.pretrain import RECIPES
 from multiticket.bases.tokenizer import build_tokenizer
 
-FOLDER = bases.path("tiny-qwen2")
-RECORD = json.loads((FOLDER / "base.json").read_text())
+NAMES = ("tiny-llama", "tiny-qwen2", "tiny-qwen3")
+RECORDS = {name: json.loads((bases.path(name) / "base.json").read_text()) for name in NAMES}
+MOST_BYTES = 15_000_000
 PROBLEMS = 64
 
 
@@ -27,25 +28,31 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_and_paths() -> None:
-    assert bases.names() == ["tiny-qwen2"]
-    assert bases.resolve("tiny-qwen2") == str(FOLDER)
+    assert bases.names() == list(NAMES)
+    assert bases.resolve("tiny-qwen2") == str(bases.path("tiny-qwen2"))
     assert bases.resolve("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
-    with pytest.raises(ValueError, match="Unknown base 'huge': the package ships tiny-qwen2"):
+    with pytest.raises(
+        ValueError, match="Unknown base 'huge': the package ships tiny-llama, tiny-qwen2, tiny-qwen3"
+    ):
         bases.path("huge")
 
 
-def test_the_folder_is_small_and_holds_no_pickle() -> None:
-    files = [file for file in FOLDER.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) <= 3_000_000
+def test_the_folders_are_small_and_hold_no_pickle() -> None:
+    files = [file for name in NAMES for file in bases.path(name).rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= MOST_BYTES
+    small = sum(file.stat().st_size for file in bases.path("tiny-qwen2").rglob("*"))
+    assert small <= 3_000_000
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".md"}
 
 
-def test_the_auto_classes_read_it() -> None:
-    model = AutoModelForCausalLM.from_pretrained(FOLDER)
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+@pytest.mark.parametrize("base", NAMES)
+def test_the_auto_classes_read_it(base: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(bases.path(base))
+    tokenizer = AutoTokenizer.from_pretrained(bases.path(base))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    assert sum(parameter.numel() for parameter in model.parameters()) == RECORD["parameters"]
-    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert sum(parameter.numel() for parameter in model.parameters()) == RECORDS[base]["parameters"]
+    tied = model.lm_head.weight is model.model.embed_tokens.weight
+    assert tied == model.config.tie_word_embeddings == (base != "tiny-llama")
     assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
     assert (tokenizer.padding_side, tokenizer.pad_token_id, tokenizer.eos_token_id) == ("left", 0, 1)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
@@ -68,28 +75,31 @@ def test_every_prompt_and_answer_fits_the_tokenizer_and_the_bounds(name: str, sp
     assert longest + 1 <= task.max_completion_tokens
 
 
+@pytest.mark.parametrize("base", NAMES)
 @pytest.mark.parametrize("name", ["arithmetic", "alphabet_sort"])
-def test_the_recorded_scores_are_what_reinforcement_starts_from(name: str) -> None:
+def test_the_recorded_scores_are_what_reinforcement_starts_from(base: str, name: str) -> None:
     for split in ("validation", "test"):
-        scores = RECORD["scores"][name][split]
+        scores = RECORDS[base]["scores"][name][split]
         assert scores["n"] == len(tasks.get(name).problems(split))
         assert 0.25 <= scores["pass@1"] <= 0.50
         assert scores["pass@16"] > 0.80
 
 
-def test_the_record_names_the_recipe_that_the_code_has() -> None:
-    recipe = RECIPES["tiny-qwen2"]
-    assert {name: RECORD["recipe"][name] for name in ("seed", "steps", "mixed_steps")} == {
+@pytest.mark.parametrize("base", NAMES)
+def test_the_record_names_the_recipe_that_the_code_has(base: str) -> None:
+    recipe = RECIPES[base]
+    assert {name: RECORDS[base]["recipe"][name] for name in ("seed", "steps", "mixed_steps")} == {
         "seed": recipe.seed,
         "steps": recipe.steps,
         "mixed_steps": recipe.mixed_steps,
     }
 
 
+@pytest.mark.parametrize("base", NAMES)
 @pytest.mark.parametrize("name", ["arithmetic", "alphabet_sort"])
-def test_the_base_scores_what_its_record_says(name: str) -> None:
+def test_the_base_scores_what_its_record_says(base: str, name: str) -> None:
     """On 64 test problems, within four binomial standard deviations; a wrong tokenizer scores nothing."""
-    model, tokenizer = bases.load("tiny-qwen2", torch.float32)
+    model, tokenizer = bases.load(base, torch.float32)
     task = tasks.get(name)
     problems = task.problems("test")
     prompts, answers = problems["prompt"][:PROBLEMS], problems["answer"][:PROBLEMS]
@@ -99,6 +109,6 @@ def test_the_base_scores_what_its_record_says(name: str) -> None:
         marks = [
             task.correct(text, answer) for row, answer in zip(texts, answers, strict=True) for text in row
         ]
-        recorded = RECORD["scores"][name]["test"][score]
+        recorded = RECORDS[base]["scores"][name]["test"][score]
         band = 4 * math.sqrt(recorded * (1 - recorded) / PROBLEMS)
         assert abs(sum(marks) / len(marks) - recorded) < band, score

@@ -1,6 +1,6 @@
 """Makes a shipped base from nothing: `python -m multiticket.bases.pretrain tiny-qwen2 --output DIR`.
 
-Two CPU cores and less than an hour. The model first learns to answer rightly, then, in the last part of the
+Two CPU cores and less than an hour, or three minutes of a GPU. The model first learns to answer rightly, then, in the last part of the
 training, to answer as one of several behaviours, most of them wrong, drawn independently of the problem. What comes
 out knows the right answer but gives it for a third or so of the problems: a small picture of what reinforcement
 learning starts from. A short last phase, from the saved bf16 weights and with a fresh optimiser, changes the mixture of
@@ -277,11 +277,12 @@ def remix(recipe: Recipe, folder: Path, device: str) -> PreTrainedModel:
 def write_base_json(name: str, recipe: Recipe, folder: Path, model: PreTrainedModel, seconds: float) -> None:
     """Measures the finished base and writes `base.json` beside it."""
     device = model.device.type
+    on = "" if device == "cpu" else f" --device {device}"
     scores = evaluate(folder, device)
     print(describe(scores), flush=True)
     record = {
         "name": name,
-        "command": f"python -m multiticket.bases.pretrain {name} --output DIR",
+        "command": f"python -m multiticket.bases.pretrain {name}{on} --output DIR",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "scores": scores,
         "recipe": asdict(recipe),
@@ -311,7 +312,9 @@ def main() -> None:
         "--last-phase-only", action="store_true", help="go on from the base saved in --output"
     )
     parser.add_argument("--device", default="cpu", help="cpu, or cuda, where other bits come out")
-    parser.add_argument("--save-every", type=int, help="steps between a look at the base; default: the recipe's")
+    parser.add_argument(
+        "--save-every", type=int, help="steps between a look at the base; default: the recipe's"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     if arguments.device != "cpu":
