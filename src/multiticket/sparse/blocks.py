@@ -17,8 +17,8 @@ NARROW = 8
 """With so many times fewer columns than rows (a mask of columns) a CPU multiplies the other way round: the library
 packs the left operand, and the whole of dy would take three times as long."""
 ALIGNED = 64
-"""Rows of a block are a multiple of this. A slice of dy that begins between 16-byte lines is multiplied by an old kernel:
-on an H200 the head of a 0.5B model took 2.4 times as long in such blocks as in one product."""
+"""Rows of a block are a multiple of this. A slice of dy that begins between 16-byte lines is multiplied by an old
+kernel: on an H200 the head of a 0.5B model took 2.4 times as long in such blocks as in one product."""
 
 
 def row_blocks(starts: Tensor, columns: int, device: torch.device) -> Iterator[tuple[int, int, int, int]]:

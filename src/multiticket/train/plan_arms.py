@@ -130,12 +130,12 @@ def values_per_rank(model: Any) -> int:
 
 
 def _own_tensors(weight: MaskedWeight) -> list[Tensor]:
-    """What the engine keeps for one weight, whatever it is called, beside the parameters of the model."""
+    """What the engine keeps for one weight on its device, whatever it is called, beside the model's parameters."""
     _ = weight.positions
     if weight.dense.dim() == 2:
         _ = weight.starts  # made when first asked for
     held = [*vars(weight).values(), *(vars(weight._crop).values() if weight._crop is not None else ())]
-    return [t for t in held if isinstance(t, Tensor) and not isinstance(t, nn.Parameter)]
+    return [t for t in held if isinstance(t, Tensor) and t.is_meta and not isinstance(t, nn.Parameter)]
 
 
 def _state(
