@@ -3,8 +3,8 @@
 Two CPU cores and less than an hour, or three minutes of a GPU. The model first learns to answer rightly, then, in the
 last part of the training, to answer as one of several behaviours, most of them wrong, drawn independently of the
 problem. What comes out knows the right answer but gives it for a third or so of the problems: a small picture of what
-reinforcement learning starts from. A short last phase, from the saved bf16 weights and with a fresh optimiser, changes the mixture of
-the sorting task alone (`sorting_text.REMIXED` says why).
+reinforcement learning starts from. A short last phase, from the saved bf16 weights and with a fresh optimiser, changes
+the mixture of the sorting task alone (`sorting_text.REMIXED` says why).
 """
 
 import argparse

@@ -73,10 +73,11 @@ class MaskedLinear(nn.Linear):
     """A linear layer whose weight gradient is a sampled product, and a masked bias's a sum of the columns it needs."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = (masked_weights(self).get(name) for name in ("weight", "bias"))
+        masked = masked_weights(self)
+        weight, bias = masked.get("weight"), masked.get("bias")
         if weight is None or not weight.trains:
             return super().forward(x)
-        crop, method = weight.crop, weight.method
+        positions, starts, rows, columns, method = weight.route()
         trained_bias = bias if bias is not None and bias.trains else None
         device = x.device.type
         if device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
@@ -88,12 +89,12 @@ class MaskedLinear(nn.Linear):
             None if trained_bias is None else trained_bias.positions,
             weight.values,
             weight.fresh_dense(),
-            crop.positions,
-            crop.host_starts if method == "blocks" else crop.starts,
-            crop.rows,
-            crop.columns,
+            positions,
+            starts,
+            rows,
+            columns,
             method,
-            factors(x) if crop.columns is None else None,
+            factors(x) if columns is None else None,
         )
 
 

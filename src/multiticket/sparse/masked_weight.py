@@ -47,6 +47,8 @@ class MaskedWeight:
         self._starts = row_starts(self._positions, *dense.shape) if dense.dim() == 2 else None
         self._crop = None if self._starts is None else crop(self._positions, self._starts, *dense.shape)
         self._host_starts: Tensor | None = None
+        self._route: tuple[Tensor, Tensor, Tensor | None, Tensor | None, str] | None = None
+        self._route_of: tuple[torch.device, torch.dtype] | None = None
         self.original = dense.detach().take(positions.to(dense.device))
         self.written = self.original.clone()
         self.showing_base = False
@@ -58,6 +60,8 @@ class MaskedWeight:
         owner.register_parameter(self.values_attribute, values)
         self._version = values._version
         self.first_values = weakref.ref(values)
+        if dense.dim() == 2 and not dense.is_meta:
+            self.route()  # before a compiler sees it made, and compiles again for it
 
     @property
     def dense(self) -> Tensor:
@@ -109,6 +113,17 @@ class MaskedWeight:
             return self.gradient
         dense = self.dense
         return choose_method(dense.device, *self.crop.shape, self._positions.numel(), dense.dtype)
+
+    def route(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, str]:
+        """What a linear layer's backward pass goes by: positions and starts within the crop, its rows and columns, and
+        the method. Made once for a device and a dtype: a layer asks in every forward pass."""
+        dense = self.dense
+        of = (dense.device, dense.dtype)
+        if self._route is None or self._route_of != of:
+            crop, method = self.crop, self.method
+            starts = crop.host_starts if method == "blocks" else crop.starts
+            self._route, self._route_of = (crop.positions, starts, crop.rows, crop.columns, method), of
+        return self._route
 
     @property
     def trains(self) -> bool:
@@ -162,7 +177,10 @@ class MaskedWeight:
 
     def matches_values(self) -> bool:
         """Whether ``written`` is the values, rounded."""
-        return torch.equal(self.values.detach().to(self.written.dtype), self.written)
+        values = self.values.detach()
+        if values.dtype != self.written.dtype:
+            values = values.to(self.written.dtype)
+        return torch.equal(values, self.written)
 
     def changed(self) -> Tensor:
         """Whether what this rank holds of the values is not what was written last, as a tensor: nobody waits."""
