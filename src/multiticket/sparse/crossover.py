@@ -51,7 +51,8 @@ def choose_method(
 ) -> str:
     """The fastest of ``native``, ``sampled`` and ``blocks`` for a weight (rows, columns) with k entries wanted.
 
-    Off the CPU always ``blocks``: ``triton`` has not been measured on a GPU, so it is used only where it is asked for.
+    Off the CPU always ``blocks``: on an H200 it was faster than ``triton`` in each of 84 cases, shapes of 0.5B and 1.5B
+    models at densities from 0.01 % to 10 % (``docs/results/gradient_paths_gpu.json``).
     """
     if device.type != "cpu" or not rows or not columns:
         return "blocks"

@@ -3,6 +3,9 @@
 Both operands are transposed once, so that each dot product reads two contiguous rows. Positions are sorted row-major:
 a program's positions are neighbours, mostly in one row of dy^T, which then comes from the cache, while the columns of x
 come from anywhere; so many tokens are taken at a time as leave x^T in the device's L2 cache. Sums are fp32.
+
+On an H200 tensor cores do the dense product in less time than the transposes here take, so nothing chooses this way by
+itself; ``attach(gradient="triton")`` does.
 """
 
 from __future__ import annotations
