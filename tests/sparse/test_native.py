@@ -126,6 +126,25 @@ def test_writing_is_put_and_torch_is_told(dtype, k):
     assert dense._version > version
 
 
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_many_weights_are_written_as_each_by_itself(dtype, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    generator = torch.Generator().manual_seed(0)
+    shapes, counts = [(300, 200), (7,), (64, 3), (1, 1)], [20_000, 0, 50, 1]
+    dense = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    positions = [
+        torch.randperm(one.numel(), generator=generator)[:k].sort().values.int()
+        for one, k in zip(dense, counts, strict=True)
+    ]
+    content = torch.randn(sum(counts), generator=generator).to(dtype)
+    pieces = content.split(counts)
+    wanted = [d.clone().put_(p.long(), c) for d, p, c in zip(dense, positions, pieces, strict=True)]
+    native.write_many(dense, positions, content)
+    assert all(torch.equal(found, right) for found, right in zip(dense, wanted, strict=True))
+
+
 def test_only_plain_weights_are_written_past_torch():
     dense, positions, content = torch.randn(6, 4), torch.arange(3).int(), torch.randn(3)
     assert not native.can_write(dense.T, positions, content)

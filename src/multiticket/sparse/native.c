@@ -1,5 +1,5 @@
 /* multiticket_sampled: k entries of dy^T x, for sorted flat positions in the (rows, columns) product.
-   multiticket_write: k numbers to their positions.
+   multiticket_write: the k numbers of each of many tensors to their positions.
 
    An entry is a dot product over tokens of a column of dy and a column of x, which lie across the memory. So a block of
    B tokens is transposed into scratch that stays in the cache, eight columns by sixteen tokens at a time, and the dot
@@ -167,19 +167,43 @@ void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64
   }
 }
 
-/* content (k) to sorted positions of dense, whose entries have `size` bytes: 2, 4 or 8. */
-void multiticket_write(void *dense, int size, const int32_t *positions, const void *content, int64_t k, int threads) {
+/* Of each of `weights` tensors its k numbers to sorted positions, entries of `size` bytes: 2, 4 or 8. `content` holds the
+   numbers of one tensor after those of the one before.
+
+   A sparse write is a page of its own, and waits for the page's address more than for its content: so lines are asked
+   for before they are written, and all threads share each tensor. */
+enum { AHEAD = 24 };
+
+#define WRITE(type)                                                                            \
+  for (int64_t i = first; i < last; i++) {                                                     \
+    if (i + AHEAD < last) __builtin_prefetch((type *)dense[w] + at[i + AHEAD], 1);             \
+    ((type *)dense[w])[at[i]] = ((const type *)content)[begin + i];                            \
+  }
+
+void multiticket_write(int64_t weights, void *const *dense, int size, const int32_t *const *positions,
+                       const int64_t *counts, const void *content, int threads) {
 #ifndef _OPENMP
   (void)threads;
 #else
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel num_threads(threads)
 #endif
-  for (int64_t i = 0; i < k; i++) {
-    if (size == 2)
-      ((uint16_t *)dense)[positions[i]] = ((const uint16_t *)content)[i];
-    else if (size == 4)
-      ((uint32_t *)dense)[positions[i]] = ((const uint32_t *)content)[i];
-    else
-      ((uint64_t *)dense)[positions[i]] = ((const uint64_t *)content)[i];
+  {
+    int64_t me = 0, all = 1;
+#ifdef _OPENMP
+    me = omp_get_thread_num(), all = omp_get_num_threads();
+#endif
+    int64_t begin = 0;
+    for (int64_t w = 0; w < weights; w++) {
+      const int32_t *at = positions[w];
+      int64_t first = counts[w] * me / all, last = counts[w] * (me + 1) / all;
+      if (size == 2) {
+        WRITE(uint16_t)
+      } else if (size == 4) {
+        WRITE(uint32_t)
+      } else {
+        WRITE(uint64_t)
+      }
+      begin += counts[w];
+    }
   }
 }

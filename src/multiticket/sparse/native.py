@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -73,18 +74,31 @@ def can_write(dense: Tensor, positions: Tensor, content: Tensor) -> bool:
 
 
 def write(dense: Tensor, positions: Tensor, content: Tensor) -> None:
-    """``dense.put_(positions, content)`` for sorted positions (k,) and content (k,), in a few nanoseconds an entry.
+    """``dense.put_(positions, content)`` for sorted positions (k,) and content (k,), in a few nanoseconds an entry."""
+    write_many([dense], [positions], content)
 
-    torch is told of the change, as of any other in place.
+
+def write_many(dense: Sequence[Tensor], positions: Sequence[Tensor], content: Tensor) -> None:
+    """``write`` for each of the weights, with its piece of ``content``: the pieces lie one after the other.
+
+    All weights have the dtype of ``content``. torch is told of the changes, as of any other in place.
     """
     built = library()
     assert built is not None
-    k = positions.numel()
-    threads = torch.get_num_threads() if k >= LEAST_WRITES else 1
+    counts = [one.numel() for one in positions]
+    pointers, numbers = ctypes.c_void_p * len(counts), ctypes.c_int64 * len(counts)
+    threads = torch.get_num_threads() if sum(counts) >= LEAST_WRITES else 1
     built.multiticket_write(
-        *(dense.data_ptr(), dense.dtype.itemsize, positions.data_ptr(), content.data_ptr(), k, threads)
+        len(counts),
+        pointers(*(one.data_ptr() for one in dense)),
+        content.dtype.itemsize,
+        pointers(*(one.data_ptr() for one in positions)),
+        numbers(*counts),
+        content.data_ptr(),
+        threads,
     )
-    torch.autograd.graph.increment_version(dense)
+    for one in dense:
+        torch.autograd.graph.increment_version(one)
 
 
 @cache
@@ -108,7 +122,7 @@ def _declare(built: ctypes.CDLL) -> None:
     pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     operand, sizes = (pointer, number), (integer, number, number, number)
     built.multiticket_sampled.argtypes = [*operand, *operand, *sizes, *[pointer] * 4, integer, integer]
-    built.multiticket_write.argtypes = [pointer, integer, pointer, pointer, number, integer]
+    built.multiticket_write.argtypes = [number, pointer, integer, *[pointer] * 3, integer]
     built.multiticket_sampled.restype = built.multiticket_write.restype = None
 
 
