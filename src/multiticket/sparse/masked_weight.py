@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from multiticket.sparse.connect import ConnectedView
 from multiticket.sparse.crop import Crop, crop, row_starts
 from multiticket.sparse.crossover import choose_method
 from multiticket.sparse.distributed import is_sharded, local, own_entries, own_share, whole
+from multiticket.sparse.scale import masked_vector
 
 
 class MaskedWeight:
@@ -155,7 +158,8 @@ class MaskedWeight:
         view = None if self._view is None else self._view()
         source = (id(dense), id(self.values))
         if view is None or self._view_of != source or view.data_ptr() != dense.data_ptr():
-            view = ConnectedView.apply(self.values, dense, self.positions)
+            connect: Callable[..., Any] = masked_vector if dense.dim() == 1 else ConnectedView.apply
+            view = connect(self.values, dense, self.positions)
             if dense.dim() == 2:
                 view._masked_weight = self  # for TRL's fused head, which reads the weight by itself
             self._view, self._view_of = weakref.ref(view), source

@@ -20,6 +20,7 @@ from multiticket.sparse.connect import ConnectedView
 from multiticket.sparse.crop import crop, row_starts
 from multiticket.sparse.layers import convert
 from multiticket.sparse.masked_weight import MaskedWeight
+from multiticket.sparse.scale import masked_vector
 
 STATE = ("weights", "buffers", "values", "gradients", "moments", "positions", "bookkeeping")
 """Components of a model's state, in the order they are shown."""
@@ -50,7 +51,8 @@ class PlannedWeight(MaskedWeight):
 
     def connected(self) -> Tensor:
         dense = self.dense
-        return ConnectedView.apply(self.values, dense, self.positions) if self.trains else dense
+        connect = masked_vector if dense.dim() == 1 else ConnectedView.apply
+        return connect(self.values, dense, self.positions) if self.trains else dense
 
 
 def make_full(model: nn.Module) -> dict[str, int]:
