@@ -87,12 +87,12 @@ def mistake(error: Exception) -> str | None:
 
 
 def _raised_by_us(trace: TracebackType | None) -> bool:
-    """Whether the innermost frame is ours: a ValueError from a library's depths is a bug to see in full."""
+    """Whether the innermost frame is ours, or the program's: an error from a library's depths is to be seen in full."""
     name = ""
     while trace is not None:
         name = trace.tb_frame.f_globals.get("__name__", "")
         trace = trace.tb_next
-    return name.split(".")[0] == "multiticket"
+    return name.split(".")[0] in ("multiticket", "__main__")
 
 
 def _say(sentence: str) -> None:
