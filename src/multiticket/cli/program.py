@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,28 @@ def program_parser(text: str, section: str) -> argparse.ArgumentParser:
         help="the report's section, written here (%(default)s)",
     )
     return parser
+
+
+def command_line(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, runs: str = "runs/evidence"
+) -> str:
+    """The command that makes a section again: every option that is no default, and folders as the documentation
+    calls them.
+
+    Args:
+        runs: what stands for the folder given as ``--runs``.
+    """
+    words = ["python", f"benchmarks/{parser.prog}"]
+    for action in parser._actions:
+        value = getattr(options, action.dest, action.default)
+        if not action.option_strings or value == action.default or action.dest in ("help", "jobs"):
+            continue
+        if action.type is Path:
+            words += [action.option_strings[0], runs] if action.dest == "runs" else []
+        else:
+            values = value if isinstance(value, list) else [value]
+            words += [action.option_strings[0], *map(str, values)]
+    return shlex.join(words)
 
 
 def finish(section: Section, path: Path) -> None:

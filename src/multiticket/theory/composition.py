@@ -171,7 +171,8 @@ class Composer:
         with ExitStack() as stack:
             for model, parts in zip(self._others, states, strict=True):
                 stack.enter_context(moved_by(model, self._moves(parts)))
-            return asdict(interference(self.base, *self._others, rollouts))
+            first, second, both = self._others
+            return asdict(interference(self.base, first, second, both, rollouts))
 
     def _moves(self, parts: Parts) -> list[tuple[float, Move]]:
         return [(factor, self.move(name)) for factor, name in parts]
