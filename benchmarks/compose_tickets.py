@@ -86,9 +86,10 @@ class Plan:
         for letter, task, part in (("A", self.first, 0), ("B", self.second, 1)):
             for more, own in remedies.items():
                 runs[f"ticket {letter}{more}"] = self.settings(task, seed, part=part, **own)
-            full = {"seed": 0, "training_seed": seed, "arm": "full", "density": 1.0}
-            runs[f"full {letter}"] = self.settings(task, **full)
-            runs[f"LoRA {letter}"] = self.settings(task, seed, arm="lora", learning_rate="auto")
+            if "full" in self.options.arms:
+                runs[f"full {letter}"] = self.settings(task, 0, training_seed=seed, arm="full", density=1.0)
+            if "lora" in self.options.arms:
+                runs[f"LoRA {letter}"] = self.settings(task, seed, arm="lora", learning_rate="auto")
         if "mixed" in self.options.remedies:
             both = 2 * self.options.density
             steps = runs[A].steps + runs[B].steps
@@ -177,16 +178,14 @@ def main() -> None:
 def section_of(plan: Plan, found: Found, options: Any, command: str) -> Section:
     """The section, with what the runs were trained with in words."""
     runs = plan.apart(options.seeds[0])
-    words = [
-        f"{task}: {runs[f'ticket {letter}'].steps} steps of {runs[f'ticket {letter}'].rollouts} rollouts, rate "
-        f"{runs[f'ticket {letter}'].learning_rate:g} (tickets), {runs[f'full {letter}'].learning_rate:g} (full), auto "
-        "(LoRA)"
-        for letter, task in zip("AB", options.tasks, strict=True)
-    ]
-    words = [
-        f"{plan.model}, density {options.density:g}, A is {options.tasks[0]} and B {options.tasks[1]}. ",
-        *words,
-    ]
+    words = []
+    for letter, task in zip("AB", options.tasks, strict=True):
+        arms = {name: runs.get(f"{name} {letter}") for name in ("ticket", "full", "LoRA")}
+        rates = [f"{config.learning_rate} ({name})" for name, config in arms.items() if config is not None]
+        ticket = runs[f"ticket {letter}"]
+        words.append(f"{task}: {ticket.steps} steps of {ticket.rollouts} rollouts, rate {', '.join(rates)}")
+    start = f"{plan.model}, density {options.density:g}; A is {options.tasks[0]}, B {options.tasks[1]}"
+    parameters = f"{'; '.join([start, *words])}."
     notes = ["Not tried: a KL term on the other task's contexts, which the trainer does not have."]
     if "kl" in options.remedies:
         notes.append(f"Held to the base: a KL term of weight {options.beta:g} on the ticket's own contexts.")
@@ -209,7 +208,7 @@ def section_of(plan: Plan, found: Found, options: Any, command: str) -> Section:
         "beta",
     )
     about = {name: getattr(options, name) for name in given} | {"model": Path(plan.model).name}
-    return composition_section(found, TOGETHER, words[0] + "; ".join(words[1:]) + ".", command, notes, about)
+    return composition_section(found, TOGETHER, parameters, command, notes, about)
 
 
 if __name__ == "__main__":

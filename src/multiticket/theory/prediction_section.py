@@ -50,8 +50,8 @@ def prediction_section(
     notes = [
         parameters,
         f"The verdict is of {CHOSEN}, and over ways of choosing positions (means over their runs): reproduced where "
-        f"its rank correlation has the right sign with p of at most {ALPHA:g}, not reproduced where its whole interval is "
-        f"below {WEAK:g}. The other predictors are shown with p for the best of all.",
+        f"its rank correlation has the right sign with p of at most {ALPHA:g}, not reproduced where its whole interval "
+        f"is below {WEAK:g}. The other predictors are shown with p for the best of all.",
         "Intervals of rank correlations after Bonett and Wright (2000); p by permutation, two-sided.",
         "Measured on the base, before training: docs/theory.md says what each predictor is.",
     ]
