@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument(
         "--factors", nargs="*", type=float, default=[0.25, 0.5, 0.75], help="by which one is scaled"
     )
+    parser.add_argument("--arms", nargs="*", choices=("full", "lora"), default=["full", "lora"])
     parser.add_argument(
         "--remedies", nargs="*", choices=("rate", "kl", "mixed"), default=["rate", "kl", "mixed"]
     )
