@@ -36,7 +36,7 @@ def runs_of(beside: Beside, options: Any) -> dict[str, RunConfig]:
     if options.model is not None:
         shared["model"] = options.model
     configs = {
-        "full": beside.settings(options.task, arm="full", **shared),
+        "full": beside.settings(options.task, arm="full", density=1.0, **shared),
         "ticket": beside.settings(options.task, density=options.density, **shared),
     }
     for name, config in configs.items():

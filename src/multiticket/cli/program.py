@@ -22,7 +22,7 @@ def run_program(main: Callable[[], None]) -> None:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        sentence = mistake(error)
+        sentence = mistake(error, main.__module__)
         if sentence is None:
             raise
         print(sentence, file=sys.stderr)
