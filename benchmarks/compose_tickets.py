@@ -33,6 +33,8 @@ A, B, B_ON_A = "ticket A", "ticket B", "B on top of A"
 TOGETHER = "tickets together"
 MIXED_ON_A, MIXED = "B on top of A, both tasks", "one ticket of both"
 REMEDIES = {"rate": ", a third of the rate", "kl": ", held to the base"}
+FEW = {"eval": {"problems": 64, "samples": 1}}
+"""What a run measures itself: everything is measured here, on both tasks and all in one way."""
 MIXED_TASK = "mixed_task:TASK"
 
 
@@ -76,7 +78,7 @@ class Plan:
         self.shared = {"model": self.model, "density": options.density}
 
     def settings(self, task: str, seed: int, **own: Any) -> RunConfig:
-        given = {**self.shared, **self.sizes, "seed": seed, **own}
+        given = {**self.shared, **self.sizes, **FEW, "seed": seed, **own}
         return self.beside.settings(task, **given)
 
     def apart(self, seed: int) -> dict[str, RunConfig]:
@@ -112,8 +114,7 @@ class Plan:
         return found
 
     def _mixed(self, seed: int, **own: Any) -> RunConfig:
-        few = {"eval": {"problems": 64, "samples": 1}}  # both tasks are measured here, all the same
-        given = {**self.shared, **self.sizes, "seed": seed, **few, **own}
+        given = {**self.shared, **self.sizes, **FEW, "seed": seed, **own}
         return self.beside.settings(MIXED_TASK, rates_of=self.second, **given)
 
     def _remedies(self) -> dict[str, dict[str, Any]]:

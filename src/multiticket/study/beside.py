@@ -11,8 +11,9 @@ from typing import Any
 from multiticket.config import RunConfig, build, read_settings
 from multiticket.study.choice import read_choice
 from multiticket.study.grid import Study, load
-from multiticket.study.runner import ERROR, work
+from multiticket.study.runner import ERROR
 from multiticket.study.runs import StudyRun, identity, merged
+from multiticket.study.worker import work_for
 from multiticket.train.run_folder import RunFolder
 
 WATCHING = {
@@ -162,7 +163,10 @@ def perform_all(folder: Path, runs: tuple[StudyRun, ...], jobs: int) -> None:
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))
     try:
-        workers = [context.Process(target=work, args=(folder, left)) for _ in range(min(jobs, len(left)))]
+        workers = [
+            context.Process(target=work_for, args=(os.getpid(), folder, left))
+            for _ in range(min(jobs, len(left)))
+        ]
         for worker in workers:
             worker.start()
     finally:
