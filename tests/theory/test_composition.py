@@ -87,7 +87,7 @@ def test_the_numbers_are_those_that_were_measured() -> None:
     scores = {row[0]: row for row in section.tables[0].rows}
     assert "B × 0.5" not in scores
     assert scores["together"][6] == 60.0
-    curve = section.figures[1].series[0]
+    curve = section.figures[2].series[0]
     assert (curve.x, curve.y) == ([0.0, 0.5, 1.0], pytest.approx([80.0, 70.0, 80.0]))
 
 

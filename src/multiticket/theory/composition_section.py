@@ -118,7 +118,7 @@ def composition_section(
             "policies; validation problems.",
             *notes,
         ],
-        figures=[_differences(found, judged), *_scaled_figures(found)],
+        figures=[*_differences(found, judged), *_scaled_figures(found)],
         tables=[_scores(found, judged), _drift(found), _interference(found), *_scaled_table(found)],
         numbers={
             **about,
@@ -241,31 +241,33 @@ def _interference(found: Found) -> Table:
     )
 
 
-def _differences(found: Found, judged: dict[str, list[Judged]]) -> Figure:
-    series = []
+def _differences(found: Found, judged: dict[str, list[Judged]]) -> list[Figure]:
+    """One figure a task."""
+    figures = []
     for place, task in enumerate(found.tasks):
-        differences = [both[place].difference for both in judged.values()]
-        series.append(
-            Series(
-                name=task,
-                x=[f"{name}, {task}" for name in judged],
-                y=[100 * one.difference for one in differences],
-                low=[100 * one.interval[0] for one in differences],
-                high=[100 * one.interval[1] for one in differences],
+        differences = {name: both[place].difference for name, both in judged.items()}
+        said = "; ".join(f"{name} {100 * one.difference:+.1f}" for name, one in differences.items())
+        series = Series(
+            name=task,
+            x=list(differences),
+            y=[100 * one.difference for one in differences.values()],
+            low=[100 * one.interval[0] for one in differences.values()],
+            high=[100 * one.interval[1] for one in differences.values()],
+        )
+        figures.append(
+            Figure(
+                kind="intervals",
+                caption=f"Accuracy on {task} minus that of what was trained on it alone, with 95 % intervals.",
+                alternative=f"Differences on {task} in percentage points: {said}.",
+                x_label=f"{task}: difference, percentage points",
+                series=[series],
+                marks=[
+                    Mark(at=0, label="as apart"),
+                    Mark(at=-100 * MARGIN, label=f"margin −{100 * MARGIN:g}"),
+                ],
             )
         )
-    said = "; ".join(
-        f"{name} {' and '.join(f'{100 * one.difference.difference:+.1f}' for one in both)}"
-        for name, both in judged.items()
-    )
-    return Figure(
-        kind="intervals",
-        caption="Accuracy minus that of what was trained on the task alone, with 95 % intervals.",
-        alternative=f"Differences in percentage points, {' and '.join(found.tasks)}: {said}.",
-        x_label="difference, percentage points",
-        series=series,
-        marks=[Mark(at=0, label="as apart"), Mark(at=-100 * MARGIN, label=f"margin −{100 * MARGIN:g}")],
-    )
+    return figures
 
 
 def _scaled(found: Found) -> dict[str, list[tuple[float, str]]]:

@@ -195,25 +195,24 @@ def _ways(ways: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _figure(ways: Sequence[Mapping[str, Any]], predictor: str) -> Figure:
-    ordered = sorted(ways, key=lambda way: way[predictor])
-    said = "; ".join(f"{way['way']} {way[predictor]:.2f}, {100 * way['after']:.1f} %" for way in ordered)
+    """Ways from most to least of the predictor: their accuracies fall where it ranks them."""
+    ordered = sorted(ways, key=lambda way: -way[predictor])
+    names = [f"{way['way']}, {way[predictor]:.2f}" for way in ordered]
+    said = "; ".join(f"{name}: {100 * way['after']:.1f} %" for name, way in zip(names, ordered, strict=True))
     return Figure(
-        kind="chart",
-        caption=f"Accuracy after training against {predictor} before it; a point is a way of choosing positions, with "
-        "the range over its runs.",
-        alternative=f"By rising {predictor}: {said}.",
-        x_label=f"{predictor} of the mask with the gradient, before training",
-        y_label="pass@1 after training, %",
+        kind="intervals",
+        caption=f"Accuracy after training, ways in order of {predictor} before it (beside their names); bars from the "
+        "lowest to the highest run.",
+        alternative=f"By falling {predictor}: {said}.",
+        x_label="pass@1 after training, %",
         series=[
             Series(
-                name=way["way"],
-                x=[float(way[predictor])],
-                y=[100 * way["after"]],
-                low=[100 * way["lowest"]],
-                high=[100 * way["highest"]],
-                joined=False,
+                name="runs",
+                x=names,
+                y=[100 * way["after"] for way in ordered],
+                low=[100 * way["lowest"] for way in ordered],
+                high=[100 * way["highest"] for way in ordered],
             )
-            for way in ordered
         ],
     )
 
