@@ -22,7 +22,7 @@ from multiticket.theory.fisher import Sampling, measured, spectrum, subspaces
 from multiticket.theory.subspace_section import Looked, subspace_section
 from multiticket.train.run_folder import RunFolder, read_metrics
 
-MASKS = "random,first-layer,last-layer,attention,mlp,columns,magnitude,fisher"
+MASKS = "first-layer,last-layer,attention,mlp,columns,magnitude,fisher"
 
 
 def runs_of(beside: Beside, options: Any) -> dict[str, RunConfig]:
@@ -77,7 +77,15 @@ def look(name: str, place: str, accuracy: float | None, options: Any) -> Looked:
         place, options.task, "policy", options.split, options.problems, options.group, options.seed, memory
     )
     found = measured(sampling)
-    kept = subspaces(found, options.masks.split(","), options.densities, options.mask_seeds, options.rank)
+    random = subspaces(found, ["random"], options.densities, options.mask_seeds, options.rank)
+    controls = [name for name in options.masks.split(",") if name != "random"]
+    others = subspaces(found, controls, [options.density], options.mask_seeds, options.rank)
+    own = [
+        {**row, "mask": "the ticket's own"}
+        for row in random["masks"]
+        if name.startswith("ticket") and (row["density"], row["seed"]) == (options.density, options.mask_seed)
+    ]
+    kept = {**random, "masks": [*random["masks"], *own, *others["masks"]]}
     return Looked(name, accuracy, spectrum(found, options.rank), kept)
 
 
@@ -100,7 +108,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=64, help="answered in each state (%(default)s)")
     parser.add_argument("--group", type=int, default=8, help="completions of each (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling")
-    parser.add_argument("--masks", default=MASKS, help="separated by commas")
+    parser.add_argument("--masks", default=MASKS, help="beside random, of the claimed density")
     parser.add_argument("--densities", nargs="+", type=float, default=[0.1, 0.03, 0.01, 0.003, 0.001])
     parser.add_argument("--mask-seeds", type=int, default=5, help="of each mask, from 0")
     parser.add_argument("--rank", type=int, default=4)
