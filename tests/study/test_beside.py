@@ -50,6 +50,9 @@ def test_settings_and_rate_are_the_studys(study: Path, tmp_path: Path) -> None:
 def test_what_is_done_is_found_by_its_settings(study: Path, tmp_path: Path) -> None:
     beside = Beside(study, tmp_path / "runs", tmp_path / "more")
     ticket = beside.settings("arithmetic", seed=0, eval={"problems": 5}, save_every=3)
+    assert beside.done(ticket) is None  # results without the ticket
+    for made in (tmp_path / "runs").glob("arithmetic-*"):
+        (made / "ticket.safetensors").touch()
     found = beside.done(ticket)
     assert found is not None
     assert found.name.startswith("arithmetic-seed0")

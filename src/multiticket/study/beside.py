@@ -89,7 +89,7 @@ class Beside:
         return None
 
     def done(self, config: RunConfig, checkpoints: int = 0) -> Path | None:
-        """A finished run of the study that learned with these settings; None if there is none.
+        """A finished run of the study that learned with these settings; None if there is none, or only its results.
 
         Args:
             checkpoints: how many of them must be there still.
@@ -98,7 +98,13 @@ class Beside:
             self._finished = [] if self._folder is None else finished_runs(self._folder)
         wanted = learned_with(config)
         for found, path in self._finished:
-            if learned_with(found) == wanted and len(RunFolder(path).checkpoints.steps()) >= checkpoints:
+            run = RunFolder(path)
+            made = {"full": run.model, "lora": run.adapter, "ticket": run.ticket}[found.arm]
+            if (
+                learned_with(found) == wanted
+                and made.exists()
+                and len(run.checkpoints.steps()) >= checkpoints
+            ):
                 return path
         return None
 
