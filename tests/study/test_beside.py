@@ -29,9 +29,6 @@ def study(tmp_path: Path) -> Path:
     folder = tmp_path / "runs"
     sweep = made.cells[0].sweep
     make_runs(folder, sweep, lambda config: 50 * float(config.learning_rate), problems=30)
-    from multiticket.study.choice import settled
-
-    assert settled(folder, made.cells[0].runs[0]) is not None  # the choice is made
     make_runs(folder, made.cells[0].runs[:1], lambda config: 0.5, problems=30)
     return tmp_path / "study.yaml"
 
@@ -45,6 +42,17 @@ def test_settings_and_rate_are_the_studys(study: Path, tmp_path: Path) -> None:
     assert beside.settings("arithmetic", arm="full").learning_rate == 1e-4  # no sweep: the usual one
     other = beside.settings("mine:TASK", rates_of="arithmetic", seed=0)
     assert (other.task, other.steps, other.learning_rate) == ("mine:TASK", 7, 1e-2)
+
+
+def test_a_study_s_folder_is_only_read(study: Path, tmp_path: Path) -> None:
+    choices = tmp_path / "runs" / "choices"
+    for file in choices.iterdir():
+        file.unlink()
+    assert (
+        Beside(study, tmp_path / "runs", tmp_path / "more").settings("arithmetic", seed=0).learning_rate
+        == 1e-2
+    )
+    assert not list(choices.iterdir())
 
 
 def test_what_is_done_is_found_by_its_settings(study: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from multiticket.config import RunConfig, build, read_settings
-from multiticket.study.choice import read_choice
+from multiticket.study.choice import read_choice, weigh
 from multiticket.study.grid import Study, load
 from multiticket.study.runner import ERROR
 from multiticket.study.runs import StudyRun, identity, merged
@@ -83,7 +83,7 @@ class Beside:
             assert run.choice is not None
             alike = all(getattr(run.config, name) == getattr(config, name) for name in LIKE)
             if alike and (run.config.model == config.model or config.model not in bases):
-                made = read_choice(self._folder, run.choice)
+                made = read_choice(self._folder, run.choice) or weigh(self._folder, run.choice)
                 if made is not None:
                     return float(made["learning_rate"])
         return None
