@@ -15,6 +15,7 @@ Runs are run folders in --output and single problems' results lie there too: sto
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,17 @@ class Plan:
         return {name: known[name] for name in self.options.remedies if name in known}
 
 
-def measure(plan: Plan, seed: int, options: Any) -> tuple[Composed, list[Combination]]:
+@dataclass(frozen=True)
+class Measured:
     """One seed: its runs, and everything that is measured of them."""
+
+    composed: Composed
+    combinations: list[Combination]
+    runs: dict[str, dict[str, Any]]
+    """What the run of each move says of itself."""
+
+
+def measure(plan: Plan, seed: int, options: Any) -> Measured:
     runs = plan.beside.do(plan.apart(seed), options.jobs, say)
     runs |= plan.beside.do(plan.on_top(seed, runs), options.jobs, say)
     composer = Composer(
@@ -136,7 +146,13 @@ def measure(plan: Plan, seed: int, options: Any) -> tuple[Composed, list[Combina
         lambda line: say(f"seed {seed}: {line}"),
     )
     made = combinations(list(runs), options.factors)
-    return composer.measure(seed, made), made
+    results = {name: RunFolder(path).read_result() or {} for name, path in runs.items()}
+    told = ("learning_rate", "steps", "nnz", "training_seed", "stopped")
+    return Measured(
+        composer.measure(seed, made),
+        made,
+        {name: {key: result.get(key) for key in told} for name, result in results.items()},
+    )
 
 
 def main() -> None:
@@ -173,12 +189,12 @@ def main() -> None:
     refuse_unwritable(options.section)
     plan = Plan(options)
     measured = [measure(plan, seed, options) for seed in options.seeds]
-    found = Found([composed for composed, _ in measured], measured[0][1], options.tasks)
-    finish(section_of(plan, found, options, command_line(parser, options)), options.section)
+    finish(section_of(plan, measured, options, command_line(parser, options)), options.section)
 
 
-def section_of(plan: Plan, found: Found, options: Any, command: str) -> Section:
+def section_of(plan: Plan, measured: Sequence[Measured], options: Any, command: str) -> Section:
     """The section, with what the runs were trained with in words."""
+    found = Found([one.composed for one in measured], measured[0].combinations, options.tasks)
     runs = plan.apart(options.seeds[0])
     words = []
     for letter, task in zip("AB", options.tasks, strict=True):
@@ -197,6 +213,11 @@ def section_of(plan: Plan, found: Found, options: Any, command: str) -> Section:
             f"one ticket of both has {100 * 2 * options.density:g} % of the values (A's positions and B's), both "
             "budgets of steps, and half of B's rate."
         )
+    for one in measured:
+        for name, run in one.runs.items():
+            if run["stopped"]:
+                step, reason = run["stopped"]["step"], run["stopped"]["reason"]
+                notes.append(f"{name} of seed {one.composed.seed} collapsed at step {step} ({reason}).")
     given = (
         "seeds",
         "tasks",
@@ -210,6 +231,7 @@ def section_of(plan: Plan, found: Found, options: Any, command: str) -> Section:
         "beta",
     )
     about = {name: getattr(options, name) for name in given} | {"model": Path(plan.model).name}
+    about["runs"] = [one.runs for one in measured]
     return composition_section(found, TOGETHER, parameters, command, notes, about)
 
 

@@ -84,6 +84,8 @@ def test_the_numbers_are_those_that_were_measured() -> None:
     difference = section.numbers["judged"]["together"]["names"]
     assert difference["difference"] == pytest.approx(-0.1)
     assert difference["worse"]
+    off_over_own = {row[0]: row[-1] for row in section.tables[1].rows}
+    assert off_over_own == {"A": pytest.approx(0.333), "B": 0.375}
     scores = {row[0]: row for row in section.tables[0].rows}
     assert "B × 0.5" not in scores
     assert scores["together"][6] == 60.0

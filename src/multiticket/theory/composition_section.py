@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -203,16 +204,21 @@ def _scores(found: Found, judged: dict[str, list[Judged]]) -> Table:
 def _drift(found: Found) -> Table:
     """How far each move goes, in the weights and in the policy."""
     kls = [f"KL from base, {task}" for task in found.tasks]
+    trained_on = {own: place for one in found.combinations.values() for place, own in enumerate(one.apart)}
     rows: list[list[Entry]] = []
     for name in found.singles:
         sizes = [found.number("sizes", name, key) for key in ("relative", "relative_there")]
         moved = round(found.number("sizes", name, "moved"))
         kl = [found.number("kl_from_base", name, task, "completion") for task in found.tasks]
-        rows.append([name, moved, *(_short(value) for value in (*sizes, *kl))])
+        row: list[Entry] = [name, moved, *(_short(value) for value in (*sizes, *kl))]
+        off = (
+            None if name not in trained_on else kl[1 - trained_on[name]] / (kl[trained_on[name]] or math.inf)
+        )
+        rows.append([*row, None if off is None else _short(off)])
     return Table(
         caption="How far each move goes: changed values, its norm over that of all weights and of the changed ones, "
-        "and KL(base || it) in nats a completion on either task",
-        columns=["move", "values", "of weights", "of changed", *kls],
+        "and KL(base || it) in nats a completion on either task; last, that off its own task over that on it",
+        columns=["move", "values", "of weights", "of changed", *kls, "off / own"],
         rows=rows,
     )
 
