@@ -34,6 +34,7 @@ def _program(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> 
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
     return module
