@@ -13,6 +13,7 @@ from pathlib import Path
 
 from multiticket.bench.section import read_bench, step_cost_section
 from multiticket.cli.program import finish, program_parser, run_program
+from multiticket.train.run_folder import read_json
 
 COMMAND = "python benchmarks/step_cost_section.py"
 
@@ -23,7 +24,8 @@ def main() -> None:
         "--results", type=Path, default=Path("docs/results"), help="the folder of measurements"
     )
     options = parser.parse_args()
-    files = [options.results / "step_cost.json", *sorted(options.results.glob("step_cost_gpu_*.json"))]
+    gpus = sorted(options.results.glob("step_cost_gpu_*.json"))
+    files = [options.results / "step_cost.json", *(file for file in gpus if "sweep" not in read_json(file))]
     finish(step_cost_section([read_bench(file) for file in files], COMMAND), options.section)
 
 
