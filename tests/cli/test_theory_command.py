@@ -90,6 +90,12 @@ def test_subspace(toy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[
         (["fisher", "--gradient", "newton"], "give policy or score"),
         (["fisher", "--memory", "0"], "--memory takes a number of GiB above 0"),
         (["fisher", "--task", "chess"], "Unknown task 'chess'"),
+        (
+            ["fisher", "tiny-qwen2", "--ticket", "t.safetensors"],
+            "Give one of MODEL, --ticket and --checkpoint",
+        ),
+        (["fisher", "--ticket", "t.safetensors"], "There is no ticket t.safetensors."),
+        (["subspace", "--checkpoint", "run/checkpoints/step-2"], "There is no checkpoint run"),
         (["subspace", "--densities", "0.1,2"], "A density lies above 0 and at most at 1, unlike 2."),
         (["subspace", "--densities", "few"], "--densities takes numbers separated by commas"),
         (["subspace", "--masks", "middle"], "There is no mask 'middle'"),
@@ -142,3 +148,39 @@ def test_runs(toy_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     code, out, err = _run(["kl", "--before", runs[0], "--after", runs[1], *few], capsys)
     assert code == 0, err
     assert "nats a completion" in out
+
+
+def test_trained_states(toy_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run, its ticket and its last checkpoint are one state; the first checkpoint, the base and a full run others."""
+    from small_runs import small
+
+    from multiticket.train.run import run_training
+
+    settings = {"steps": 2, "save_every": 1, "keep_last": 2, "eval_every": None}
+    run, full = tmp_path / "toy", tmp_path / "full"
+    run_training(small(toy_model_folder, **settings), run, show_progress=False)
+    run_training(small(toy_model_folder, "full", **settings), full, show_progress=False)
+    places = {
+        "run": [str(run)],
+        "ticket": ["--ticket", str(run / "ticket.safetensors")],
+        "end": ["--checkpoint", str(run / "checkpoints" / "step-2")],
+        "middle": ["--checkpoint", str(run / "checkpoints" / "step-1")],
+        "base": [str(toy_model_folder), "--task", "toy_task:TASK"],
+        "full": [str(full)],
+    }
+    few, found = ["--problems", "4", "--group", "3", "--rank", "1", "--gradient", "score"], {}
+    for name, place in places.items():
+        file = tmp_path / f"{name}.json"
+        code, _, err = _run(["fisher", *place, *few, "--json", str(file)], capsys)
+        assert code == 0, err
+        found[name] = json.loads(file.read_text())
+        assert found[name]["task"] == "toy_task:TASK"
+    spectra = {name: tuple(one["eigenvalues"]) for name, one in found.items()}
+    assert spectra["run"] == spectra["ticket"]
+    assert spectra["run"] == pytest.approx(spectra["end"], rel=1e-4)
+    assert len({spectra[name] for name in ("run", "middle", "base", "full")}) == 4
+    file = tmp_path / "s.json"
+    masks = ["--masks", "random", "--densities", "0.5", "--mask-seeds", "1", "--json", str(file)]
+    code, _, err = _run(["subspace", *places["middle"], *few, *masks], capsys)
+    assert code == 0, err
+    assert json.loads(file.read_text())["samples"] == 12

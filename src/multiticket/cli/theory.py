@@ -18,8 +18,18 @@ if TYPE_CHECKING:
 PICTURES = (".svg", ".png", ".pdf")
 MASKS = "random,first-layer,last-layer,attention,mlp,columns,magnitude,fisher"
 
-MODEL = Annotated[str, typer.Argument(help="A shipped base, a checkpoint folder, or a hub name.")]
-TASK = Annotated[str, typer.Option(help="Whose problems are answered.")]
+MODEL = Annotated[
+    str | None,
+    typer.Argument(
+        help="A shipped base (default tiny-qwen2), a model's folder, a hub name, or a finished run."
+    ),
+]
+TICKET = Annotated[Path | None, typer.Option(help="Instead of a base: a ticket, on the base it names.")]
+CHECKPOINT = Annotated[Path | None, typer.Option(help="Instead of a base: a run's checkpoints/step-N.")]
+TASK = Annotated[
+    str | None,
+    typer.Option(help="Whose problems are answered; default the run's or ticket's, else arithmetic."),
+]
 GRADIENT = Annotated[
     str, typer.Option(help="policy: advantage times grad log p; score: grad log p (the Fisher matrix's).")
 ]
@@ -108,7 +118,7 @@ def predict(
 ) -> None:
     """Whether what runs' masks keep before training goes with the accuracy after it: rank correlations over runs."""
     _refuse_before_measuring(json, plot)
-    sampling = _sampling("", "", gradient, split, problems, group, seed, memory)
+    sampling = _sampling("", None, gradient, split, problems, group, seed, memory)
     from multiticket.cli.theory_tables import print_prediction
     from multiticket.theory.prediction import prediction
 
@@ -146,8 +156,10 @@ def updates(
 
 
 def fisher(
-    model: MODEL = "tiny-qwen2",
-    task: TASK = "arithmetic",
+    model: MODEL = None,
+    ticket: TICKET = None,
+    checkpoint: CHECKPOINT = None,
+    task: TASK = None,
     gradient: GRADIENT = "policy",
     split: SPLIT = "validation",
     problems: PROBLEMS = 32,
@@ -159,7 +171,9 @@ def fisher(
     plot: PLOT = None,
 ) -> None:
     """Spectrum of the per-completion gradients, beside noise, and how the leading directions lie in the parameters."""
-    sampling = _sampling(model, task, gradient, split, problems, group, seed, memory)
+    sampling = _sampling(
+        _place(model, ticket, checkpoint), task, gradient, split, problems, group, seed, memory
+    )
     _refuse_before_measuring(json, plot)
     from multiticket.theory.fisher import measured, spectrum
 
@@ -175,8 +189,10 @@ def fisher(
 
 
 def subspace(
-    model: MODEL = "tiny-qwen2",
-    task: TASK = "arithmetic",
+    model: MODEL = None,
+    ticket: TICKET = None,
+    checkpoint: CHECKPOINT = None,
+    task: TASK = None,
     masks: Annotated[str, typer.Option(help="What to compare, separated by commas.")] = MASKS,
     densities: Annotated[str, typer.Option(help="Separated by commas.")] = "0.1,0.01,0.001",
     mask_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each mask, from 0.")] = 3,
@@ -191,7 +207,9 @@ def subspace(
     plot: PLOT = None,
 ) -> None:
     """How much of the gradients' geometry masks keep, beside what random sampling should lose."""
-    sampling = _sampling(model, task, gradient, split, problems, group, seed, memory)
+    sampling = _sampling(
+        _place(model, ticket, checkpoint), task, gradient, split, problems, group, seed, memory
+    )
     dense = _densities(densities)
     _refuse_before_measuring(json, plot)
     from multiticket.theory.fisher import mean_over_seeds, measured, subspaces
@@ -209,8 +227,29 @@ def subspace(
         draw_subspaces(result, means, plot)
 
 
+def _place(model: str | None, ticket: Path | None, checkpoint: Path | None) -> str:
+    """Where the weights are whose gradients are looked at."""
+    given = [str(place) for place in (model, ticket, checkpoint) if place is not None]
+    if len(given) > 1:
+        raise ValueError(
+            "Give one of MODEL, --ticket and --checkpoint: a ticket or checkpoint names its base."
+        )
+    if ticket is not None and not ticket.is_file():
+        raise ValueError(f"There is no ticket {ticket}.")
+    if checkpoint is not None and not checkpoint.is_dir():
+        raise ValueError(f"There is no checkpoint {checkpoint}: give a run's checkpoints/step-N folder.")
+    return given[0] if given else "tiny-qwen2"
+
+
 def _sampling(
-    model: str, task: str, gradient: str, split: str, problems: int, group: int, seed: int, memory: float
+    model: str,
+    task: str | None,
+    gradient: str,
+    split: str,
+    problems: int,
+    group: int,
+    seed: int,
+    memory: float,
 ) -> Sampling:
     if not memory > 0:
         raise ValueError(f"--memory takes a number of GiB above 0, not {memory:g}.")

@@ -34,6 +34,14 @@ def read_choice(folder: Path, choice: Choice) -> dict[str, Any] | None:
 
 def make_choice(folder: Path, choice: Choice) -> dict[str, Any] | None:
     """Decide and keep it; None where a run of the sweep has no result yet."""
+    made = weigh(folder, choice)
+    if made is not None:
+        write_json(_path(folder, choice), made)
+    return made
+
+
+def weigh(folder: Path, choice: Choice) -> dict[str, Any] | None:
+    """What the sweep decides, without keeping it; None where one of its runs has no result yet."""
     results: dict[float, list[tuple[StudyRun, dict[str, Any]]]] = {}
     for run in choice.sweep:
         result = RunFolder(folder / run.name).read_result()
@@ -49,9 +57,7 @@ def make_choice(folder: Path, choice: Choice) -> dict[str, Any] | None:
         }
         for rate, found in sorted(results.items())
     ]
-    made = decide(candidates)
-    write_json(_path(folder, choice), made)
-    return made
+    return decide(candidates)
 
 
 def decide(candidates: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from multiticket.train.files import write_text
+
 Verdict = Literal["reproduced", "not reproduced", "not decided", "not testable here"]
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "not reproduced", "not decided", "not testable here")
 Entry = str | int | float | None
@@ -138,3 +140,8 @@ def read_section(path: Path) -> Section:
         place = ".".join(str(part) for part in first["loc"]) or "it"
         message = first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{path} does not hold a report's section: {place}: {message}.") from None
+
+
+def write_section(path: Path, section: Section) -> None:
+    """Write it for `read_section`, whole or not at all."""
+    write_text(path, section.model_dump_json(indent=2) + "\n")

@@ -7,24 +7,31 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from multiticket.study.grid import load
 from multiticket.study.runner import work
+from multiticket.study.runs import StudyRun
 
 
 def main() -> None:
+    study, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    work_for(os.getppid(), folder, load(study).runs)
+
+
+def work_for(parent: int, folder: Path, runs: Sequence[StudyRun]) -> None:
+    """Do what is missing of `runs`; stop, with a checkpoint, when the process `parent` is gone."""
     from multiticket.train.interrupt import RunInterrupted
 
-    threading.Thread(target=_stop_with_parent, args=(os.getppid(),), daemon=True).start()
-    study, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    threading.Thread(target=stop_with_parent, args=(parent,), daemon=True).start()
     try:
-        work(folder, load(study).runs)
+        work(folder, runs)
     except RunInterrupted as interrupted:
         sys.exit(interrupted.code)
 
 
-def _stop_with_parent(parent: int) -> None:
+def stop_with_parent(parent: int) -> None:
     """Ask this process to stop, as its parent would have, when the parent is gone."""
     while os.getppid() == parent:
         time.sleep(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from multiticket.train.quiet import hush, hush_loaded
@@ -30,8 +30,9 @@ from multiticket.theory.spectrum import (  # noqa: E402
     noise_rank,
     population_rank,
 )
+from multiticket.theory.states import find_state  # noqa: E402
 from multiticket.theory.subspace import kept, predicted_error_of  # noqa: E402
-from multiticket.train.models import load_model  # noqa: E402
+from multiticket.train.subject import DEFAULT_TASK  # noqa: E402
 
 KINDS_OF_GRADIENT = ("policy", "score")
 
@@ -41,7 +42,9 @@ class Sampling:
     """Whose gradients, of what."""
 
     model: str
-    task: str
+    """The place of a state (`states.find_state`): a base, or what was trained of one."""
+    task: str | None
+    """None: the state's own, ``arithmetic`` for a model."""
     gradient: str
     """``policy``: A_i grad log p_i; ``score``: grad log p_i."""
     split: str
@@ -85,8 +88,11 @@ def measured(sampling: Sampling) -> Measured:
     if sampling.gradient not in KINDS_OF_GRADIENT:
         raise ValueError(f"There is no gradient {sampling.gradient!r}: give policy or score.")
     hush_loaded()
+    state = find_state(sampling.model)
+    sampling = replace(sampling, task=sampling.task or state.task)
+    assert sampling.task is not None
     task = tasks.get(sampling.task)
-    model, tokenizer = load_model(sampling.model)
+    model, tokenizer = state.load()
     return measured_on(sampling, model, tokenizer, task)
 
 
@@ -161,7 +167,9 @@ def subspaces(
 ) -> dict[str, Any]:
     """What each control mask keeps at each density, over mask seeds 0 ... `seeds` - 1, as plain JSON."""
     wanted = {
-        (control, density, seed): settings(control, density, seed, found.sampling.model, found.sampling.task)
+        (control, density, seed): settings(
+            control, density, seed, found.sampling.model, found.sampling.task or DEFAULT_TASK
+        )
         for control in controls
         for density in densities
         for seed in range(seeds)
