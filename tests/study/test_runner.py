@@ -52,6 +52,23 @@ def test_runs_are_done_once_and_gathered_in_a_table(study: Study, tmp_path: Path
     assert [row["seed"] for row in back] == [0, 1]
 
 
+def test_a_base_is_measured_once_by_a_process_that_does_many_runs(study: Study, tmp_path: Path, monkeypatch):
+    import multiticket.train.run as engine
+
+    real, measured = engine.evaluate, []
+
+    def counting(*args, **kwargs):
+        measured.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(engine, "evaluate", counting)
+    work(tmp_path, study.runs)
+    assert len(measured) == 3  # the base, and each ticket
+    first, second = (tmp_path / run.name for run in study.runs)
+    for name in ("eval-before.json", RunFolder(first).problems("before").name):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
 def test_an_error_ends_the_run_and_not_the_study(study: Study, tmp_path: Path, monkeypatch):
     import multiticket.train.run as engine
 
