@@ -99,6 +99,17 @@ def test_a_verdict_waits_for_all_runs(tmp_path: Path):
     assert answers(study, tmp_path, "c")[0].notes[1] == f"{study.runs[-1].name} failed: no luck"
 
 
+def test_a_verdict_does_not_wait_for_runs_that_nothing_is_compared_with(tmp_path: Path):
+    full = {**FULL, "task": ["arithmetic", "alphabet_sort"]}
+    study = study_of(
+        full, {"label": "ticket", "seed": [0, 1, 2]}, kind="compare", reference="full", cell="ticket"
+    )
+    make_runs(tmp_path, [run for run in study.runs if run.config.task == "arithmetic"], lambda config: 0.8)
+    section = answers(study, tmp_path, "multiticket study run study.yaml")[0]
+    assert section.verdict == "reproduced"
+    assert not any("waits" in note for note in section.notes)
+
+
 def test_masks_are_judged_at_once_and_told_from_training_seeds(tmp_path: Path):
     masks = {"label": "masks", "seed": list(range(8))}
     seeds = {"label": "seeds", "seed": 0, "training_seed": [1, 2, 3, 4]}

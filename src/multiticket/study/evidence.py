@@ -80,13 +80,29 @@ class Evidence:
         """The finished runs of a cell; those that are yet to be measured elsewhere among them."""
         return self.finished(self.study.cell(label).runs)
 
-    def progress(self, labels: Iterable[str], elsewhere: bool = False) -> tuple[int, int]:
+    def progress(
+        self, labels: Iterable[str], elsewhere: bool = False, reference: str | None = None
+    ) -> tuple[int, int]:
         """How many runs of some cells are finished, their sweeps included, and how many there are.
 
         Args:
             elsewhere: count a run only when it is measured on the other tasks too.
+            reference: the label of what the other cells are compared with: of its runs those count that are on a task
+                and base of theirs.
         """
-        runs = {run.name: run for label in labels for run in self._all(label)}
+        every = {label: self._all(label) for label in labels}
+        beside = {
+            (run.config.task, run.config.model)
+            for label, runs in every.items()
+            if label != reference
+            for run in runs
+        }
+        runs = {
+            run.name: run
+            for label, own in every.items()
+            for run in own
+            if label != reference or not beside or (run.config.task, run.config.model) in beside
+        }
         finished = self.finished(runs.values())
         done = [one for one in finished if not elsewhere or is_done(self.folder, one.run)]
         return len(done), len(runs)

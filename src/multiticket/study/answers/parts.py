@@ -157,7 +157,7 @@ def verdict_of_all(sides: Sequence[Side], complete: bool) -> Verdict:
 
 def unfinished(question: Question, evidence: Evidence, elsewhere: bool = False) -> list[str]:
     """A note where runs that the question looks at are missing; a verdict waits for them."""
-    done, of = evidence.progress(question.labels, elsewhere)
+    done, of = evidence.progress(question.labels, elsewhere, question.options.get("reference"))
     if done == of:
         return []
     notes = [f"{done} of the {of} runs that this looks at are finished; the verdict waits for the others."]
