@@ -12,6 +12,8 @@ TOKENIZER = build_tokenizer()
 class Scripted:
     """Generates "1" greedily, and for each prompt "3" in the first of its samples and "0" in the others."""
 
+    device = torch.device("cpu")
+
     def generate(
         self, input_ids: torch.Tensor, num_return_sequences: int = 1, **settings: object
     ) -> torch.Tensor:
