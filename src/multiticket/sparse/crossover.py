@@ -33,13 +33,13 @@ class Cost(NamedTuple):
 
 
 CPU_COST = {
-    ("native", torch.float32): Cost(per_edge=30.0, per_density=6.0, constant=0.02),
-    ("native", torch.bfloat16): Cost(per_edge=30.0, per_density=6.0, constant=0.02),
-    ("sampled", torch.float32): Cost(per_edge=43.0, per_density=6.0, constant=0.05),
+    ("native", torch.float32): Cost(per_edge=42.1, per_density=2.37, constant=-0.034),
+    ("native", torch.bfloat16): Cost(per_edge=23.9, per_density=2.72, constant=0.011),
+    ("sampled", torch.float32): Cost(per_edge=152.5, per_density=3.67, constant=0.066),
+    ("sampled", torch.bfloat16): Cost(per_edge=76.7, per_density=5.22, constant=0.329),
 }
-"""By way and dtype of the operands; ``sampled`` for every other dtype is taken as fp32's. Laid by hand, not yet fitted:
-``native`` from one total over a 36M Qwen2's layers (1 %, 1,024 tokens, fp32, one core; bf16 is taken to be alike),
-``sampled`` through five shapes at 1 % (0.64 to 0.90 of the dense product at 128 x 128, 0.18 at 8192 x 512)."""
+"""By way and dtype of the operands; ``sampled`` for every other dtype is taken as fp32's. Fitted to 48 cases each, six
+shapes at densities from 0.1 % to 10 %, on two cores (``docs/results/gradient_paths.json``)."""
 
 
 def choose_method(
