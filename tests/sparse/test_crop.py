@@ -83,7 +83,7 @@ def test_the_methods_are_reported_and_can_be_set():
     model = nn.ModuleDict(
         {"table": nn.Embedding(30, 8), "norm": nn.LayerNorm(8), "up": nn.Linear(600, 500, bias=False)}
     )
-    attachment = mt.attach(model, mt.Mask.random(model, 0.2))
+    attachment = mt.attach(model, mt.Mask.random(model, 0.5))
     assert attachment.gradient_methods() == {
         "table.weight": "lookup",
         "norm.weight": "dense",
