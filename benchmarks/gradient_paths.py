@@ -6,7 +6,7 @@
 Each case is a shape, a density, a number of tokens and a dtype. In each round every way runs once, in a new random
 order, in one process; reported are the medians over rounds of the ratios to the dense product within a round. ``--fit``
 prints the ``Cost`` of each way and dtype, fitted by least squares to its time over that of ``blocks``: what
-``COSTS`` should hold. On a GPU the layers are those of Qwen2.5-0.5B and 1.5B, and beside each way's time stand the
+``CPU_COST`` should hold. On a GPU the layers are those of Qwen2.5-0.5B and 1.5B, and beside each way's time stand the
 operations and bytes a second that it needs at least, next to what the card does in the same run: a matrix product of
 8,192 x 8,192 x 8,192 and a copy.
 """

@@ -19,6 +19,10 @@ RATE_TIMES_DENSITY = 1e-4
 """What the shipped bases learn well with: runs of every density lie on one curve over rate x density."""
 LORA_RATE_TIMES_ALPHA = 1e-2
 """For LoRA: what a first step moves goes by rate x alpha, whatever the rank, since its ranks move together."""
+WATCHING = frozenset(
+    {"eval", "eval_every", "samples_every", "keep_last", "report_to", "stop_on_collapse", "collapse"}
+)
+"""Settings that change what is seen of a run, and not what it learns: a ticket does not name them."""
 
 
 class EvalConfig(BaseModel):

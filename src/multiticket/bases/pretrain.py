@@ -108,7 +108,7 @@ ARCHITECTURES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
         },
     ),
 }
-"""The configuration's class, and where it differs from 4 layers of width 128 with 4 heads: 1.06, 25.3, 1.08 and 3.34 M
+"""The configuration's class, and where it differs from 4 layers of width 128 with 4 heads: 1.06, 25.2, 1.08 and 3.34 M
 parameters. The third has a head of its own, the fourth grouped keys and normalised queries."""
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +13,7 @@ from multiticket.sparse.connect import ConnectedView
 from multiticket.sparse.crop import Crop, crop, row_starts
 from multiticket.sparse.crossover import choose_method
 from multiticket.sparse.distributed import is_sharded, local, own_entries, own_share, whole
-from multiticket.sparse.scale import masked_vector
+from multiticket.sparse.scale import connected_view
 
 
 class MaskedWeight:
@@ -158,8 +156,7 @@ class MaskedWeight:
         view = None if self._view is None else self._view()
         source = (id(dense), id(self.values))
         if view is None or self._view_of != source or view.data_ptr() != dense.data_ptr():
-            connect: Callable[..., Any] = masked_vector if dense.dim() == 1 else ConnectedView.apply
-            view = connect(self.values, dense, self.positions)
+            view = connected_view(self.values, dense, self.positions)
             if dense.dim() == 2:
                 view._masked_weight = self  # for TRL's fused head, which reads the weight by itself
             self._view, self._view_of = weakref.ref(view), source

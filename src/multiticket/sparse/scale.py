@@ -69,6 +69,13 @@ class MaskedVector(Tensor):
         return plain and x.dim() > 1 and x.shape[-1] == self.shape[0] and torch.is_grad_enabled()
 
 
+def connected_view(values: Tensor, dense: Tensor, positions: Tensor) -> Any:
+    """``dense`` connected to its ``values`` (k,) at ``positions``, for any reader; a vector knows how to scale."""
+    if dense.dim() == 1:
+        return masked_vector(values, dense, positions)
+    return ConnectedView.apply(values, dense, positions)
+
+
 def masked_vector(values: Tensor, dense: Tensor, positions: Tensor) -> Tensor:
     """The vector ``dense`` (features,), connected to its ``values`` (k,) at ``positions``."""
     vector = ConnectedView.apply(values, dense, positions).as_subclass(MaskedVector)

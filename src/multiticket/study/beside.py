@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from multiticket.config import RunConfig, build, read_settings
+from multiticket.config import WATCHING, RunConfig, build, read_settings
 from multiticket.study.choice import read_choice, weigh
 from multiticket.study.grid import Study, load
 from multiticket.study.runner import ERROR
@@ -16,17 +16,6 @@ from multiticket.study.runs import StudyRun, identity, merged
 from multiticket.study.worker import work_for
 from multiticket.train.run_folder import RunFolder
 
-WATCHING = {
-    "eval",
-    "eval_every",
-    "samples_every",
-    "save_every",
-    "keep_last",
-    "report_to",
-    "stop_on_collapse",
-    "collapse",
-}
-"""Settings that do not change what a finished run has learned."""
 LIKE = ("arm", "method", "density", "grpo")
 """Settings that runs of one rate share, beside task and base."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -155,8 +144,8 @@ def finished_runs(folder: Path) -> list[tuple[RunConfig, Path]]:
 
 
 def learned_with(config: RunConfig) -> dict[str, Any]:
-    """The settings that decide what a run learns, as plain JSON."""
-    return config.model_dump(mode="json", exclude=WATCHING)
+    """The settings that decide what a finished run has learned, as plain JSON."""
+    return config.model_dump(mode="json", exclude={*WATCHING, "save_every"})
 
 
 def perform_all(folder: Path, runs: tuple[StudyRun, ...], jobs: int) -> None:

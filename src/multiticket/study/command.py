@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import Any
 
-from multiticket.config import EvalConfig, RunConfig, build
+from multiticket.config import WATCHING, EvalConfig, RunConfig, build
 
 OPTIONS = (
     "task",
@@ -35,7 +35,8 @@ OPTIONS = (
 )
 """Settings that ``multiticket train`` takes as options and that change what a run comes to."""
 MEASURED = ("split", "problems", "samples")
-WATCHING = ("keep_last", "samples_every", "report_to", "stop_on_collapse", "collapse")
+UNSAID = {*WATCHING} - {"eval", "eval_every"}
+"""Settings that the command leaves out: what a run is measured on is said, and what else is seen of it is not."""
 
 
 def rerun_command(config: RunConfig, config_file: str) -> str:
@@ -62,7 +63,7 @@ def rerun_command(config: RunConfig, config_file: str) -> str:
     for name, value in config.grpo.items():
         words += ["--set", f"{name}={_text(value)}"]
     again = build({**given, "eval": measured, "grpo": config.grpo})
-    if again.model_dump(exclude=set(WATCHING)) != config.model_dump(exclude=set(WATCHING)):
+    if again.model_dump(exclude=UNSAID) != config.model_dump(exclude=UNSAID):
         return shlex.join(["multiticket", "train", "--config", config_file, "--output", "again"])
     return shlex.join(words)
 

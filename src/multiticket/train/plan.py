@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from multiticket import bases
 from multiticket.mask import Mask
-from multiticket.sparse.blocks import DEVICE_BLOCK_ENTRIES
+from multiticket.sparse.blocks import rows_of_a_block
 from multiticket.sparse.factored import factors_under_hooks
 from multiticket.train.plan_activations import FULL_ROWS, PADDED_ROWS, cache_bytes, saved_by_forward
 from multiticket.train.plan_arms import STATE, make_full, make_lora, make_ticket, values_per_rank
@@ -236,7 +236,7 @@ def fused_head_bytes(tokens: int, vocabulary: int, width: int, itemsize: int, ar
     if arm == "full":
         return tile + hidden + vocabulary * width * 4
     if arm == "ticket":
-        rows = min(vocabulary, max(1, DEVICE_BLOCK_ENTRIES // width))
+        rows = min(vocabulary, rows_of_a_block(width, torch.device("cuda")))
         block = rows * width * 2 * 4 + min(tokens, TILE[0]) * rows * itemsize
         return hidden + max(tile, block + tokens * width * 4)
     return tile + hidden

@@ -16,11 +16,10 @@ from transformers.pytorch_utils import Conv1D
 from multiticket.mask import Mask
 from multiticket.mask.names import masked_candidates
 from multiticket.sparse.attachment import find_readers
-from multiticket.sparse.connect import ConnectedView
 from multiticket.sparse.crop import crop, row_starts
 from multiticket.sparse.layers import convert
 from multiticket.sparse.masked_weight import MaskedWeight
-from multiticket.sparse.scale import masked_vector
+from multiticket.sparse.scale import connected_view
 
 STATE = ("weights", "buffers", "values", "gradients", "moments", "positions", "bookkeeping")
 """Components of a model's state, in the order they are shown."""
@@ -51,8 +50,7 @@ class PlannedWeight(MaskedWeight):
 
     def connected(self) -> Tensor:
         dense = self.dense
-        connect = masked_vector if dense.dim() == 1 else ConnectedView.apply
-        return connect(self.values, dense, self.positions) if self.trains else dense
+        return connected_view(self.values, dense, self.positions) if self.trains else dense
 
 
 def make_full(model: nn.Module) -> dict[str, int]:

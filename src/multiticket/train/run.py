@@ -20,7 +20,7 @@ import torch  # noqa: E402
 from transformers.trainer_callback import PrinterCallback  # noqa: E402
 
 from multiticket import tasks  # noqa: E402
-from multiticket.config import RunConfig  # noqa: E402
+from multiticket.config import WATCHING, RunConfig  # noqa: E402
 from multiticket.mask import masked_candidates  # noqa: E402
 from multiticket.sparse import Attachment, attach  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
@@ -48,17 +48,6 @@ from multiticket.train.start import attach_start  # noqa: E402
 from multiticket.train.trackers import check_installed  # noqa: E402
 from multiticket.train.trainer import RLVRTrainer, grpo_config  # noqa: E402
 from multiticket.train.validation import best_step  # noqa: E402
-
-WATCHING = {
-    "eval",
-    "eval_every",
-    "samples_every",
-    "keep_last",
-    "report_to",
-    "stop_on_collapse",
-    "collapse",
-}
-"""Settings that change what is seen of a run, and not what it learns: a ticket does not name them."""
 
 
 def run_training(
@@ -272,7 +261,7 @@ class _Run:
                 self.model.save_pretrained(folder)
                 self.tokenizer.save_pretrained(folder)
             return self.folder.model
-        settings = self.config.model_dump(mode="json", exclude=WATCHING)
+        settings = self.config.model_dump(mode="json", exclude={*WATCHING})
         settings["learning_rate"] = self.learning_rate
         if stopped is not None:
             settings |= {"steps": stopped["kept_step"], "stopped": stopped}
