@@ -12,9 +12,9 @@ import pytest
 
 from multiticket.bench import measure as measuring
 from multiticket.bench.arms import Arm
-from multiticket.bench.results import SWEPT, Conditions, compare, sweep
+from multiticket.bench.results import Conditions, run, sweep
 from multiticket.bench.shapes import choose_shape
-from multiticket.bench.show import draw, sweep_table, table
+from multiticket.bench.show import caption, draw, sweep_table, table
 from multiticket.bench.worker import Setup, Subject
 from multiticket.cli import main
 
@@ -163,6 +163,21 @@ def test_a_sweep_has_a_point_for_each_value(
     assert len(sweep_table(result).splitlines()) == 2 + len(SWEPT[name])
     draw(result, tmp_path / "sweep.png")
     assert os.path.getsize(tmp_path / "sweep.png") > 1000
+
+
+def test_all_arms_are_compiled_or_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def watched(setups: Any, rounds: int, threads: int, say: Any) -> list[dict[str, Any]]:
+        seen.extend(setup.compiled for setup in setups)
+        return fake_measure(setups, rounds, threads, say)
+
+    monkeypatch.setattr("multiticket.bench.results.measure", watched)
+    conditions = Conditions(SHAPE, 4, 16, "float32", "cpu", threads=1, rounds=2, compiled=True)
+    result = run(conditions, ["floor", "full", "ticket"], [0.01], lambda line: None)
+    assert seen == [True] * 3
+    assert ", compiled, 2 rounds" in caption(result)
+    assert "compiled" not in caption({**result, "compiled": False})
 
 
 def test_the_table_by_value() -> None:

@@ -42,6 +42,7 @@ class Conditions:
     device: str
     threads: int
     rounds: int
+    compiled: bool = False
 
 
 def run(
@@ -51,7 +52,10 @@ def run(
     _check(conditions)
     shape, batch, tokens = conditions.shape, conditions.batch, conditions.tokens
     arms = choose_arms(shape, kinds, densities)
-    setups = [Setup(shape, arm, batch, tokens, conditions.dtype, conditions.device) for arm in arms]
+    setups = [
+        Setup(shape, arm, batch, tokens, conditions.dtype, conditions.device, conditions.compiled)
+        for arm in arms
+    ]
     measured = measure(setups, conditions.rounds, conditions.threads, say)
     for arm, fields in zip(arms, measured, strict=True):
         operations = predict(shape, arm, batch, tokens)

@@ -62,6 +62,7 @@ def caption(conditions: Mapping[str, Any]) -> str:
     """What was measured, in a sentence's half."""
     shape = conditions["shape"]
     place = "one GPU" if conditions["device"] == "cuda" else f"{conditions['threads']} CPU threads"
+    place += ", compiled" if conditions.get("compiled") else ""
     return (
         f"Qwen2 of {conditions['parameters'] / 1e6:.1f} M parameters ({shape['layers']} layers, width "
         f"{shape['width']}, vocabulary {shape['vocabulary']:,}), {conditions['batch']} x {conditions['tokens']} "

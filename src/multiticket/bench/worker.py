@@ -31,6 +31,8 @@ class Setup:
     tokens: int
     dtype: str
     device: str
+    compiled: bool = False
+    """Whether the model goes through ``torch.compile``; its first step, not timed, takes the compiling."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -131,6 +133,8 @@ class Subject:
         self.resident_before = high_water()
         model, trained = prepare(setup.arm, setup.shape, model)
         self.trained = sum(parameter.numel() for parameter in trained)
+        if setup.compiled:
+            model.compile()
         self.step = make_step(setup, model, trained)
         for _ in range(2):  # makes the moments, and what is made when first asked for
             self.step()

@@ -43,6 +43,9 @@ def bench(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of each process; default: all cores.")] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Measure every arm under torch.compile.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Also write every number here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw it, as a PNG.")] = None,
 ) -> None:
@@ -79,6 +82,7 @@ def bench(
         device=device,
         threads=_cores() if threads is None else threads,
         rounds=(SWEEP_ROUNDS if sweep else ROUNDS) if rounds is None else rounds,
+        compiled=compiled,
     )
     if sweep:
         swept = None if values is None else _numbers(values, "values")
