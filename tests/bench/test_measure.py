@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from multiticket.bench import measure as measuring
+from multiticket.bench import results
 from multiticket.bench.arms import Arm
-from multiticket.bench.results import Conditions, run, sweep
+from multiticket.bench.results import SWEPT, Conditions, compare, sweep
 from multiticket.bench.shapes import choose_shape
 from multiticket.bench.show import caption, draw, sweep_table, table
 from multiticket.bench.worker import Setup, Subject
@@ -174,7 +175,7 @@ def test_all_arms_are_compiled_or_none_is(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr("multiticket.bench.results.measure", watched)
     conditions = Conditions(SHAPE, 4, 16, "float32", "cpu", threads=1, rounds=2, compiled=True)
-    result = run(conditions, ["floor", "full", "ticket"], [0.01], lambda line: None)
+    result = results.run(conditions, ["floor", "full", "ticket"], [0.01], lambda line: None)
     assert seen == [True] * 3
     assert ", compiled, 2 rounds" in caption(result)
     assert "compiled" not in caption({**result, "compiled": False})
