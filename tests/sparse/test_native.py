@@ -60,6 +60,24 @@ def test_neither_repeating_nor_layout_changes_a_bit(monkeypatch):
 
 
 @needs_compiler
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 90),
+    columns=st.integers(1, 90),
+    tokens=st.integers(1, 150),
+    dtype=st.sampled_from(native.DTYPES),
+    strided=st.booleans(),
+)
+def test_an_input_of_two_factors_gives_the_bits_of_their_product(rows, columns, tokens, dtype, strided):
+    dy, x, positions, starts = masked_product(rows, columns, tokens, rows * columns // 2, dtype)
+    times = torch.randn(2 * tokens, columns)[:: 2 if strided else 1][:tokens].to(dtype)
+    if not strided:
+        times = times.contiguous()
+    found = native.native(dy, x, positions, starts, times)
+    assert torch.equal(found, native.native(dy, x * times, positions, starts))
+
+
+@needs_compiler
 def test_infinities_and_nans_are_not_swallowed():
     dy, x, positions, starts = masked_product(64, 64, 70, 64 * 64, torch.float32)
     dy[3, 5], x[4, 7] = float("inf"), float("nan")

@@ -86,13 +86,14 @@ class MaskedLinearFunction(torch.autograd.Function):
             if ctx.needs_input_grad[2]:
                 dbias_values = as_dtype(sum_of_columns(dy, ctx.bias_positions), ctx.bias_dtype)
             if ctx.needs_input_grad[4]:
-                x = kept[0] if len(kept) == 1 else kept[0] * kept[1]
-                tokens = as_dtype(x.reshape(-1, x.shape[-1]), dy.dtype)
                 if ctx.rows is not None:
                     dy = dy.index_select(1, ctx.rows)
-                eager = type(dy) is Tensor and not torch.compiler.is_compiling()
-                gradient = values_grad if eager and dy.device.type != "meta" else linear_values_grad
-                dvalues = gradient(dy, tokens, ctx.positions, ctx.starts, ctx.method)
+                x, *times = (part.reshape(-1, part.shape[-1]) for part in kept)
+                eager = type(dy) is Tensor and not torch.compiler.is_compiling() and dy.device.type != "meta"
+                if times and not (eager and x.dtype == dy.dtype):
+                    x, times = x * times[0], []
+                operands = dy, as_dtype(x, dy.dtype), ctx.positions, ctx.starts, ctx.method
+                dvalues = values_grad(*operands, *times) if eager else linear_values_grad(*operands)
                 dvalues = as_dtype(dvalues, ctx.values_dtype)
         return dx, dbias, dbias_values, None, dvalues, *[None] * 7
 

@@ -58,10 +58,18 @@ def _(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, method: str) -> 
     return dy.new_empty(positions.shape, dtype=torch.promote_types(torch.float32, dy.dtype))
 
 
-def values_grad(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, method: str) -> Tensor:
-    """What ``linear_values_grad`` computes, without the operator's dispatch: for eager tensors."""
+def values_grad(
+    dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, method: str, times: Tensor | None = None
+) -> Tensor:
+    """What ``linear_values_grad`` computes, without the operator's dispatch: for eager tensors.
+
+    Args:
+        times: (tokens, in_features) by which x is multiplied first; the dtype of x.
+    """
     if method == "native" and can_take(dy, positions):
-        return native(dy, x, positions, starts)
+        return native(dy, x, positions, starts, times)
+    if times is not None:
+        x = x * times
     if method in ("native", "sampled"):
         return sampled(dy, x, positions, starts)
     if method == "triton" and dy.dtype != torch.float64:

@@ -1,4 +1,5 @@
-/* multiticket_sampled: k entries of dy^T x, for sorted flat positions in the (rows, columns) product.
+/* multiticket_sampled: k entries of dy^T x, or of dy^T (x * times), for sorted flat positions in the (rows, columns)
+   product.
    multiticket_write: the k numbers of each of many tensors to their positions.
 
    An entry is a dot product over tokens of a column of dy and a column of x, which lie across the memory. So a block of
@@ -54,10 +55,16 @@ INLINE float load1(const void *from, int64_t at, int bf16) {
   return wide;
 }
 
-/* An 8 x 8 tile from rows `stride` apart to rows B apart, transposed. */
-INLINE void transpose8(const void *from, int64_t at, int64_t stride, int bf16, float *restrict to) {
+INLINE float product1(const void *from, const float *times, int64_t at, int bf16) {
+  return times ? load1(from, at, bf16) * times[at] : load1(from, at, bf16);
+}
+
+/* An 8 x 8 tile from rows `stride` apart to rows B apart, transposed; times that of another operand, if there is one. */
+INLINE void transpose8(const void *from, const float *times, int64_t at, int64_t stride, int bf16, float *restrict to) {
   float8v a[8], b[8], c[8];
   for (int i = 0; i < 8; i++) a[i] = load8(from, at + i * stride, bf16);
+  if (times)
+    for (int i = 0; i < 8; i++) a[i] *= load8(times, at + i * stride, 0);
   for (int i = 0; i < 8; i += 2) {
     b[i] = SHUFFLE(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
     b[i + 1] = SHUFFLE(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
@@ -77,30 +84,39 @@ INLINE void transpose8(const void *from, int64_t at, int64_t stride, int bf16, f
 }
 
 /* Columns first ... last - 1 of n <= B tokens, each to B numbers in a row, zeros after the n. */
-INLINE void transpose(const void *from, int64_t token, int64_t stride, int bf16, int n, int64_t first, int64_t last,
-                      float *restrict to) {
+INLINE void transpose(const void *from, const float *times, int64_t token, int64_t stride, int bf16, int n,
+                      int64_t first, int64_t last, float *restrict to) {
   int t = 0;
   for (; t + 16 <= n; t += 16) { /* sixteen tokens fill a cache line of the result */
     int64_t c = first, at = (token + t) * stride;
     for (; c + 8 <= last; c += 8) {
-      transpose8(from, at + c, stride, bf16, to + (c - first) * B + t);
-      transpose8(from, at + c + 8 * stride, stride, bf16, to + (c - first) * B + t + 8);
+      transpose8(from, times, at + c, stride, bf16, to + (c - first) * B + t);
+      transpose8(from, times, at + c + 8 * stride, stride, bf16, to + (c - first) * B + t + 8);
     }
     for (; c < last; c++)
-      for (int i = 0; i < 16; i++) to[(c - first) * B + t + i] = load1(from, at + i * stride + c, bf16);
+      for (int i = 0; i < 16; i++) to[(c - first) * B + t + i] = product1(from, times, at + i * stride + c, bf16);
   }
   for (; t < n; t++)
-    for (int64_t c = first; c < last; c++) to[(c - first) * B + t] = load1(from, (token + t) * stride + c, bf16);
+    for (int64_t c = first; c < last; c++)
+      to[(c - first) * B + t] = product1(from, times, (token + t) * stride + c, bf16);
   if (n < B)
     for (int64_t c = first; c < last; c++) memset(to + (c - first) * B + n, 0, sizeof(float) * (B - n));
 }
 
-EACH_CPU static void columns_of_x(const void *x, int64_t token, int64_t stride, int bf16, int n, int64_t columns,
-                                  float *xt) {
+EACH_CPU static void columns_of_x(const void *x, const float *times, int64_t token, int64_t stride, int bf16, int n,
+                                  int64_t columns, float *xt) {
   if (bf16)
-    transpose(x, token, stride, 1, n, 0, columns, xt);
+    transpose(x, 0, token, stride, 1, n, 0, columns, xt);
+  else if (times)
+    transpose(x, times, token, stride, 0, n, 0, columns, xt);
   else
-    transpose(x, token, stride, 0, n, 0, columns, xt);
+    transpose(x, 0, token, stride, 0, n, 0, columns, xt);
+}
+
+/* ROWS numbers of one token, which the next transpose will read: each token's lie on a page of their own. */
+INLINE void ask_for(const void *from, int64_t at, int bf16) {
+  int64_t size = bf16 ? 2 : 4;
+  for (int64_t byte = 0; byte < ROWS * size; byte += 64) __builtin_prefetch((const char *)from + at * size + byte);
 }
 
 EACH_CPU static void rows_of_product(const void *dy, int64_t token, int64_t stride, int bf16, int n, int64_t first,
@@ -112,10 +128,11 @@ EACH_CPU static void rows_of_product(const void *dy, int64_t token, int64_t stri
     int64_t end = row + ROWS < last ? row + ROWS : last;
     if (starts[row] == starts[end]) continue;
     if (bf16)
-      transpose(dy, token, stride, 1, n, row, end, dyt);
+      transpose(dy, 0, token, stride, 1, n, row, end, dyt);
     else
-      transpose(dy, token, stride, 0, n, row, end, dyt);
+      transpose(dy, 0, token, stride, 0, n, row, end, dyt);
     for (int64_t r = row; r < end; r++) {
+      if (end < last && r - row < n) ask_for(dy, (token + r - row) * stride + end, bf16);
       const float *restrict a = dyt + (r - row) * B;
       for (int32_t i = starts[r]; i < starts[r + 1]; i++) {
         const float *restrict b = xt + (positions[i] - r * columns) * B;
@@ -128,13 +145,14 @@ EACH_CPU static void rows_of_product(const void *dy, int64_t token, int64_t stri
 }
 
 /* `sums` must hold zeros: result (k), and k more for each further thread that takes tokens of its own, `splits` in all.
-   `scratch` has room for columns * 64 floats for each thread. Strides are between tokens, in elements.
+   `scratch` has room for columns * 64 floats for each thread. Strides are between tokens, in elements; `times` has that
+   of x, which is fp32 then, or is null.
 
    Threads divide the tokens, and wait for each other once; where so many sums would take too much memory, those with
    the same tokens divide the rows. */
-void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64_t x_stride, int bf16, int64_t tokens,
-                         int64_t rows, int64_t columns, const int32_t *starts, const int32_t *positions, float *sums,
-                         float *scratch, int splits, int threads) {
+void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64_t x_stride, const float *times,
+                         int bf16, int64_t tokens, int64_t rows, int64_t columns, const int32_t *starts,
+                         const int32_t *positions, float *sums, float *scratch, int splits, int threads) {
   int64_t blocks = (tokens + B - 1) / B, parts = (rows + ROWS - 1) / ROWS, k = starts[rows];
 #ifndef _OPENMP
   splits = threads = 1;
@@ -155,7 +173,7 @@ void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64
       for (int64_t block = blocks * mine / split; block < blocks * (mine + 1) / split; block++) {
         int64_t token = block * B;
         int n = tokens - token < B ? (int)(tokens - token) : B;
-        columns_of_x(x, token, x_stride, bf16, n, columns, xt);
+        columns_of_x(x, times, token, x_stride, bf16, n, columns, xt);
         rows_of_product(dy, token, dy_stride, bf16, n, first, last, columns, xt, starts, positions, result);
       }
     }

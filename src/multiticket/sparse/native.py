@@ -44,19 +44,26 @@ def can_take(dy: Tensor, positions: Tensor) -> bool:
     return dy.device.type == "cpu" and dy.dtype in DTYPES and positions.dtype == torch.int32
 
 
-def native(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
-    """Gradient at sorted ``positions`` (k,) from dy (tokens, rows) and x (tokens, columns) of its dtype; fp32."""
+def native(
+    dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, times: Tensor | None = None
+) -> Tensor:
+    """Gradient at sorted ``positions`` (k,) from dy (tokens, rows) and x (tokens, columns) of its dtype; fp32.
+
+    With ``times`` (tokens, columns), from ``x * times``, the same bits; of fp32 operands no product is made in memory.
+    """
     built = library()
     assert built is not None
     assert can_take(dy, positions)
     dy, x = (operand if operand.stride(-1) == 1 else operand.contiguous() for operand in (dy, x))
+    if times is not None and (x.dtype != torch.float32 or times.stride() != x.stride()):
+        x, times = (x * times).contiguous(), None
     (tokens, rows), columns = dy.shape, x.shape[1]
     threads = torch.get_num_threads() if dy.numel() + x.numel() >= LEAST_FOR_THREADS else 1
     splits = max(1, min(threads, -(-tokens // BLOCK), MOST_SUMS // max(1, positions.numel())))
     sums = torch.zeros(splits, positions.numel())
     scratch = torch.empty(threads, columns * BLOCK)
     built.multiticket_sampled(
-        *(dy.data_ptr(), dy.stride(0), x.data_ptr(), x.stride(0)),
+        *(dy.data_ptr(), dy.stride(0), x.data_ptr(), x.stride(0), None if times is None else times.data_ptr()),
         *(dy.dtype == torch.bfloat16, tokens, rows, columns),
         *(starts.data_ptr(), positions.data_ptr(), sums.data_ptr(), scratch.data_ptr()),
         *(splits, threads),
@@ -121,7 +128,7 @@ def library() -> ctypes.CDLL | None:
 def _declare(built: ctypes.CDLL) -> None:
     pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     operand, sizes = (pointer, number), (integer, number, number, number)
-    built.multiticket_sampled.argtypes = [*operand, *operand, *sizes, *[pointer] * 4, integer, integer]
+    built.multiticket_sampled.argtypes = [*operand, *operand, pointer, *sizes, *[pointer] * 4, integer, integer]
     built.multiticket_write.argtypes = [number, pointer, integer, *[pointer] * 3, integer]
     built.multiticket_sampled.restype = built.multiticket_write.restype = None
 
