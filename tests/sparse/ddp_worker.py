@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -88,6 +92,58 @@ def accumulation() -> Figures:
     }
 
 
+def through_an_accelerator() -> Figures:
+    """accelerate.Accelerator's own loop, two batches a step, saved and loaded half-way, beside one process."""
+    import accelerate
+
+    os.environ.update(RANK=str(dist.get_rank()), LOCAL_RANK=str(dist.get_rank()), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")  # the processes have met already
+    one = toy()
+    mask = mt.Mask.random(one, 0.3)
+    alone = mt.attach(one, mask)
+    make = OPTIMIZERS["adamw"]
+    optimizer = make(alone.parameters())
+    for number, ids in enumerate(batches(8)):
+        (loss_of(one(ids), ids) / 2).backward()
+        if number % 2:
+            nn.utils.clip_grad_norm_(alone.parameters(), 0.1)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def start() -> tuple[Any, mt.Attachment, Any, Any]:
+        accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+        model = toy()
+        attachment = mt.attach(model, mask)
+        return accelerator, attachment, *accelerator.prepare(model, make(attachment.parameters()))
+
+    def go(
+        accelerator: Any, attachment: mt.Attachment, model: Any, optimizer: Any, first: int, last: int
+    ) -> None:
+        for ids in list(batches(last))[first:]:
+            with accelerator.accumulate(model):
+                accelerator.backward(loss_of(model(own_half(ids)), own_half(ids)))
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(attachment.parameters(), 0.1)
+                optimizer.step()
+                optimizer.zero_grad()
+
+    parts = start()
+    go(*parts, 0, 4)
+    parts[0].save_state(Path(sys.argv[1]) / "accelerator")
+    parts[0].wait_for_everyone()
+    go(*parts, 4, 8)
+    again = start()
+    again[0].load_state(Path(sys.argv[1]) / "accelerator")
+    go(*again, 4, 8)
+    trained = weights_of(parts[0].unwrap_model(parts[2]))
+    return {
+        "kind": type(parts[2]).__name__,
+        "difference": differs(trained, weights_of(one)),
+        "moved": differs(trained, weights_of(toy())),
+        "resumed": differs(trained, weights_of(again[0].unwrap_model(again[2]))),
+    }
+
+
 def wrapped_first_is_refused() -> Figures:
     model = toy()
     try:
@@ -133,6 +189,7 @@ if __name__ == "__main__":
             "adamw": lambda: ends_as_one_process(OPTIMIZERS["adamw"]),
             "bytes": bytes_reduced,
             "accumulation": accumulation,
+            "accelerator": through_an_accelerator,
             "wrapped first": wrapped_first_is_refused,
             "fsdp1": fsdp1_is_refused,
             "fsdp1 afterwards": fsdp1_afterwards,

@@ -33,6 +33,15 @@ def test_gradients_accumulate_without_a_reduction(ranks):
         assert figures["gradients"] < 1e-6
 
 
+def test_an_accelerators_own_loop_ends_as_one_process_and_resumes_at_the_same_bits(ranks):
+    pytest.importorskip("accelerate")
+    for figures in of_case(ranks, "accelerator"):
+        assert figures["kind"] == "DistributedDataParallel"
+        assert figures["moved"] > 0.03
+        assert figures["difference"] < 1e-6
+        assert figures["resumed"] == 0
+
+
 def test_a_model_wrapped_before_attach_is_refused(ranks):
     for figures in of_case(ranks, "wrapped first"):
         assert "attach first" in figures["message"]

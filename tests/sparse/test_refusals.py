@@ -97,6 +97,8 @@ def test_weights_that_deepspeed_partitioned():
     [
         ({"fsdp_plugin": SimpleNamespace(fsdp_version=1)}, "set fsdp_version to 2"),
         ({"deepspeed_plugin": SimpleNamespace(zero_stage=3)}, "use FSDP2"),
+        ({"deepspeed_plugin": SimpleNamespace(zero_stage=2)}, "ZeRO-2 copies what trains"),
+        ({"deepspeed_plugin": SimpleNamespace(zero_stage=1)}, "use plain data parallelism"),
     ],
 )
 def test_what_accelerate_is_set_to(state, words):

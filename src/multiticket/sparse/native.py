@@ -44,9 +44,7 @@ def can_take(dy: Tensor, positions: Tensor) -> bool:
     return dy.device.type == "cpu" and dy.dtype in DTYPES and positions.dtype == torch.int32
 
 
-def native(
-    dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, times: Tensor | None = None
-) -> Tensor:
+def native(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, times: Tensor | None = None) -> Tensor:
     """Gradient at sorted ``positions`` (k,) from dy (tokens, rows) and x (tokens, columns) of its dtype; fp32.
 
     With ``times`` (tokens, columns), from ``x * times``, the same bits; of fp32 operands no product is made in memory.
@@ -63,7 +61,13 @@ def native(
     sums = torch.zeros(splits, positions.numel())
     scratch = torch.empty(threads, columns * BLOCK)
     built.multiticket_sampled(
-        *(dy.data_ptr(), dy.stride(0), x.data_ptr(), x.stride(0), None if times is None else times.data_ptr()),
+        *(
+            dy.data_ptr(),
+            dy.stride(0),
+            x.data_ptr(),
+            x.stride(0),
+            None if times is None else times.data_ptr(),
+        ),
         *(dy.dtype == torch.bfloat16, tokens, rows, columns),
         *(starts.data_ptr(), positions.data_ptr(), sums.data_ptr(), scratch.data_ptr()),
         *(splits, threads),
@@ -128,7 +132,15 @@ def library() -> ctypes.CDLL | None:
 def _declare(built: ctypes.CDLL) -> None:
     pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     operand, sizes = (pointer, number), (integer, number, number, number)
-    built.multiticket_sampled.argtypes = [*operand, *operand, pointer, *sizes, *[pointer] * 4, integer, integer]
+    built.multiticket_sampled.argtypes = [
+        *operand,
+        *operand,
+        pointer,
+        *sizes,
+        *[pointer] * 4,
+        integer,
+        integer,
+    ]
     built.multiticket_write.argtypes = [number, pointer, integer, *[pointer] * 3, integer]
     built.multiticket_sampled.restype = built.multiticket_write.restype = None
 

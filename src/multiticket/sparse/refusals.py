@@ -90,6 +90,12 @@ def refuse_strategy(accelerator: Any) -> None:
         raise ValueError(
             "DeepSpeed ZeRO-3 partitions the weights, so positions cannot be found; use FSDP2 (fsdp_version: 2)."
         )
+    if deepspeed is not None:
+        raise ValueError(
+            f"DeepSpeed ZeRO-{deepspeed.zero_stage} copies what trains into flat tensors of its own, past the dense "
+            "weights; a ticket's optimizer state is too small to be worth sharding: use plain data parallelism (DDP), "
+            "or FSDP2 (fsdp_version: 2)."
+        )
 
 
 _QUANTISED_PARAMETERS = ("Params4bit", "Int8Params")
