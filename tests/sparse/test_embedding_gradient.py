@@ -9,15 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from toy_models import positions_of
 
 import multiticket as mt
 from multiticket.sparse import embedding_gradient
 from multiticket.sparse.crop import row_starts
-
-
-def positions_of(rows: int, columns: int, k: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(rows * columns, generator=generator)[:k].sort().values.to(torch.int32)
 
 
 @settings(max_examples=40, deadline=None)

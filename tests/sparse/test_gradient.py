@@ -6,15 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_models import positions_of
 
 from multiticket.sparse import blocks, gradient, sampled
 from multiticket.sparse.crop import row_starts
 from multiticket.sparse.crossover import Cost, choose_method
-
-
-def positions_of(rows: int, columns: int, k: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(rows * columns, generator=generator)[:k].sort().values.to(torch.int32)
 
 
 @settings(max_examples=60, deadline=None)

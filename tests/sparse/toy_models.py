@@ -83,3 +83,9 @@ def build(family: str, dtype: torch.dtype = torch.float32) -> nn.Module:
 def tokens(batch: int = 3, length: int = 7, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(1, 61, (batch, length), generator=generator)
+
+
+def positions_of(rows: int, columns: int, k: int, seed: int) -> torch.Tensor:
+    """``k`` random entries of a weight, as sorted flat positions in int32."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(rows * columns, generator=generator)[:k].sort().values.to(torch.int32)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from multiticket.report.tables import size
+from multiticket.report.tables import markdown_table, size
 from multiticket.ticket.atomic import replacing
 
 AXES = {"density": "density", "width": "width of the model", "tokens": "tokens in a step"}
@@ -30,7 +30,7 @@ def table(result: Mapping[str, Any]) -> str:
             row.append(f"{arm['predicted_over_floor']:.2f}")
         row += [size(arm["memory"][key]) for key in ("peak", "rest", "resident")]
         rows.append(row)
-    return _markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def sweep_table(result: Mapping[str, Any]) -> str:
@@ -55,7 +55,7 @@ def sweep_table(result: Mapping[str, Any]) -> str:
                 f"{ticket['predicted_over_floor']:.2f}",
             ]
         )
-    return _markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def caption(conditions: Mapping[str, Any]) -> str:
@@ -68,11 +68,6 @@ def caption(conditions: Mapping[str, Any]) -> str:
         f"{shape['width']}, vocabulary {shape['vocabulary']:,}), {conditions['batch']} x {conditions['tokens']} "
         f"tokens, {conditions['dtype']}, {place}, {conditions['rounds']} rounds"
     )
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _ratio(found: Mapping[str, Any] | None) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from multiticket.report.tables import markdown_table
 from multiticket.study.section import Entry, Section, Table
 
 
@@ -21,8 +20,7 @@ def section_text(section: Section) -> str:
 
 def table_text(table: Table) -> str:
     """A Markdown table."""
-    rows: list[Sequence[Entry]] = [table.columns, ["---"] * len(table.columns), *table.rows]
-    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
+    return markdown_table([_cell(name) for name in table.columns], [[*map(_cell, row)] for row in table.rows])
 
 
 def _cell(entry: Entry) -> str:

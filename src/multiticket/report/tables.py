@@ -30,6 +30,11 @@ def size(count: float) -> str:
     raise AssertionError
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lines of Markdown; cells are text already."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows))
+
+
 def run_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """One row a run: arm, base, after, trained parameters, file size, learning rate."""
     return [
