@@ -1,6 +1,6 @@
 """What does a sparse step cost? The report's section, from what ``multiticket bench`` measured.
 
-    multiticket bench --device cpu --rounds 12 --json docs/results/step_cost.json
+    multiticket bench --device cpu --rounds 20 --json docs/results/step_cost.json
     multiticket bench --device cuda --json docs/results/step_cost_gpu_NAME.json     # where there is a GPU
     python benchmarks/step_cost_section.py
 
