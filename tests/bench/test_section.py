@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from multiticket.bench.section import CLAIMED, read_bench, step_cost_section, verdict
+from multiticket.bench.section import CLAIMED, names_of, read_bench, step_cost_section, verdict
 from multiticket.study.section import read_section, write_section
 
 
@@ -69,6 +69,16 @@ def test_each_place_has_its_table_and_the_section_can_be_read_back(tmp_path: Pat
     assert not any("GPU" in note for note in section.notes)
     write_section(tmp_path / "s.json", section)
     assert read_section(tmp_path / "s.json") == section
+
+
+def test_what_was_measured_tells_runs_at_one_place_apart() -> None:
+    ratio = _over(1.2, 1.16, 1.3)
+    card = _measured(ratio, "cuda")
+    assert names_of([_measured(ratio), card, {**card, "compiled": True}]) == [
+        "CPU, float32, 2 threads",
+        "a card, float32, 0 M, 1 x 8 tokens",
+        "a card, float32, 0 M, 1 x 8 tokens, compiled",
+    ]
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def step_cost_section(measured: Sequence[Mapping[str, Any]], command: str) -> Se
     Args:
         measured: each from :func:`read_bench`; the first one's arms come first.
     """
-    names = [place(one) for one in measured]
+    names = names_of(measured)
     return Section(
         name="cost",
         heading="A sparse step costs little more than the forward pass and the input gradient.",
@@ -65,7 +65,7 @@ def step_cost_section(measured: Sequence[Mapping[str, Any]], command: str) -> Se
                     **{key: one[key] for key in ("command", "shape", "batch", "tokens", "dtype", "device")},
                     **{
                         key: one.get(key)
-                        for key in ("processor", "cores", "gpu", "threads", "rounds", "versions")
+                        for key in ("processor", "cores", "gpu", "threads", "rounds", "compiled", "versions")
                     },
                     "over": {arm["arm"]: arm["over"] for arm in one["arms"]},
                 }
@@ -80,6 +80,21 @@ def place(measured: Mapping[str, Any]) -> str:
     if measured["device"] == "cuda":
         return f"{measured.get('gpu') or 'GPU'}, {measured['dtype']}"
     return f"CPU, {measured['dtype']}, {measured['threads']} threads"
+
+
+def names_of(measured: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where each was measured; of several at one place, what too."""
+    places = [place(one) for one in measured]
+    return [
+        name if places.count(name) == 1 else f"{name}, {_what(one)}"
+        for name, one in zip(places, measured, strict=True)
+    ]
+
+
+def _what(measured: Mapping[str, Any]) -> str:
+    compiled = ", compiled" if measured.get("compiled") else ""
+    size = f"{measured['parameters'] / 1e6:.0f} M"
+    return f"{size}, {measured['batch']} x {measured['tokens']} tokens{compiled}"
 
 
 def ratio_of(measured: Mapping[str, Any], over: str) -> Mapping[str, Any] | None:

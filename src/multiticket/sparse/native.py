@@ -61,13 +61,8 @@ def native(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, times: Tens
     sums = torch.zeros(splits, positions.numel())
     scratch = torch.empty(threads, columns * BLOCK)
     built.multiticket_sampled(
-        *(
-            dy.data_ptr(),
-            dy.stride(0),
-            x.data_ptr(),
-            x.stride(0),
-            None if times is None else times.data_ptr(),
-        ),
+        *(dy.data_ptr(), dy.stride(0), x.data_ptr(), x.stride(0)),
+        None if times is None else times.data_ptr(),
         *(dy.dtype == torch.bfloat16, tokens, rows, columns),
         *(starts.data_ptr(), positions.data_ptr(), sums.data_ptr(), scratch.data_ptr()),
         *(splits, threads),
@@ -131,16 +126,8 @@ def library() -> ctypes.CDLL | None:
 
 def _declare(built: ctypes.CDLL) -> None:
     pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-    operand, sizes = (pointer, number), (integer, number, number, number)
-    built.multiticket_sampled.argtypes = [
-        *operand,
-        *operand,
-        pointer,
-        *sizes,
-        *[pointer] * 4,
-        integer,
-        integer,
-    ]
+    operands, sizes = (pointer, number, pointer, number, pointer), (integer, number, number, number)
+    built.multiticket_sampled.argtypes = [*operands, *sizes, *[pointer] * 4, integer, integer]
     built.multiticket_write.argtypes = [number, pointer, integer, *[pointer] * 3, integer]
     built.multiticket_sampled.restype = built.multiticket_write.restype = None
 
