@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from multiticket.sparse.columns import column_sums
 from multiticket.sparse.embedding_gradient import embedding_values_grad
 from multiticket.sparse.gradient import linear_values_grad, values_grad
 
@@ -84,7 +85,7 @@ class MaskedLinearFunction(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 dbias = as_dtype(dy.sum(0), ctx.bias_dtype)
             if ctx.needs_input_grad[2]:
-                dbias_values = as_dtype(sum_of_columns(dy, ctx.bias_positions), ctx.bias_dtype)
+                dbias_values = as_dtype(column_sums(dy, ctx.bias_positions), ctx.bias_dtype)
             if ctx.needs_input_grad[4]:
                 if ctx.rows is not None:
                     dy = dy.index_select(1, ctx.rows)
@@ -111,14 +112,6 @@ def _no_autocast(device: str) -> AbstractContextManager[Any]:
     if device != "meta" and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return _NOTHING
-
-
-def sum_of_columns(dy: Tensor, positions: Tensor) -> Tensor:
-    """The gradient of a bias's entries at ``positions`` (k,): sums over dy (tokens, features), in at least fp32."""
-    dtype = torch.promote_types(torch.float32, dy.dtype)
-    if 2 * positions.numel() < dy.shape[1]:
-        return dy.index_select(1, positions).sum(0, dtype=dtype)
-    return dy.sum(0, dtype=dtype).index_select(0, positions)
 
 
 class MaskedEmbeddingFunction(torch.autograd.Function):

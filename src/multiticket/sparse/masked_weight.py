@@ -169,18 +169,16 @@ class MaskedWeight:
         On an accelerator that would wait for the device at each read: there the counter alone is asked here, and
         ``Attachment`` compares the content of all values at once, before each forward pass of the model.
         """
-        values = self.values
-        dense = self.dense
-        moved = self.written.dtype != dense.dtype or self.written.device != dense.device
-        if moved or values._version != self._version:
+        values, dense, written = self.values, self.dense, self.written
+        if written.dtype != dense.dtype or written.device != dense.device or values._version != self._version:
             return True
-        return values.device.type == "cpu" and not self.matches_values()
+        return written.device.type == "cpu" and not self.matches_values()
 
     def matches_values(self) -> bool:
         """Whether ``written`` is the values, rounded."""
-        values = self.values.detach()
+        values: Tensor = self.values
         if values.dtype != self.written.dtype:
-            values = values.to(self.written.dtype)
+            values = values.detach().to(self.written.dtype)
         return torch.equal(values, self.written)
 
     def changed(self) -> Tensor:

@@ -1,5 +1,6 @@
 /* multiticket_sampled: k entries of dy^T x, or of dy^T (x * times), for sorted flat positions in the (rows, columns)
    product.
+   multiticket_columns, multiticket_column_sums: k columns of an activation, and their sums over tokens.
    multiticket_write: the k numbers of each of many tensors to their positions.
 
    An entry is a dot product over tokens of a column of dy and a column of x, which lie across the memory. So a block of
@@ -182,6 +183,31 @@ void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64
 #endif
     for (int64_t other = 1; other < split; other++)
       for (int64_t i = k * me / all; i < k * (me + 1) / all; i++) sums[i] += sums[other * k + i];
+  }
+}
+
+/* Columns `positions` of x, entries of 4 bytes or (bf16) 2, side by side to `to`: (tokens, k). */
+void multiticket_columns(const void *x, int64_t stride, int bf16, int64_t tokens, const int32_t *positions, int64_t k,
+                         void *to) {
+  for (int64_t t = 0; t < tokens; t++)
+    if (bf16)
+      for (int64_t i = 0; i < k; i++) ((uint16_t *)to)[t * k + i] = ((const uint16_t *)x)[t * stride + positions[i]];
+    else
+      for (int64_t i = 0; i < k; i++) ((uint32_t *)to)[t * k + i] = ((const uint32_t *)x)[t * stride + positions[i]];
+}
+
+/* Sums over tokens of columns `positions` of dy, or of their product with `times` (tokens, k), if there is one. */
+void multiticket_column_sums(const void *dy, int64_t stride, const void *times, int bf16, int64_t tokens,
+                             const int32_t *positions, int64_t k, float *sums) {
+  for (int64_t first = 0; first < k; first += ROWS) {
+    int64_t n = k - first < ROWS ? k - first : ROWS;
+    double sum[ROWS] = {0};
+    for (int64_t t = 0; t < tokens; t++)
+      for (int64_t i = 0; i < n; i++) {
+        float one = load1(dy, t * stride + positions[first + i], bf16);
+        sum[i] += times ? one * load1(times, t * k + first + i, bf16) : one;
+      }
+    for (int64_t i = 0; i < n; i++) sums[first + i] = (float)sum[i];
   }
 }
 

@@ -1,4 +1,4 @@
-"""``native.c``, built by the machine's own C compiler when it is first wanted: k dot products, and k writes.
+"""``native.c``, built by the machine's own C compiler when it is first wanted: k dot products, columns, and writes.
 
 torch's sampled product needs both operands transposed, and a transposing copy in torch takes one thread and, for 1 %
 of the entries, twice the time of the dot products. The C code transposes in the cache, on all threads. It is
@@ -70,6 +70,34 @@ def native(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, times: Tens
     return sums[0]
 
 
+def columns(x: Tensor, positions: Tensor) -> Tensor:
+    """``x[:, positions]`` for x (tokens, features) and positions (k,) that `can_take` takes: (tokens, k), its dtype."""
+    built = library()
+    assert built is not None
+    x = x if x.stride(1) == 1 else x.contiguous()
+    taken = x.new_empty(x.shape[0], positions.numel())
+    built.multiticket_columns(
+        *(x.data_ptr(), x.stride(0), x.dtype == torch.bfloat16, x.shape[0]),
+        *(positions.data_ptr(), positions.numel(), taken.data_ptr()),
+    )
+    return taken
+
+
+def column_sums(dy: Tensor, positions: Tensor, times: Tensor | None = None) -> Tensor:
+    """``dy[:, positions].sum(0)`` (k,) in fp32, or that of its product with ``times`` (tokens, k) of the same dtype."""
+    built = library()
+    assert built is not None
+    dy = dy if dy.stride(1) == 1 else dy.contiguous()
+    sums = torch.empty(positions.numel())
+    built.multiticket_column_sums(
+        *(dy.data_ptr(), dy.stride(0)),
+        None if times is None else times.data_ptr(),
+        *(dy.dtype == torch.bfloat16, dy.shape[0]),
+        *(positions.data_ptr(), positions.numel(), sums.data_ptr()),
+    )
+    return sums
+
+
 def can_write(dense: Tensor, positions: Tensor, content: Tensor) -> bool:
     """Whether `write` may be asked: a CPU weight in one piece, its own dtype, positions below 2**31, and a compiler."""
     plain = (
@@ -128,8 +156,11 @@ def _declare(built: ctypes.CDLL) -> None:
     pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     operands, sizes = (pointer, number, pointer, number, pointer), (integer, number, number, number)
     built.multiticket_sampled.argtypes = [*operands, *sizes, *[pointer] * 4, integer, integer]
+    built.multiticket_columns.argtypes = [pointer, number, integer, number, pointer, number, pointer]
+    built.multiticket_column_sums.argtypes = [*operands[:3], integer, number, pointer, number, pointer]
     built.multiticket_write.argtypes = [number, pointer, integer, *[pointer] * 3, integer]
-    built.multiticket_sampled.restype = built.multiticket_write.restype = None
+    for function in ("sampled", "columns", "column_sums", "write"):
+        getattr(built, f"multiticket_{function}").restype = None
 
 
 def _compiler() -> list[str] | None:

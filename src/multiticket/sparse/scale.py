@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multiticket.sparse.columns import column_sums, columns
 from multiticket.sparse.connect import ConnectedView, as_dtype
 
 PRODUCTS = frozenset(
@@ -25,7 +26,7 @@ class MaskedScaleFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, dense: Tensor, positions: Tensor) -> Tensor:
-        ctx.save_for_backward(dense, x.index_select(-1, positions))
+        ctx.save_for_backward(dense, columns(x, positions))
         ctx.positions, ctx.values_dtype = positions, values.dtype
         return dense * x
 
@@ -37,9 +38,7 @@ class MaskedScaleFunction(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = dy * dense
         if ctx.needs_input_grad[1]:
-            dtype = torch.promote_types(torch.float32, dy.dtype)
-            product = dy.index_select(-1, ctx.positions).to(dtype) * x.to(dtype)
-            dvalues = as_dtype(product.reshape(-1, product.shape[-1]).sum(0), ctx.values_dtype)
+            dvalues = as_dtype(column_sums(dy, ctx.positions, as_dtype(x, dy.dtype)), ctx.values_dtype)
         return dx, dvalues, None, None
 
 
