@@ -9,9 +9,37 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import multiticket as mt
-from multiticket.sparse import factored
+from multiticket.sparse import factored, native
 
 TOKENS, WIDTH, INNER = 12, 8, 24
+
+
+class Norm(nn.Module):
+    """As transformers' RMS norms are written."""
+
+    def __init__(self, weight_first: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(WIDTH) + 0.5)
+        self.weight_first = weight_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = x.dtype
+        x = x.float()
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.weight * x.to(dtype) if self.weight_first else x.to(dtype) * self.weight
+
+
+class Normed(nn.Module):
+    """Two layers that read a norm's output, as an attention's do."""
+
+    def __init__(self, weight_first: bool = True) -> None:
+        super().__init__()
+        self.norm = Norm(weight_first)
+        self.a, self.b = (nn.Linear(WIDTH, INNER, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x + 1)
+        return self.a(normed) * self.b(normed)
 
 
 class Gated(nn.Module):
@@ -43,11 +71,11 @@ def products(monkeypatch) -> list[tuple[int, ...]]:
     found = []
     ask = factored.factors
 
-    def noted(x):
-        pair = ask(x)
-        if pair is not None:
+    def noted(x, scaled=False):
+        parts = ask(x, scaled)
+        if parts is not None:
             found.append(tuple(x.shape))
-        return pair
+        return parts
 
     monkeypatch.setattr("multiticket.sparse.layers.factors", noted)
     return found
@@ -56,7 +84,7 @@ def products(monkeypatch) -> list[tuple[int, ...]]:
 def test_multiplied_again_it_gives_the_same_bits(products, monkeypatch):
     with_factors = gradients(lambda model, x: model(x))
     assert products == [(TOKENS, INNER)]
-    monkeypatch.setattr("multiticket.sparse.layers.factors", lambda x: None)
+    monkeypatch.setattr("multiticket.sparse.layers.factors", lambda x, scaled: None)
     kept = gradients(lambda model, x: model(x))
     assert all(torch.equal(with_factors[name], kept[name]) for name in kept)
 
@@ -87,10 +115,74 @@ def test_offloaded_tensors_are_not_asked_for(products):
 def test_a_scaled_or_changed_input_is_kept_as_it_is():
     x = torch.randn(TOKENS, WIDTH, requires_grad=True)
     scale = torch.randn(WIDTH, requires_grad=True)
-    assert factored.factors(x * scale) is None  # a vector: several layers read a norm's output
+    assert factored.factors(x * scale) is None
+    assert factored.factors(x * scale, scaled=True) is None  # what it scales was not kept
     assert factored.factors(x * 2) is None
     assert factored.factors(x + 1) is None
     assert factored.factors(x) is None
     with torch.no_grad():
         assert factored.factors(x * x) is None
     assert factored.factors(x * x) is not None
+
+
+needs_compiler = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
+SCOPES = {"masked norm": "all", "frozen norm": "*.a.weight,*.b.weight,a.weight,b.weight"}
+
+
+def normed(scope: str = "all", weight_first: bool = True, **attach) -> tuple[Normed, mt.Attachment]:
+    torch.manual_seed(0)
+    model = Normed(weight_first)
+    return model, mt.attach(model, mt.Mask.random(model, 0.5, scope=scope), **attach)
+
+
+def normed_gradients(run, *how) -> dict[str, Tensor]:
+    model, attachment = normed(*how, gradient="native")
+    x = torch.randn(3, TOKENS, WIDTH, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    run(model, x).square().sum().backward()
+    return {name: values.grad for name, values in attachment.named_parameters()} | {"input": x.grad}
+
+
+@needs_compiler
+@pytest.mark.parametrize("weight_first", [True, False])
+@pytest.mark.parametrize("scope", SCOPES.values(), ids=SCOPES)
+def test_a_norms_output_is_made_again_with_the_same_bits(scope, weight_first, products, monkeypatch):
+    made_again = normed_gradients(lambda model, x: model(x), scope, weight_first)
+    assert products == [(3, TOKENS, WIDTH)] * 2
+    monkeypatch.setattr("multiticket.sparse.layers.factors", lambda x, scaled: None)
+    kept = normed_gradients(lambda model, x: model(x), scope, weight_first)
+    assert all(torch.equal(made_again[name], kept[name]) for name in kept)
+
+
+@needs_compiler
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpointed_norm_gives_the_same_bits(reentrant):
+    plain = normed_gradients(lambda model, x: model(x))
+    again = normed_gradients(lambda model, x: checkpoint(model, x, use_reentrant=reentrant))
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+
+
+@needs_compiler
+def test_a_norms_output_is_not_kept():
+    model, _ = normed(gradient="native")
+    x = torch.randn(TOKENS, WIDTH).requires_grad_()
+    out = model.norm(x + 1)
+    kept = model.a(out).grad_fn.saved_tensors
+    assert all(t.data_ptr() != out.data_ptr() for t in kept)
+    whole = [t for t in kept if t.shape == out.shape]
+    assert [t.data_ptr() for t in whole] == [out.grad_fn.next_functions[0][0]._saved_self.data_ptr()]
+
+
+@needs_compiler
+def test_a_norm_is_kept_where_its_factors_do_not_give_its_bits_or_its_readers_would_multiply(products):
+    model, _ = normed(gradient="native")
+    model.bfloat16()
+    model(torch.randn(TOKENS, WIDTH, dtype=torch.bfloat16))  # rounded between the products
+    model, _ = normed(gradient="native")
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.randn(TOKENS, WIDTH).requires_grad_())  # rounded after them
+    model, _ = normed(gradient="sampled")
+    model(torch.randn(TOKENS, WIDTH).requires_grad_())
+    model, _ = normed(gradient="native")
+    out = model.norm(torch.randn(TOKENS, WIDTH).requires_grad_() + 1)
+    model.a(out[:, :]), model.a(out.mul_(2))
+    assert products == []

@@ -68,13 +68,16 @@ def test_neither_repeating_nor_layout_changes_a_bit(monkeypatch):
     dtype=st.sampled_from(native.DTYPES),
     strided=st.booleans(),
 )
-def test_an_input_of_two_factors_gives_the_bits_of_their_product(rows, columns, tokens, dtype, strided):
+def test_an_input_of_factors_gives_the_bits_of_their_product(rows, columns, tokens, dtype, strided):
     dy, x, positions, starts = masked_product(rows, columns, tokens, rows * columns // 2, dtype)
     times = torch.randn(2 * tokens, columns)[:: 2 if strided else 1][:tokens].to(dtype)
     if not strided:
         times = times.contiguous()
-    found = native.native(dy, x, positions, starts, times)
+    found = native.native(dy, x, positions, starts, [times])
     assert torch.equal(found, native.native(dy, x * times, positions, starts))
+    by_token, by_column = torch.rand(tokens, 1).to(dtype), torch.randn(1, columns).to(dtype)
+    found = native.native(dy, x, positions, starts, [by_token, by_column])
+    assert torch.equal(found, native.native(dy, x * by_token * by_column, positions, starts))
 
 
 @needs_compiler

@@ -178,8 +178,10 @@ def serve(setup: Setup, requests: Any, answers: Any) -> None:
 
 
 def main() -> None:
+    from multiticket.train.allocator import keep_freed_memory
     from multiticket.train.quiet import hush
 
+    keep_freed_memory()  # as every run does
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # the parent decides what an interruption means, and closes our input

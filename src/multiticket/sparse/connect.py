@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from multiticket.sparse.columns import column_sums
 from multiticket.sparse.embedding_gradient import embedding_values_grad
+from multiticket.sparse.factored import Factors, product
 from multiticket.sparse.gradient import linear_values_grad, values_grad
 
 
@@ -41,7 +42,7 @@ class MaskedLinearFunction(torch.autograd.Function):
 
     ``positions`` and ``starts`` tell the entries within the ``rows`` and ``columns`` (None: all) that the mask touches.
     A masked bias is frozen too, and has values (k,) and positions of its own.
-    Of the input, backward keeps only those columns, or its two ``factors`` in its place.
+    Of the input, backward keeps only those columns, or its ``factors`` in its place.
     """
 
     @staticmethod
@@ -58,7 +59,7 @@ class MaskedLinearFunction(torch.autograd.Function):
         rows: Tensor | None,
         columns: Tensor | None,
         method: str,
-        factors: tuple[Tensor, Tensor] | None,
+        factors: Factors | None,
     ) -> Tensor:
         kept = (x,) if columns is None else (x.index_select(-1, columns),)
         ctx.save_for_backward(dense, *(kept if factors is None else factors))
@@ -89,12 +90,12 @@ class MaskedLinearFunction(torch.autograd.Function):
             if ctx.needs_input_grad[4]:
                 if ctx.rows is not None:
                     dy = dy.index_select(1, ctx.rows)
-                x, *times = (part.reshape(-1, part.shape[-1]) for part in kept)
+                x, *factors = (part.reshape(-1, part.shape[-1]) for part in kept)
                 eager = type(dy) is Tensor and not torch.compiler.is_compiling() and dy.device.type != "meta"
-                if times and not (eager and x.dtype == dy.dtype):
-                    x, times = x * times[0], []
+                if factors and not (eager and x.dtype == dy.dtype):
+                    x, factors = product(x, factors), []
                 operands = dy, as_dtype(x, dy.dtype), ctx.positions, ctx.starts, ctx.method
-                dvalues = values_grad(*operands, *times) if eager else linear_values_grad(*operands)
+                dvalues = values_grad(*operands, factors) if eager else linear_values_grad(*operands)
                 dvalues = as_dtype(dvalues, ctx.values_dtype)
         return dx, dbias, dbias_values, None, dvalues, *[None] * 7
 

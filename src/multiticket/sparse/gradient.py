@@ -14,10 +14,13 @@ reference here, behind one ``torch.library`` operator:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from multiticket.sparse.blocks import blocks
+from multiticket.sparse.factored import product
 from multiticket.sparse.native import can_take, native
 from multiticket.sparse.sampled import sampled
 
@@ -59,17 +62,16 @@ def _(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, method: str) -> 
 
 
 def values_grad(
-    dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, method: str, times: Tensor | None = None
+    dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, method: str, factors: Sequence[Tensor] = ()
 ) -> Tensor:
     """What ``linear_values_grad`` computes, without the operator's dispatch: for eager tensors.
 
     Args:
-        times: (tokens, in_features) by which x is multiplied first; the dtype of x.
+        factors: by which x is multiplied first, one after the other; as `native` takes them.
     """
     if method == "native" and can_take(dy, positions):
-        return native(dy, x, positions, starts, times)
-    if times is not None:
-        x = x * times
+        return native(dy, x, positions, starts, factors)
+    x = product(x, factors)
     if method in ("native", "sampled"):
         return sampled(dy, x, positions, starts)
     if method == "triton" and dy.dtype != torch.float64:

@@ -94,7 +94,7 @@ class MaskedLinear(nn.Linear):
             rows,
             columns,
             method,
-            factors(x) if columns is None else None,
+            factors(x, scaled=method == "native") if columns is None else None,
         )
 
 

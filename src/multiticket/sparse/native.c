@@ -1,5 +1,5 @@
-/* multiticket_sampled: k entries of dy^T x, or of dy^T (x * times), for sorted flat positions in the (rows, columns)
-   product.
+/* multiticket_sampled: k entries of dy^T x, for sorted flat positions in the (rows, columns) product; x may be a product
+   itself, of tensors that are multiplied as they are read.
    multiticket_columns, multiticket_column_sums: k columns of an activation, and their sums over tokens.
    multiticket_write: the k numbers of each of many tensors to their positions.
 
@@ -24,13 +24,18 @@
 
 #ifdef __clang__
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define UPPER_HALF(a) __builtin_shufflevector(a, a, 2, 3, 2, 3)
 #else
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (int8v){__VA_ARGS__})
+#define UPPER_HALF(a) __builtin_shuffle(a, (int4v){2, 3, 2, 3})
 #endif
 
 enum { B = 64, ROWS = 64 };
 
+typedef float float4v __attribute__((vector_size(16)));
 typedef float float8v __attribute__((vector_size(32)));
+typedef float float16v __attribute__((vector_size(64)));
+typedef int32_t int4v __attribute__((vector_size(16)));
 typedef int32_t int8v __attribute__((vector_size(32)));
 
 /* Eight numbers as fp32: bf16 is the upper half of an fp32. */
@@ -48,6 +53,12 @@ INLINE float8v load8(const void *from, int64_t at, int bf16) {
   return wide;
 }
 
+INLINE float16v load16(const float *from) {
+  float16v wide;
+  memcpy(&wide, from, sizeof wide);
+  return wide;
+}
+
 INLINE float load1(const void *from, int64_t at, int bf16) {
   if (!bf16) return ((const float *)from)[at];
   uint32_t bits = (uint32_t)((const uint16_t *)from)[at] << 16;
@@ -56,16 +67,34 @@ INLINE float load1(const void *from, int64_t at, int bf16) {
   return wide;
 }
 
-INLINE float product1(const void *from, const float *times, int64_t at, int bf16) {
-  return times ? load1(from, at, bf16) * times[at] : load1(from, at, bf16);
+/* An input (tokens, columns), or the factors it is made of: (x * times), or (x * by_token) * by_column, in fp32. */
+typedef struct {
+  const void *x;
+  const float *times, *by_token, *by_column;
+  int64_t stride;
+  int bf16;
+} Input;
+
+enum { PLAIN, TIMES, SCALED };
+
+INLINE float input1(const Input *in, int kind, int64_t token, int64_t column) {
+  float x = load1(in->x, token * in->stride + column, in->bf16);
+  if (kind == TIMES) x *= in->times[token * in->stride + column];
+  if (kind == SCALED) x = x * in->by_token[token] * in->by_column[column];
+  return x;
 }
 
-/* An 8 x 8 tile from rows `stride` apart to rows B apart, transposed; times that of another operand, if there is one. */
-INLINE void transpose8(const void *from, const float *times, int64_t at, int64_t stride, int bf16, float *restrict to) {
+/* An 8 x 8 tile from rows `stride` apart to rows B apart, transposed. */
+INLINE void transpose8(const Input *in, int kind, int64_t token, int64_t column, float *restrict to) {
   float8v a[8], b[8], c[8];
-  for (int i = 0; i < 8; i++) a[i] = load8(from, at + i * stride, bf16);
-  if (times)
-    for (int i = 0; i < 8; i++) a[i] *= load8(times, at + i * stride, 0);
+  int64_t at = token * in->stride + column;
+  for (int i = 0; i < 8; i++) a[i] = load8(in->x, at + i * in->stride, in->bf16);
+  if (kind == TIMES)
+    for (int i = 0; i < 8; i++) a[i] *= load8(in->times, at + i * in->stride, 0);
+  if (kind == SCALED) {
+    float8v scale = load8(in->by_column, column, 0);
+    for (int i = 0; i < 8; i++) a[i] = a[i] * in->by_token[token + i] * scale;
+  }
   for (int i = 0; i < 8; i += 2) {
     b[i] = SHUFFLE(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
     b[i + 1] = SHUFFLE(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
@@ -85,33 +114,39 @@ INLINE void transpose8(const void *from, const float *times, int64_t at, int64_t
 }
 
 /* Columns first ... last - 1 of n <= B tokens, each to B numbers in a row, zeros after the n. */
-INLINE void transpose(const void *from, const float *times, int64_t token, int64_t stride, int bf16, int n,
-                      int64_t first, int64_t last, float *restrict to) {
+INLINE void transpose(const Input *in, int kind, int64_t token, int n, int64_t first, int64_t last,
+                      float *restrict to) {
   int t = 0;
   for (; t + 16 <= n; t += 16) { /* sixteen tokens fill a cache line of the result */
-    int64_t c = first, at = (token + t) * stride;
+    int64_t c = first;
     for (; c + 8 <= last; c += 8) {
-      transpose8(from, times, at + c, stride, bf16, to + (c - first) * B + t);
-      transpose8(from, times, at + c + 8 * stride, stride, bf16, to + (c - first) * B + t + 8);
+      transpose8(in, kind, token + t, c, to + (c - first) * B + t);
+      transpose8(in, kind, token + t + 8, c, to + (c - first) * B + t + 8);
     }
     for (; c < last; c++)
-      for (int i = 0; i < 16; i++) to[(c - first) * B + t + i] = product1(from, times, at + i * stride + c, bf16);
+      for (int i = 0; i < 16; i++) to[(c - first) * B + t + i] = input1(in, kind, token + t + i, c);
   }
   for (; t < n; t++)
-    for (int64_t c = first; c < last; c++)
-      to[(c - first) * B + t] = product1(from, times, (token + t) * stride + c, bf16);
+    for (int64_t c = first; c < last; c++) to[(c - first) * B + t] = input1(in, kind, token + t, c);
   if (n < B)
     for (int64_t c = first; c < last; c++) memset(to + (c - first) * B + n, 0, sizeof(float) * (B - n));
 }
 
-EACH_CPU static void columns_of_x(const void *x, const float *times, int64_t token, int64_t stride, int bf16, int n,
-                                  int64_t columns, float *xt) {
-  if (bf16)
-    transpose(x, 0, token, stride, 1, n, 0, columns, xt);
-  else if (times)
-    transpose(x, times, token, stride, 0, n, 0, columns, xt);
+/* The cases apart, so that a compiler sees what each of them never does. */
+EACH_CPU static void columns_of(const Input *given, int64_t token, int n, int64_t first, int64_t last, float *to) {
+  Input in = *given;
+  if (in.bf16) {
+    in.bf16 = 1;
+    transpose(&in, PLAIN, token, n, first, last, to);
+    return;
+  }
+  in.bf16 = 0;
+  if (in.times)
+    transpose(&in, TIMES, token, n, first, last, to);
+  else if (in.by_token)
+    transpose(&in, SCALED, token, n, first, last, to);
   else
-    transpose(x, 0, token, stride, 0, n, 0, columns, xt);
+    transpose(&in, PLAIN, token, n, first, last, to);
 }
 
 /* ROWS numbers of one token, which the next transpose will read: each token's lie on a page of their own. */
@@ -120,40 +155,50 @@ INLINE void ask_for(const void *from, int64_t at, int bf16) {
   for (int64_t byte = 0; byte < ROWS * size; byte += 64) __builtin_prefetch((const char *)from + at * size + byte);
 }
 
-EACH_CPU static void rows_of_product(const void *dy, int64_t token, int64_t stride, int bf16, int n, int64_t first,
-                                     int64_t last, int64_t columns, const float *restrict xt,
-                                     const int32_t *restrict starts, const int32_t *restrict positions,
-                                     float *restrict result) {
+/* The dot product of two runs of B numbers: sixteen sums side by side, then their sum by halves. */
+INLINE float dot(const float *restrict a, const float *restrict b) {
+  float16v sum = {0};
+  for (int t = 0; t < B; t += 32) sum += load16(a + t) * load16(b + t) + load16(a + t + 16) * load16(b + t + 16);
+  union {
+    float16v all;
+    float8v half[2];
+  } sixteen = {sum};
+  union {
+    float8v all;
+    float4v half[2];
+  } eight = {sixteen.half[0] + sixteen.half[1]};
+  float4v four = eight.half[0] + eight.half[1];
+  four += UPPER_HALF(four);
+  return four[0] + four[1];
+}
+
+EACH_CPU static void rows_of_product(const Input *dy, int64_t token, int n, int64_t first, int64_t last,
+                                     int64_t columns, const float *restrict xt, const int32_t *restrict starts,
+                                     const int32_t *restrict positions, float *restrict result) {
   float dyt[ROWS * B] __attribute__((aligned(64)));
   for (int64_t row = first; row < last; row += ROWS) {
     int64_t end = row + ROWS < last ? row + ROWS : last;
     if (starts[row] == starts[end]) continue;
-    if (bf16)
-      transpose(dy, 0, token, stride, 1, n, row, end, dyt);
-    else
-      transpose(dy, 0, token, stride, 0, n, row, end, dyt);
+    columns_of(dy, token, n, row, end, dyt);
     for (int64_t r = row; r < end; r++) {
-      if (end < last && r - row < n) ask_for(dy, (token + r - row) * stride + end, bf16);
-      const float *restrict a = dyt + (r - row) * B;
-      for (int32_t i = starts[r]; i < starts[r + 1]; i++) {
-        const float *restrict b = xt + (positions[i] - r * columns) * B;
-        float sum = 0;
-        for (int t = 0; t < B; t++) sum += a[t] * b[t];
-        result[i] += sum;
-      }
+      if (end < last && r - row < n) ask_for(dy->x, (token + r - row) * dy->stride + end, dy->bf16);
+      for (int32_t i = starts[r]; i < starts[r + 1]; i++)
+        result[i] += dot(dyt + (r - row) * B, xt + (positions[i] - r * columns) * B);
     }
   }
 }
 
 /* `sums` must hold zeros: result (k), and k more for each further thread that takes tokens of its own, `splits` in all.
-   `scratch` has room for columns * 64 floats for each thread. Strides are between tokens, in elements; `times` has that
-   of x, which is fp32 then, or is null.
+   `scratch` has room for columns * 64 floats for each thread. Strides are between tokens, in elements. x has factors if
+   they are not null, and is fp32 then: `times` with its stride, or `by_token` (tokens) and `by_column` (columns).
 
    Threads divide the tokens, and wait for each other once; where so many sums would take too much memory, those with
    the same tokens divide the rows. */
 void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64_t x_stride, const float *times,
-                         int bf16, int64_t tokens, int64_t rows, int64_t columns, const int32_t *starts,
-                         const int32_t *positions, float *sums, float *scratch, int splits, int threads) {
+                         const float *by_token, const float *by_column, int bf16, int64_t tokens, int64_t rows,
+                         int64_t columns, const int32_t *starts, const int32_t *positions, float *sums, float *scratch,
+                         int splits, int threads) {
+  Input output_gradient = {dy, 0, 0, 0, dy_stride, bf16}, input = {x, times, by_token, by_column, x_stride, bf16};
   int64_t blocks = (tokens + B - 1) / B, parts = (rows + ROWS - 1) / ROWS, k = starts[rows];
 #ifndef _OPENMP
   splits = threads = 1;
@@ -174,8 +219,8 @@ void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64
       for (int64_t block = blocks * mine / split; block < blocks * (mine + 1) / split; block++) {
         int64_t token = block * B;
         int n = tokens - token < B ? (int)(tokens - token) : B;
-        columns_of_x(x, times, token, x_stride, bf16, n, columns, xt);
-        rows_of_product(dy, token, dy_stride, bf16, n, first, last, columns, xt, starts, positions, result);
+        columns_of(&input, token, n, 0, columns, xt);
+        rows_of_product(&output_gradient, token, n, first, last, columns, xt, starts, positions, result);
       }
     }
 #ifdef _OPENMP

@@ -19,14 +19,17 @@ import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from multiticket.sparse.factored import product
+
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = (
     *("-O3", "-shared", "-fPIC", "-w"),
-    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
+    *("-fno-math-errno", "-fno-trapping-math"),
 )
 DTYPES = (torch.float32, torch.bfloat16)
 BLOCK = 64
@@ -44,17 +47,22 @@ def can_take(dy: Tensor, positions: Tensor) -> bool:
     return dy.device.type == "cpu" and dy.dtype in DTYPES and positions.dtype == torch.int32
 
 
-def native(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, times: Tensor | None = None) -> Tensor:
+def native(
+    dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, factors: Sequence[Tensor] = ()
+) -> Tensor:
     """Gradient at sorted ``positions`` (k,) from dy (tokens, rows) and x (tokens, columns) of its dtype; fp32.
 
-    With ``times`` (tokens, columns), from ``x * times``, the same bits; of fp32 operands no product is made in memory.
+    With ``factors``, from the product of x and these, one after the other, with the same bits; in fp32 no product is
+    made in memory. They are one of the shape of x, or one a token (tokens, 1) and one a column (1, columns).
     """
     built = library()
     assert built is not None
     assert can_take(dy, positions)
     dy, x = (operand if operand.stride(-1) == 1 else operand.contiguous() for operand in (dy, x))
-    if times is not None and (x.dtype != torch.float32 or times.stride() != x.stride()):
-        x, times = (x * times).contiguous(), None
+    if factors and not _can_multiply(x, factors):
+        x, factors = product(x, factors).contiguous(), ()
+    pointers = [factor.data_ptr() for factor in factors]
+    times, by_token, by_column = (None, *pointers) if len(factors) == 2 else (*pointers, *[None] * 3)[:3]
     (tokens, rows), columns = dy.shape, x.shape[1]
     threads = torch.get_num_threads() if dy.numel() + x.numel() >= LEAST_FOR_THREADS else 1
     splits = max(1, min(threads, -(-tokens // BLOCK), MOST_SUMS // max(1, positions.numel())))
@@ -62,12 +70,21 @@ def native(dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, times: Tens
     scratch = torch.empty(threads, columns * BLOCK)
     built.multiticket_sampled(
         *(dy.data_ptr(), dy.stride(0), x.data_ptr(), x.stride(0)),
-        None if times is None else times.data_ptr(),
+        *(times, by_token, by_column),
         *(dy.dtype == torch.bfloat16, tokens, rows, columns),
         *(starts.data_ptr(), positions.data_ptr(), sums.data_ptr(), scratch.data_ptr()),
         *(splits, threads),
     )
     return sums[0]
+
+
+def _can_multiply(x: Tensor, factors: Sequence[Tensor]) -> bool:
+    """Whether the kernel multiplies x by these as it reads them."""
+    if x.dtype != torch.float32:
+        return False
+    if len(factors) == 1:
+        return factors[0].stride() == x.stride()
+    return all(factor.is_contiguous() for factor in factors)
 
 
 def columns(x: Tensor, positions: Tensor) -> Tensor:
@@ -153,11 +170,13 @@ def library() -> ctypes.CDLL | None:
 
 
 def _declare(built: ctypes.CDLL) -> None:
-    pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-    operands, sizes = (pointer, number, pointer, number, pointer), (integer, number, number, number)
-    built.multiticket_sampled.argtypes = [*operands, *sizes, *[pointer] * 4, integer, integer]
-    built.multiticket_columns.argtypes = [pointer, number, integer, number, pointer, number, pointer]
-    built.multiticket_column_sums.argtypes = [*operands[:3], integer, number, pointer, number, pointer]
+    pointer: Any = ctypes.c_void_p
+    integer, number = ctypes.c_int, ctypes.c_int64
+    operand = [pointer, number]
+    sampled = [*operand * 2, *[pointer] * 3, integer, *[number] * 3, *[pointer] * 4, integer, integer]
+    built.multiticket_sampled.argtypes = sampled
+    built.multiticket_columns.argtypes = [*operand, integer, number, *operand, pointer]
+    built.multiticket_column_sums.argtypes = [*operand, pointer, integer, number, *operand, pointer]
     built.multiticket_write.argtypes = [number, pointer, integer, *[pointer] * 3, integer]
     for function in ("sampled", "columns", "column_sums", "write"):
         getattr(built, f"multiticket_{function}").restype = None

@@ -24,6 +24,7 @@ from multiticket.config import WATCHING, RunConfig  # noqa: E402
 from multiticket.mask import masked_candidates  # noqa: E402
 from multiticket.sparse import Attachment, attach  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
+from multiticket.train.allocator import keep_freed_memory  # noqa: E402
 from multiticket.train.arms import (  # noqa: E402
     add_lora,
     build_mask,
@@ -100,6 +101,7 @@ def run_training(
     else:
         folder.refuse_to_overwrite()
 
+    keep_freed_memory()
     started = time.monotonic()
     with RunProgress(output.name, config.steps, show_progress) as progress:
         run = _Run(config, folder, task, progress, verbose, {} if measured is None else measured)
