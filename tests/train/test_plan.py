@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import multiticket as mt
+from multiticket.sparse import native
 from multiticket.sparse.factored import factors_under_hooks
 from multiticket.train.plan import RESERVE, ArmPlan, naive_head_bytes, plan
 
@@ -49,7 +50,14 @@ def shape(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Any]:
 
 
 def planned(folder: str, arm: str, dtype: str, **settings: Any) -> ArmPlan:
-    settings = {"batch": BATCH, "tokens": TOKENS, "lora_rank": RANK, "density": 0.1, **settings}
+    settings = {
+        "batch": BATCH,
+        "tokens": TOKENS,
+        "lora_rank": RANK,
+        "density": 0.1,
+        "device": "cpu",
+        **settings,
+    }
     return plan(folder, arms=[arm], dtype=dtype, **settings).arms[0]
 
 
@@ -243,6 +251,27 @@ def test_activations_are_what_autograd_saves(
     assert expected.activations == pytest.approx(measured, rel=0.01)  # 5 % are promised, equality is seen
 
 
+@pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
+@pytest.mark.parametrize(("scope", "kept"), [("all", 0), ("*_proj.weight", 1)])
+def test_on_a_cpu_the_norms_outputs_are_not_kept(scope: str, kept: int, tmp_path: Path) -> None:
+    """Layers wide enough for the kernel, which multiplies a norm's factors again; a first norm over a frozen embedding
+    has none, for nothing of it needs a gradient."""
+    config = hf.Qwen2Config(**{**QWEN2, "hidden_size": 128, "intermediate_size": 256}, **HEADS)
+    config.save_pretrained(tmp_path)
+    model = real(config, "float32")
+    attachment = mt.attach(model, mt.Mask.random(model, 0.01, scope=scope))
+    assert "native" in attachment.gradient_methods().values()
+    asked: dict[str, Any] = {
+        "density": 0.01,
+        "make_mask": lambda planned: mt.Mask.random(planned, 0.01, scope=scope),
+    }
+    expected = planned(str(tmp_path), "ticket", "float32", **asked)
+    assert expected.activations == pytest.approx(saved(model), rel=0.01)
+    on_a_gpu = planned(str(tmp_path), "ticket", "float32", **asked, device="cuda")
+    norms = (2 * config.num_hidden_layers - kept) * BATCH * TOKENS * config.hidden_size * 4
+    assert on_a_gpu.activations == pytest.approx(expected.activations + norms, rel=0.01)
+
+
 @pytest.mark.parametrize("arm", ["full", "ticket", "lora"])
 def test_padded_rows_save_the_mask_and_repeated_keys(arm: str, tmp_path: Path) -> None:
     config = SHAPES["qwen2-tied"]
@@ -350,6 +379,7 @@ def test_twice_the_batch_takes_twice_the_activations(shape: tuple[str, Any]) -> 
     ("settings", "sentence"),
     [
         ({"dtype": "int8"}, "no dtype 'int8'"),
+        ({"device": "tpu"}, "no device 'tpu'"),
         ({"arms": ["full", "shira"]}, "full, ticket, lora"),
         ({"arms": []}, "full, ticket, lora"),
         ({"density": 0.0}, "density must be above 0"),

@@ -57,6 +57,7 @@ def plan(
     completions: Annotated[
         int | None, typer.Option(help="Sequences generated at once; default: the batch.")
     ] = None,
+    device: Annotated[str, typer.Option(help="Where it will train, cuda or cpu.")] = "cuda",
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, in bytes.")] = False,
 ) -> None:
     """What training costs in memory, by component, for full, LoRA and ticket, from the model's configuration alone."""
@@ -78,6 +79,7 @@ def plan(
         gradient_checkpointing=gradient_checkpointing,
         padded=padded,
         completions=completions,
+        device=device,
     )
     if as_json:
         print(json.dumps(planned.to_json(size), indent=2))

@@ -10,6 +10,7 @@ from multiticket.train.quiet import hush, hush_loaded
 
 hush()
 
+import torch  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
 from multiticket import bases, tasks  # noqa: E402
@@ -55,6 +56,7 @@ def preview(config: RunConfig, output: Path, verbose: bool = False) -> dict[str,
         completions=config.rollouts,
         make_mask=lambda model: mask_by_shapes(model, config),
         lora_rank=config.lora_rank,
+        device="cuda" if torch.cuda.is_available() else "cpu",
     )
     arm = as_trained_here(planned.arms[0], config)
     settings = config.model_dump(mode="json")

@@ -20,6 +20,7 @@ from multiticket.train.plan_arms import STATE, make_full, make_lora, make_ticket
 
 ARMS = ("full", "ticket", "lora")
 DTYPES = ("bfloat16", "float16", "float32")
+DEVICES = ("cuda", "cpu")
 RESERVE = 2**30
 """Left free when asking whether a GPU is large enough: the CUDA context, kernels' workspaces, the allocator's gaps."""
 TILE = (4096, 32768)
@@ -133,6 +134,7 @@ def plan(
     padded: bool = False,
     completions: int | None = None,
     make_mask: Callable[[Any], Mask] | None = None,
+    device: str = "cuda",
 ) -> Plan:
     """What training ``model`` will cost in memory. Reads its configuration and no weights.
 
@@ -147,11 +149,12 @@ def plan(
         padded: whether rows are padded; transformers then gives attention a mask, and more is saved.
         completions: sequences generated at once; None: ``batch``.
         make_mask: gives the ticket's mask of the model on the meta device; None: random positions of every tensor.
+        device: ``cuda``, or ``cpu``, where a ticket's layers keep less for the backward pass of an fp32 model.
 
     Raises:
         ValueError: no such model or dtype or arm, a number out of bounds, or a model whose forward pass needs values.
     """
-    _check(density, tokens, batch, dtype, arms, lora_rank, completions)
+    _check(density, tokens, batch, dtype, arms, lora_rank, completions, device)
     config = _configuration(model)
     base = _build(config, dtype, padded)
     mask = make_mask(base) if make_mask is not None else Mask.random(base, density)
@@ -161,7 +164,15 @@ def plan(
         cache = completions * cache_bytes(base, tokens)
         planned = tuple(
             _plan_arm(
-                arm, _build(config, dtype, padded), mask, rank, batch, tokens, gradient_checkpointing, cache
+                arm,
+                _build(config, dtype, padded),
+                mask,
+                rank,
+                batch,
+                tokens,
+                gradient_checkpointing,
+                cache,
+                device,
             )
             for arm in arms
         )
@@ -186,13 +197,21 @@ def plan(
 
 
 def _plan_arm(
-    arm: str, model: Any, mask: Mask, rank: int, batch: int, tokens: int, checkpointing: bool, cache: int
+    arm: str,
+    model: Any,
+    mask: Mask,
+    rank: int,
+    batch: int,
+    tokens: int,
+    checkpointing: bool,
+    cache: int,
+    device: str,
 ) -> ArmPlan:
     head = model.get_output_embeddings()
     if arm == "full":
         state = make_full(model)
     elif arm == "ticket":
-        state = make_ticket(model, mask)
+        state = make_ticket(model, mask, device)
     else:
         model, state = make_lora(model, rank)
     with nullcontext() if checkpointing else factors_under_hooks():  # checkpointing is hooks of its own
@@ -250,7 +269,10 @@ def _check(
     arms: Sequence[str],
     lora_rank: int | None,
     completions: int | None,
+    device: str,
 ) -> None:
+    if device not in DEVICES:
+        raise ValueError(f"There is no device {device!r} to plan for; give {' or '.join(DEVICES)}.")
     if dtype not in DTYPES:
         raise ValueError(f"There is no dtype {dtype!r} to plan for; give {', '.join(DTYPES)}.")
     unknown = [arm for arm in arms if arm not in ARMS]

@@ -17,6 +17,7 @@ from multiticket.mask import Mask
 from multiticket.mask.names import masked_candidates
 from multiticket.sparse.attachment import find_readers
 from multiticket.sparse.crop import crop, row_starts
+from multiticket.sparse.crossover import choose_method
 from multiticket.sparse.layers import convert
 from multiticket.sparse.masked_weight import MaskedWeight
 from multiticket.sparse.scale import connected_view
@@ -29,6 +30,13 @@ MASTER = torch.float32
 
 class PlannedWeight(MaskedWeight):
     """A masked weight on the meta device: connected to its values, with no content to keep fresh."""
+
+    planned_for = torch.device("cuda")
+    """Where it will train: what a layer keeps of its input depends on how its gradient is computed there."""
+
+    @property
+    def method(self) -> str:
+        return choose_method(self.planned_for, *self.crop.shape, self.positions.numel(), self.dense.dtype)
 
     def fresh_dense(self) -> Tensor:
         return self.dense
@@ -64,9 +72,12 @@ def make_full(model: nn.Module) -> dict[str, int]:
     return _state(model, parameters, parameters, values=sum(p.numel() for p in masters) * MASTER.itemsize)
 
 
-def make_ticket(model: nn.Module, mask: Mask) -> dict[str, int]:
-    """Attach ``mask`` to a model on the meta device, and give its state. Bookkeeping is what the engine keeps beside
-    values and positions: the base's entries, the entries written last, where rows start."""
+def make_ticket(model: nn.Module, mask: Mask, device: str = "cuda") -> dict[str, int]:
+    """Attach ``mask`` to a model on the meta device as on ``device``, and give its state.
+
+    Bookkeeping is what the engine keeps beside values and positions: the base's entries, the entries written last,
+    where rows start.
+    """
     parameters = masked_candidates(model)
     for parameter in parameters.values():
         parameter.requires_grad_(False)
@@ -78,6 +89,7 @@ def make_ticket(model: nn.Module, mask: Mask) -> dict[str, int]:
         places = readers[id(parameters[name])]
         unknown = torch.empty(mask.count(name), dtype=torch.int64, device="meta")
         weight = PlannedWeight(name, *places[0], unknown)
+        weight.planned_for = torch.device(device)
         weight.plan_crop(mask)
         weights.append(weight)
         for module, attribute in places:
