@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multiticket.sparse import native
-from multiticket.sparse.columns import MOST_TAKEN, column_sums, columns
+from multiticket.sparse.columns import MOST_TAKEN, column_sums, take_columns
 
 
 @settings(max_examples=80, deadline=None)
@@ -27,7 +27,7 @@ def test_they_are_the_definition(tokens, features, share, dtype, index, layout, 
     x = torch.randn(tokens, 3 * features, generator=generator).to(dtype)[:, features : 2 * features]
     x = {"whole": x.contiguous(), "wide": x, "transposed": x.T.contiguous().T}[layout]
     x = torch.stack([x, x]) if batched else x
-    taken = columns(x, positions)
+    taken = take_columns(x, positions)
     assert taken.dtype == dtype
     assert torch.equal(taken, x[..., positions.long()])
     found, wide = column_sums(x, positions), torch.promote_types(dtype, torch.float32)
@@ -47,11 +47,11 @@ def test_the_kernel_takes_few_columns_and_torch_the_rest(monkeypatch):
         monkeypatch.setattr(native, name, lambda *a, plain=plain: asked.append(a) or plain(*a))
     few, many = torch.arange(4).int(), torch.arange(60).int()
     x = torch.randn(8, 100)
-    assert (columns(x, few).shape, column_sums(x, few).shape) == ((8, 4), (4,))
+    assert (take_columns(x, few).shape, column_sums(x, few).shape) == ((8, 4), (4,))
     assert len(asked) == 2
-    columns(x, many), column_sums(x, many), columns(x.double(), few), columns(x, few.long())
+    take_columns(x, many), column_sums(x, many), take_columns(x.double(), few), take_columns(x, few.long())
     long = torch.randn(1, 100).expand(MOST_TAKEN, 100)
-    columns(long, few), column_sums(x.to("meta"), few.to("meta"))
+    take_columns(long, few), column_sums(x.to("meta"), few.to("meta"))
     assert len(asked) == 2
 
 

@@ -15,7 +15,7 @@ MOST_TAKEN = 1 << 18
 """Numbers (tokens x k) up to which one thread of the kernel is quicker than all of torch's."""
 
 
-def columns(x: Tensor, positions: Tensor) -> Tensor:
+def take_columns(x: Tensor, positions: Tensor) -> Tensor:
     """``x[..., positions]`` for x (..., features) and positions (k,): (..., k), a copy."""
     if not _few(x, positions):
         return x.index_select(-1, positions)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from multiticket.sparse.columns import column_sums
+from multiticket.sparse.columns import column_sums, take_columns
 from multiticket.sparse.embedding_gradient import embedding_values_grad
 from multiticket.sparse.factored import Factors, product
 from multiticket.sparse.gradient import linear_values_grad, values_grad
@@ -61,7 +61,7 @@ class MaskedLinearFunction(torch.autograd.Function):
         method: str,
         factors: Factors | None,
     ) -> Tensor:
-        kept = (x,) if columns is None else (x.index_select(-1, columns),)
+        kept = (x,) if columns is None else (take_columns(x, columns),)
         ctx.save_for_backward(dense, *(kept if factors is None else factors))
         ctx.positions, ctx.starts, ctx.rows, ctx.method = positions, starts, rows, method
         ctx.values_dtype = values.dtype
@@ -89,7 +89,7 @@ class MaskedLinearFunction(torch.autograd.Function):
                 dbias_values = as_dtype(column_sums(dy, ctx.bias_positions), ctx.bias_dtype)
             if ctx.needs_input_grad[4]:
                 if ctx.rows is not None:
-                    dy = dy.index_select(1, ctx.rows)
+                    dy = take_columns(dy, ctx.rows)
                 x, *factors = (part.reshape(-1, part.shape[-1]) for part in kept)
                 eager = type(dy) is Tensor and not torch.compiler.is_compiling() and dy.device.type != "meta"
                 if factors and not (eager and x.dtype == dy.dtype):

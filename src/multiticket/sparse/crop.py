@@ -26,9 +26,9 @@ class Crop:
     starts: Tensor
     """Its ``row_starts``."""
     rows: Tensor | None
-    """Which rows of the weight it has, ascending; None for all."""
+    """Which rows of the weight it has, ascending, int32; None for all."""
     columns: Tensor | None
-    """Which columns, ascending; None for all."""
+    """Which columns, ascending, int32; None for all."""
     host_starts: Tensor
     """``starts`` in the host's memory, where a loop over blocks of rows reads them without waiting for the device."""
 
@@ -68,8 +68,14 @@ def crop(positions: Tensor, starts: Tensor, rows: int, columns: int) -> Crop:
         columns = touched_columns.numel()
     inside = (row * columns + column).to(positions.dtype)
     starts = row_starts(inside, rows, columns)
-    return Crop((rows, columns), inside, starts, touched_rows, touched_columns, starts.cpu())
+    return Crop(
+        (rows, columns), inside, starts, _narrow(touched_rows), _narrow(touched_columns), starts.cpu()
+    )
 
 
 def _if_few(touched: Tensor, lines: int) -> Tensor | None:
     return touched if 0 < touched.numel() <= MOST_TOUCHED * lines else None
+
+
+def _narrow(lines: Tensor | None) -> Tensor | None:
+    return None if lines is None else lines.int()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multiticket.sparse.columns import column_sums, columns
+from multiticket.sparse.columns import column_sums, take_columns
 from multiticket.sparse.connect import ConnectedView, as_dtype
 
 PRODUCTS = frozenset(
@@ -26,7 +26,7 @@ class MaskedScaleFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, dense: Tensor, positions: Tensor) -> Tensor:
-        ctx.save_for_backward(dense, columns(x, positions))
+        ctx.save_for_backward(dense, take_columns(x, positions))
         ctx.positions, ctx.values_dtype = positions, values.dtype
         return dense * x
 
