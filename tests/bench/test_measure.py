@@ -66,6 +66,23 @@ def test_two_arms_from_the_command_line(
     assert all(child.poll() is not None for child in children)
 
 
+def test_rounds_are_divided_among_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], children: list[subprocess.Popen[str]]
+) -> None:
+    options = ["--arms", "floor,ticket", "--densities", "0.1", "--threads", "1", "--device", "cpu"]
+    assert run(*SMALL, *options, "--rounds", "3", "--processes", "2") == 2
+    assert "do not divide" in capsys.readouterr().err
+    assert children == []
+    json_file = tmp_path / "cost.json"
+    assert run(*SMALL, *options, "--rounds", "4", "--processes", "2", "--json", str(json_file)) == 0
+    assert "4 rounds in 2 processes an arm" in capsys.readouterr().out
+    saved = json.loads(json_file.read_text())
+    assert [len(arm["seconds"]) for arm in saved["arms"]] == [4, 4]
+    assert saved["processes"] == 2
+    assert len(children) == 4
+    assert all(child.poll() is not None for child in children)
+
+
 def test_full_training_at_rest_holds_its_moments_and_at_peak_its_gradients() -> None:
     subject = Subject(Setup(SHAPE, Arm("full", "full"), 2, 8, "float32", "cpu"))
     memory = subject.memory()
@@ -126,7 +143,9 @@ def test_an_interruption_ends_all_processes(
     assert all(child.poll() is not None for child in children)
 
 
-def fake_measure(setups: list[Setup], rounds: int, threads: int, say: Any) -> list[dict[str, Any]]:
+def fake_measure(
+    setups: list[Setup], rounds: int, threads: int, say: Any, processes: int
+) -> list[dict[str, Any]]:
     """Times proportional to what an arm trains."""
     from multiticket.bench.arms import expected_values
 
@@ -169,9 +188,9 @@ def test_a_sweep_has_a_point_for_each_value(
 def test_all_arms_are_compiled_or_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
 
-    def watched(setups: Any, rounds: int, threads: int, say: Any) -> list[dict[str, Any]]:
+    def watched(setups: Any, rounds: int, threads: int, say: Any, processes: int) -> list[dict[str, Any]]:
         seen.extend(setup.compiled for setup in setups)
-        return fake_measure(setups, rounds, threads, say)
+        return fake_measure(setups, rounds, threads, say, processes)
 
     monkeypatch.setattr("multiticket.bench.results.measure", watched)
     conditions = Conditions(SHAPE, 4, 16, "float32", "cpu", threads=1, rounds=2, compiled=True)

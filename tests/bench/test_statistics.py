@@ -24,6 +24,14 @@ def test_an_interval_by_value() -> None:
     assert high == pytest.approx(60.5, abs=1.5)
 
 
+def test_a_processs_own_luck_widens_the_interval() -> None:
+    """Three processes whose rounds are alike within each: three observations, not thirty."""
+    values = [1.0] * 10 + [1.1] * 10 + [1.2] * 10
+    assert interval(values) == pytest.approx((1.1, 1.1), abs=0.051)
+    assert interval(values, processes=3) == (1.0, 1.2)
+    assert interval([2.0, 2.0, 2.0, 2.0], processes=2) == (2.0, 2.0)
+
+
 @given(times)
 def test_an_interval_encloses_the_median_and_lies_within_the_values(seconds: list[float]) -> None:
     low, high = interval(seconds)

@@ -1,4 +1,4 @@
-"""Let the arms take steps in turn: a process each, one step at a time, in a new random order each round."""
+"""Let the arms take steps in turn: each in its own process, one step at a time, in a new random order each round."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from multiticket.bench.worker import Setup
 Say = Callable[[str], None]
 
 
-def measure(setups: Sequence[Setup], rounds: int, threads: int, say: Say) -> list[dict[str, Any]]:
+def measure(
+    setups: Sequence[Setup], rounds: int, threads: int, say: Say, processes: int = 1
+) -> list[dict[str, Any]]:
     """Each arm's trained values, seconds of each round, and memory.
 
     Args:
@@ -26,6 +28,8 @@ def measure(setups: Sequence[Setup], rounds: int, threads: int, say: Say) -> lis
         rounds: steps of each arm; a slow moment of the machine falls on all arms of a round alike.
         threads: that each process computes with; only one computes at a time.
         say: takes progress, a line at a time.
+        processes: that each arm has, one after the other, each for as many rounds. How fast a process is depends by a
+            few percent on where its memory happens to lie; several give that luck a chance to even out.
 
     Raises:
         ValueError: a process ended, with the reason it gave; or rivals do not train as many values as a ticket.
@@ -34,23 +38,24 @@ def measure(setups: Sequence[Setup], rounds: int, threads: int, say: Say) -> lis
         raise ValueError(f"The number of --rounds must be at least 1, but is {rounds}.")
     if threads < 1:
         raise ValueError(f"The number of --threads must be at least 1, but is {threads}.")
+    arms = [setup.arm for setup in setups]
     seconds: list[list[float]] = [[] for _ in setups]
-    with _workers(setups, threads) as workers:
-        trained = []
-        for worker in workers:
-            say(f"preparing {worker.arm.name}")
-            trained.append(worker.answer()["trained"])
-        arms = [setup.arm for setup in setups]
-        refuse_unmatched(arms, {arm.name: count for arm, count in zip(arms, trained, strict=True)})
-        order = random.Random(0)
-        for number in range(rounds):
-            say(f"round {number + 1} of {rounds}")
-            for place in order.sample(range(len(workers)), len(workers)):
-                seconds[place].append(workers[place].ask("step")["seconds"])
-        memory = []
-        for worker in workers:
-            say(f"memory of {worker.arm.name}")
-            memory.append(worker.ask("memory"))
+    order = random.Random(0)
+    for process in range(processes):
+        with _workers(setups, threads) as workers:
+            trained = []
+            for worker in workers:
+                say(f"preparing {worker.arm.name}")
+                trained.append(worker.answer()["trained"])
+            refuse_unmatched(arms, {arm.name: count for arm, count in zip(arms, trained, strict=True)})
+            for number in range(rounds * process // processes, rounds * (process + 1) // processes):
+                say(f"round {number + 1} of {rounds}")
+                for place in order.sample(range(len(workers)), len(workers)):
+                    seconds[place].append(workers[place].ask("step")["seconds"])
+            memory = []
+            for worker in workers if process == processes - 1 else ():
+                say(f"memory of {worker.arm.name}")
+                memory.append(worker.ask("memory"))
     return [
         {
             "arm": arm.name,

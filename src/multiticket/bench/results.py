@@ -43,6 +43,8 @@ class Conditions:
     threads: int
     rounds: int
     compiled: bool = False
+    processes: int = 1
+    """That each arm has, one after the other; the rounds are divided among them."""
 
 
 def run(
@@ -56,15 +58,19 @@ def run(
         Setup(shape, arm, batch, tokens, conditions.dtype, conditions.device, conditions.compiled)
         for arm in arms
     ]
-    measured = measure(setups, conditions.rounds, conditions.threads, say)
+    measured = measure(setups, conditions.rounds, conditions.threads, say, conditions.processes)
     for arm, fields in zip(arms, measured, strict=True):
         operations = predict(shape, arm, batch, tokens)
         fields["operations"] = {**asdict(operations), "total": operations.total}
         fields["predicted_over_floor"] = predicted_over_floor(shape, arm, batch, tokens)
-    return {**asdict(conditions), "parameters": shape.parameters, "arms": compare(measured)}
+    return {
+        **asdict(conditions),
+        "parameters": shape.parameters,
+        "arms": compare(measured, conditions.processes),
+    }
 
 
-def compare(measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def compare(measured: Sequence[Mapping[str, Any]], processes: int = 1) -> list[dict[str, Any]]:
     """Each arm with its spread (``time``) and its ratios (``over``) to those of `REFERENCES` that were measured.
 
     Over LoRA and SHiRA only where both train the same number of values, within 2 %.
@@ -75,7 +81,7 @@ def compare(measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             **fields,
             "time": spread(fields["seconds"]),
             "over": {
-                kind: ratio(fields["seconds"], reference["seconds"])
+                kind: ratio(fields["seconds"], reference["seconds"], processes)
                 for kind, reference in references.items()
                 if fields is not reference
                 and (kind not in ADAPTERS or comparable(fields["trained"], reference["trained"]))
@@ -151,9 +157,13 @@ def _of_kind(measured: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _check(conditions: Conditions) -> None:
-    for name in ("batch", "rounds", "threads"):
+    for name in ("batch", "rounds", "threads", "processes"):
         if getattr(conditions, name) < 1:
             raise ValueError(f"--{name} must be at least 1, but is {getattr(conditions, name)}.")
+    if conditions.rounds % conditions.processes:
+        raise ValueError(
+            f"{conditions.rounds} --rounds do not divide among {conditions.processes} --processes; give a multiple."
+        )
     if conditions.tokens < 2:
         raise ValueError(
             f"A row needs at least 2 tokens to predict one from another, but has {conditions.tokens}."

@@ -63,10 +63,12 @@ def caption(conditions: Mapping[str, Any]) -> str:
     shape = conditions["shape"]
     place = "one GPU" if conditions["device"] == "cuda" else f"{conditions['threads']} CPU threads"
     place += ", compiled" if conditions.get("compiled") else ""
+    processes = conditions.get("processes", 1)
+    rounds = f"{conditions['rounds']} rounds" + (f" in {processes} processes an arm" if processes > 1 else "")
     return (
         f"Qwen2 of {conditions['parameters'] / 1e6:.1f} M parameters ({shape['layers']} layers, width "
         f"{shape['width']}, vocabulary {shape['vocabulary']:,}), {conditions['batch']} x {conditions['tokens']} "
-        f"tokens, {conditions['dtype']}, {place}, {conditions['rounds']} rounds"
+        f"tokens, {conditions['dtype']}, {place}, {rounds}"
     )
 
 

@@ -43,6 +43,9 @@ def bench(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of each process; default: all cores.")] = None,
+    processes: Annotated[
+        int, typer.Option(help="That each arm has, one after the other; the rounds are divided among them.")
+    ] = 1,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Measure every arm under torch.compile.")
     ] = False,
@@ -83,6 +86,7 @@ def bench(
         threads=_cores() if threads is None else threads,
         rounds=(SWEEP_ROUNDS if sweep else ROUNDS) if rounds is None else rounds,
         compiled=compiled,
+        processes=processes,
     )
     if sweep:
         swept = None if values is None else _numbers(values, "values")

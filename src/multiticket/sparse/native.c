@@ -188,7 +188,7 @@ EACH_CPU static void rows_of_product(const Input *dy, int64_t token, int n, int6
   }
 }
 
-/* `sums` must hold zeros: result (k), and k more for each further thread that takes tokens of its own, `splits` in all.
+/* `sums` has room for the result (k), and k more for each further thread that takes tokens of its own, `splits` in all.
    `scratch` has room for columns * 64 floats for each thread. Strides are between tokens, in elements. x has factors if
    they are not null, and is fp32 then: `times` with its stride, or `by_token` (tokens) and `by_column` (columns).
 
@@ -216,6 +216,7 @@ void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64
       float *xt = scratch + me * columns * B, *result = sums + mine * k;
       int64_t first = parts * share / sharing * ROWS, last = parts * (share + 1) / sharing * ROWS;
       if (last > rows) last = rows;
+      memset(result + starts[first], 0, sizeof(float) * (starts[last] - starts[first]));
       for (int64_t block = blocks * mine / split; block < blocks * (mine + 1) / split; block++) {
         int64_t token = block * B;
         int n = tokens - token < B ? (int)(tokens - token) : B;

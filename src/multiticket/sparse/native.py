@@ -66,7 +66,7 @@ def native(
     (tokens, rows), columns = dy.shape, x.shape[1]
     threads = torch.get_num_threads() if dy.numel() + x.numel() >= LEAST_FOR_THREADS else 1
     splits = max(1, min(threads, -(-tokens // BLOCK), MOST_SUMS // max(1, positions.numel())))
-    sums = torch.zeros(splits, positions.numel())
+    sums = torch.empty(splits, positions.numel())
     scratch = torch.empty(threads, columns * BLOCK)
     built.multiticket_sampled(
         *(dy.data_ptr(), dy.stride(0), x.data_ptr(), x.stride(0)),
