@@ -172,3 +172,80 @@ def test_only_plain_weights_are_written_past_torch():
     assert not native.can_write(dense, positions.long(), content)
     assert not native.can_write(dense.bfloat16(), positions, content)
     assert not native.can_write(dense.to("meta"), positions, content)
+
+
+@needs_compiler
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.integers(1, 90), min_size=2, max_size=4),
+    columns=st.integers(1, 90),
+    tokens=st.integers(1, 200),
+    threads=st.integers(1, 3),
+    dtype=st.sampled_from(native.DTYPES),
+    factored=st.sampled_from(["no", "times", "scaled"]),
+    most_sums=st.sampled_from([1, native.MOST_SUMS]),
+)
+def test_layers_of_one_input_share_its_transpose_and_change_no_bit(
+    rows, columns, tokens, threads, dtype, factored, most_sums
+):
+    layers = [masked_product(r, columns, tokens, r * columns // 2, dtype) for r in rows]
+    x = layers[0][1]
+    shapes = {"no": [], "times": [x.shape], "scaled": [(tokens, 1), (1, columns)]}[factored]
+    factors = [torch.randn(shape).to(dtype) for shape in shapes]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: threads)
+        patch.setattr(native, "LEAST_FOR_THREADS", 0)
+        patch.setattr(native, "MOST_SUMS", most_sums)
+        alone = [native.native(dy, x, at, starts, factors) for dy, _, at, starts in layers]
+        again = [index < len(layers) - 1 for index in range(len(layers))]
+        shared = [
+            native.native(dy, x, at, starts, factors, more)
+            for (dy, _, at, starts), more in zip(layers, again, strict=True)
+        ]
+    assert all(torch.equal(one, other) for one, other in zip(alone, shared, strict=True))
+    assert native._turned.turned is None
+    assert native._turned.parts == ()
+
+
+@needs_compiler
+def test_a_transpose_is_not_taken_for_another_input_or_a_changed_one(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    dy, x, positions, starts = masked_product(30, 20, 100, 60, torch.float32)
+    other = x + 1
+    wanted = [native.native(dy, one, positions, starts) for one in (x, other, x[:, :20] * 2)]
+    native.native(dy, x, positions, starts, again=True)
+    assert torch.equal(native.native(dy, other, positions, starts, again=True), wanted[1])
+    assert torch.equal(native.native(dy, x, positions, starts, again=True), wanted[0])
+    x.mul_(2)
+    assert torch.equal(native.native(dy, x, positions, starts, again=True), wanted[2])
+    scaled = native.native(dy, x, positions, starts, [torch.full((100, 1), 0.5), torch.ones(1, 20)])
+    assert torch.equal(scaled, wanted[0])
+
+
+@needs_compiler
+def test_queries_keys_and_values_transpose_their_input_once(monkeypatch):
+    class Three(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v = (torch.nn.Linear(16, 16) for _ in range(3))
+
+        def forward(self, x):
+            return self.q(x) * self.k(x) * self.v(x) + self.q(x + 1)
+
+    found = []
+    find = native._Turned.find
+    monkeypatch.setattr(
+        native._Turned, "find", lambda self, parts: found.append(find(self, parts)) or found[-1]
+    )
+    torch.manual_seed(0)
+    model = Three()
+    x = torch.randn(40, 16, requires_grad=True)
+    model(x).sum().backward()
+    dense = {name: weight.grad for name, weight in model.named_parameters()}
+    attachment = mt.attach(model, mt.Mask.random(model, 0.5), gradient="native")
+    model(x).sum().backward()
+    assert sum(turned is not None for turned in found) == 2
+    assert native._turned.turned is None
+    for name, values in attachment.named_parameters():
+        wanted = dense[name].view(-1)[attachment.mask.indices(name).long()]
+        torch.testing.assert_close(values.grad, wanted)
