@@ -17,8 +17,8 @@ import torch
 from multiticket.train.allocator import keep_freed_memory
 print(keep_freed_memory() if sys.argv[1] == "keep" else None)
 def step():
-    kept = [torch.ones(3_000_000) for _ in range(10)]  # 120 MB, 29,297 pages
-step(), step()
+    kept = [torch.ones(10_000_000) for _ in range(3)]  # 120 MB, 29,297 pages; glibc keeps no block above 32 MiB
+for _ in range(6): step()  # the heap grows into its size
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 step(), step(), step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -47,8 +47,7 @@ def faults(how: str, **environment: str) -> tuple[str, int]:
 def test_memory_that_was_freed_is_used_again():
     done, kept = faults("keep")
     assert done == "True"
-    assert kept < 1000
-    assert faults("leave")[1] > 10_000
+    assert kept < faults("leave")[1] / 10
 
 
 @glibc
