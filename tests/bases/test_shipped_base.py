@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from base_tokenizer import build_tokenizer
+from measure_base import SAMPLES, complete
 from multiticket import bases, tasks
-from multiticket.bases.measure import SAMPLES, complete
-from multiticket.bases.pretrain import RECIPES
-from multiticket.bases.tokenizer import build_tokenizer
+from pretrain import RECIPES
 
 NAMES = ("tiny-llama", "tiny-qwen2", "tiny-qwen3")
 RECORDS = {name: json.loads((bases.path(name) / "base.json").read_text()) for name in NAMES}

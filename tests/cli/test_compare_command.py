@@ -13,7 +13,7 @@ import pytest
 
 from multiticket import config
 from multiticket.cli import main
-from multiticket.train.run_folder import RunFolder
+from multiticket.runs.folder import RunFolder
 
 
 def _write(path: Path, chance: Any, seed: int = 0, samples: int = 4, **changes: Any) -> Path:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from multiticket.config import RunConfig
-from multiticket.study.choice import settled
-from multiticket.study.runs import StudyRun
-from multiticket.train.files import write_json, write_text
-from multiticket.train.run_folder import RunFolder
+from multiticket.research.study.choice import settled
+from multiticket.research.study.study_run import StudyRun
+from multiticket.runs.files import write_json, write_text
+from multiticket.runs.folder import RunFolder
 
 NUMEL = 1_000_000
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multiticket.study.section import Figure, Mark, Section, Series, Table
+from multiticket.research.study.page_section import Figure, Mark, Section, Series, Table
 
 INTERVALS = Figure(
     kind="intervals",

@@ -2,9 +2,9 @@
 
 import pytest
 
+from extract_names import is_short_name, is_test_name
 from multiticket import tasks
 from multiticket.tasks.alphabet_sort import name_pool, sort_names, split_name
-from multiticket.tasks.extract_names import is_short_name, is_test_name
 from multiticket.tasks.sorted_tags import read, wrap
 
 TASK = tasks.get("alphabet_sort")

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extract_arithmetic import evaluate
 from multiticket import tasks
 from multiticket.tasks.arithmetic import facts
-from multiticket.tasks.extract_arithmetic import evaluate
 
 TASK = tasks.get("arithmetic")
 

@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 from toy_task import TASK
 
 from multiticket import config
+from multiticket.evaluate.evaluation import evaluate
 from multiticket.mask.selectors import SELECTORS
-from multiticket.report.tables import arm_name
+from multiticket.models import load_model
+from multiticket.research.report.tables import arm_name
 from multiticket.ticket import Ticket
 from multiticket.train.arms import (
     add_lora,
@@ -24,10 +26,8 @@ from multiticket.train.arms import (
     trained_count,
     with_adapter,
 )
-from multiticket.train.evaluation import evaluate
-from multiticket.train.models import load_model
 from multiticket.train.run import run_training
-from multiticket.train.subject import Trained, measure
+from multiticket.train.trained import Trained, measure
 from multiticket.train.trainer import RLVRTrainer, StepKL
 
 STEPS = 10

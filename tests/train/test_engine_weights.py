@@ -16,10 +16,10 @@ from trl.generation import vllm_generation
 
 from multiticket import config
 from multiticket.mask import Mask
+from multiticket.models import load_model
 from multiticket.sparse import attach
 from multiticket.train import grpo_options
 from multiticket.train.engine_weights import push_plain_weights
-from multiticket.train.models import load_model
 from multiticket.train.run import reward_function
 from multiticket.train.trainer import RLVRTrainer, grpo_config
 

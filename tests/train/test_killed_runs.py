@@ -14,11 +14,11 @@ import pytest
 import torch
 from small_runs import in_a_child, kill_at, made, small
 
+from multiticket.evaluate.evaluation import Evaluation
+from multiticket.runs.checkpoints import Checkpoints
+from multiticket.runs.lines import StepLines
 from multiticket.ticket import Ticket
 from multiticket.train import run as run_module
-from multiticket.train.checkpoints import Checkpoints
-from multiticket.train.evaluation import Evaluation
-from multiticket.train.lines import StepLines
 from multiticket.train.run import run_training
 
 Whole = Callable[[str], tuple[Path, dict[str, Any]]]

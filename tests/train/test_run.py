@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from multiticket import config
 from multiticket.mask import Mask
+from multiticket.models import load_model
 from multiticket.ticket import Ticket
-from multiticket.train.models import load_model
 from multiticket.train.run import run_training
 
 STEPS = 8  # four steps an epoch: 40 problems, 10 a step
@@ -109,7 +109,7 @@ def test_the_score_is_that_of_the_base_plus_the_file(
 ) -> None:
     from toy_task import TASK
 
-    from multiticket.train.evaluation import evaluate
+    from multiticket.evaluate.evaluation import evaluate
 
     output, result = ticket_run
     model, tokenizer = load_model(str(toy_model_folder))

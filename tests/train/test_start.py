@@ -14,10 +14,10 @@ from small_runs import made, small
 from multiticket import config
 from multiticket.cli import main
 from multiticket.mask import Mask
+from multiticket.models import load_model
 from multiticket.sparse import attach
 from multiticket.ticket import Ticket
 from multiticket.ticket.compose import compose
-from multiticket.train.models import load_model
 from multiticket.train.run import run_training
 from multiticket.train.start import as_at_start, attach_start, settings_from_ticket
 

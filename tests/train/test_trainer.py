@@ -11,8 +11,8 @@ from toy_task import TASK
 
 from multiticket import config
 from multiticket.mask import Mask
+from multiticket.models import load_model
 from multiticket.sparse import attach
-from multiticket.train.models import load_model
 from multiticket.train.run import reward_function
 from multiticket.train.trainer import RLVRTrainer, grpo_config
 

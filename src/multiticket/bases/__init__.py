@@ -1,4 +1,4 @@
-"""Tiny pretrained models that ship with the package, and (`pretrain`) the recipe that made them."""
+"""Tiny pretrained models that ship with the package; ``tools/pretrain.py`` makes them."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ tickets.register(app)
 study.register(app)
 theory.register(app)
 
-TRAIN_LIBRARIES = ("transformers", "trl", "datasets", "accelerate", "faker", "matplotlib", "tensorboard")
+TRAIN_LIBRARIES = ("transformers", "trl", "datasets", "accelerate", "matplotlib", "tensorboard")
 
 
 def _print_version(asked: bool) -> None:
@@ -66,11 +66,11 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def mistake(error: Exception, program: str = "multiticket") -> str | None:
+def mistake(error: Exception, *programs: str) -> str | None:
     """The sentence that tells a user what went wrong, or None where it is the program that is wrong.
 
     Args:
-        program: the module that runs, where it is none of the package's.
+        programs: modules that are ours though they are none of the package's.
     """
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's own usage errors
         text = " ".join(error.format_message().split())
@@ -85,18 +85,18 @@ def mistake(error: Exception, program: str = "multiticket") -> str | None:
         return f"This command needs {error.name}: pip install 'multiticket[train]'."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.strerror}: {error.filename}."
-    if isinstance(error, ValueError) and _raised_by_us(error.__traceback__, program):
+    if isinstance(error, ValueError) and _raised_by_us(error.__traceback__, ("multiticket", *programs)):
         return str(error)
     return None
 
 
-def _raised_by_us(trace: TracebackType | None, program: str) -> bool:
+def _raised_by_us(trace: TracebackType | None, ours: tuple[str, ...]) -> bool:
     """Whether the innermost frame is ours: a ValueError from a library's depths is a bug to see in full."""
     name = ""
     while trace is not None:
         name = trace.tb_frame.f_globals.get("__name__", "")
         trace = trace.tb_next
-    return name.split(".")[0] in ("multiticket", program)
+    return name.split(".")[0] in ours
 
 
 def _say(sentence: str) -> None:

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from multiticket.bench.arms import ADAPTERS, DENSITIES, KINDS
-from multiticket.bench.shapes import SHAPES, choose_shape
 from multiticket.cli.outputs import refuse_unwritable
+from multiticket.research.bench.arms import ADAPTERS, DENSITIES, KINDS
+from multiticket.research.bench.shapes import SHAPES, choose_shape
 
 DTYPES = ("float32", "bfloat16", "float16")
 ROUNDS, SWEEP_ROUNDS = 15, 7
@@ -64,12 +64,12 @@ def bench(
     if values is not None and sweep is None:
         raise ValueError("--values belongs to a --sweep; give --densities for tickets of several densities.")
 
-    from multiticket.train.quiet import hush
+    from multiticket.quiet import hush
 
     hush()
     import torch
 
-    from multiticket.bench import results, show
+    from multiticket.research.bench import results, show
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):

@@ -23,13 +23,13 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """B against A, problem by problem: the difference with its 95 % interval, and whether B is no worse."""
-    from multiticket.train import comparison
-    from multiticket.train.problem_results import read_side
+    from multiticket.evaluate import comparison
+    from multiticket.evaluate.problem_results import read_side
 
     result = comparison.compare(read_side(a), read_side(b), margin)
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        from multiticket.report.comparison import print_comparison
+        from multiticket.research.report.comparison_table import print_comparison
 
         print_comparison(result)

@@ -25,8 +25,8 @@ def demo(
     ] = None,
 ) -> None:
     """Train the full arm and two random 1 % tickets on arithmetic, and show that a ticket is all that it says."""
-    from multiticket.report import demo as parts
-    from multiticket.report.tables import print_runs, wide_console
+    from multiticket.research.report import demo as parts
+    from multiticket.research.report.tables import print_runs, wide_console
 
     started = time.monotonic()
     say = wide_console().print

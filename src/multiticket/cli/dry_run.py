@@ -13,7 +13,7 @@ def print_preview(preview: Mapping[str, Any]) -> None:
     from rich import box
     from rich.table import Table
 
-    from multiticket.report.tables import size, wide_console
+    from multiticket.research.report.tables import size, wide_console
 
     console = wide_console()
     settings = Table(

@@ -55,7 +55,7 @@ def evaluate(
 
         tasks.get(task)
 
-    from multiticket.train.subject import Trained, measure, results_file
+    from multiticket.train.trained import Trained, measure, results_file
 
     trained = Trained(ticket, adapter, checkpoint)
     evaluation, about = measure(run, model, trained, task, verbose)
@@ -67,7 +67,7 @@ def evaluate(
     if as_json:
         print(json.dumps(summary, indent=2))
     else:
-        from multiticket.report.tables import print_evaluation
+        from multiticket.research.report.tables import print_evaluation
 
         print_evaluation(summary)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from multiticket.train.plan import Plan
+    from multiticket.plan.memory import Plan
 
 ROWS = (
     ("weights", "weights"),
@@ -61,10 +61,10 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, in bytes.")] = False,
 ) -> None:
     """What training costs in memory, by component, for full, LoRA and ticket, from the model's configuration alone."""
-    from multiticket.train.quiet import hush
+    from multiticket.quiet import hush
 
     hush()
-    from multiticket.train import plan as planning
+    from multiticket.plan import memory as planning
 
     size = None if gpu_memory is None else parse_memory(gpu_memory)
     chosen = [arm.strip() for arm in arms.split(",")]
@@ -91,8 +91,8 @@ def _print(plan: Plan, gpu_memory: int | None) -> None:
     from rich import box
     from rich.table import Table
 
-    from multiticket.report.tables import wide_console
-    from multiticket.train.plan import ASSUMPTIONS
+    from multiticket.plan.memory import ASSUMPTIONS
+    from multiticket.research.report.tables import wide_console
 
     details = [f"{plan.batch} x {plan.tokens} tokens", plan.dtype, f"{plan.completions} completions at once"]
     details += ["padded rows"] * plan.padded + ["gradient checkpointing"] * plan.gradient_checkpointing

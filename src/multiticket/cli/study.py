@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from multiticket.study.runner import RunState
+    from multiticket.research.study.runner import RunState
 
 FILE = Annotated[Path, typer.Argument(help="The study's YAML file.")]
 FOLDER = Annotated[Path | None, typer.Option("--output", help="Its folder; default runs/NAME.")]
@@ -40,15 +40,15 @@ def run(
     gpus: Annotated[float, typer.Option(help="GPUs that Ray reserves for a run.")] = 0,
 ) -> None:
     """Do what is missing of a study. Started twice, both share the work; stopped, it goes on where it was."""
-    from multiticket.study.executors import start_local
-    from multiticket.study.grid import load
+    from multiticket.research.study.executors import start_local
+    from multiticket.research.study.grid import load
 
     if executor not in ("local", "ray"):
         raise ValueError(f"There is no executor {executor!r}: give local or ray.")
     study = load(file)
     folder = output or Path("runs") / study.name
     if executor == "ray":
-        from multiticket.study.ray_cluster import start_ray
+        from multiticket.research.study.ray_cluster import start_ray
 
         stop, alive = start_ray(study, folder, cpus, gpus, address)
     else:
@@ -74,8 +74,8 @@ def status(
     file: FILE, output: FOLDER = None, as_json: Annotated[bool, typer.Option("--json")] = False
 ) -> None:
     """How far a study is: done, running, failed and waiting runs."""
-    from multiticket.study.grid import load
-    from multiticket.study.runner import state_of
+    from multiticket.research.study.grid import load
+    from multiticket.research.study.runner import state_of
 
     study = load(file)
     states = [state_of(output or Path("runs") / study.name, one) for one in study.runs]
@@ -96,8 +96,8 @@ def collect(
     to: Annotated[Path | None, typer.Option(help="The table; default FOLDER/runs.parquet.")] = None,
 ) -> None:
     """Write one Parquet table of all finished runs."""
-    from multiticket.study.collect import records, write_parquet
-    from multiticket.study.grid import load
+    from multiticket.research.study.collect import records, write_parquet
+    from multiticket.research.study.grid import load
 
     study = load(file)
     folder = output or Path("runs") / study.name
@@ -117,14 +117,14 @@ def report(
     """Answer the study's questions from its finished runs: one HTML page, its figures as files, and JSON."""
     import shlex
 
-    from multiticket.study.answers import answers
-    from multiticket.study.grid import load
+    from multiticket.research.study.answers import answers
+    from multiticket.research.study.grid import load
 
     study = load(file)
     folder = runs or Path("runs") / study.name
     given = ["--output", str(runs)] if runs else []
     sections = answers(study, folder, shlex.join(["multiticket", "study", "run", str(file), *given]))
-    from multiticket.report.study import write_report
+    from multiticket.research.report.study_page import write_report
 
     again = ["multiticket", "study", "report", str(file)]
     again += ["--output", str(output)] if output else []
@@ -137,7 +137,7 @@ def report(
 
 def _follow(runs: Any, folder: Path, alive: Any, workers: int) -> list[RunState]:
     """Say on standard error how far it is, whenever a run ends and at least once a minute, until nobody works."""
-    from multiticket.study.runner import state_of, time_left
+    from multiticket.research.study.runner import state_of, time_left
 
     told, said = None, 0.0
     while True:

@@ -13,7 +13,7 @@ import typer
 from multiticket.cli.outputs import refuse_unwritable
 
 if TYPE_CHECKING:
-    from multiticket.theory.fisher import Sampling
+    from multiticket.research.theory.fisher import Sampling
 
 PICTURES = (".svg", ".png", ".pdf")
 MASKS = "random,first-layer,last-layer,attention,mlp,columns,magnitude,fisher"
@@ -86,7 +86,7 @@ def kl(
         raise ValueError("--plot draws runs over their steps, and two states have none: leave it out.")
     _refuse_before_measuring(json, plot)
     from multiticket.cli.theory_tables import print_kl, print_kl_of_states
-    from multiticket.theory.trajectory import Contexts, kl_of_run, kl_of_states
+    from multiticket.research.theory.trajectory import Contexts, kl_of_run, kl_of_states
 
     contexts = Contexts(split, problems, group, seed)
     if before is not None and after is not None:
@@ -99,7 +99,7 @@ def kl(
     for one in found:
         print_kl(one)
     if plot is not None:
-        from multiticket.theory.plots import draw_kl
+        from multiticket.research.theory.plots import draw_kl
 
         draw_kl(found, plot)
 
@@ -120,13 +120,13 @@ def predict(
     _refuse_before_measuring(json, plot)
     sampling = _sampling("", None, gradient, split, problems, group, seed, memory)
     from multiticket.cli.theory_tables import print_prediction
-    from multiticket.theory.prediction import prediction
+    from multiticket.research.theory.prediction import prediction
 
     result = prediction(runs, sampling, rank)
     _keep(result, json)
     print_prediction(result)
     if plot is not None:
-        from multiticket.theory.plots import draw_prediction
+        from multiticket.research.theory.plots import draw_prediction
 
         draw_prediction(result, plot)
 
@@ -143,14 +143,14 @@ def updates(
     """What finished runs did to the weights: how many moved and how far, in how many directions, and the KL it took."""
     _refuse_before_measuring(json, plot)
     from multiticket.cli.theory_tables import print_updates
-    from multiticket.theory.finished import update_of_run
-    from multiticket.theory.trajectory import Contexts
+    from multiticket.research.theory.run_update import update_of_run
+    from multiticket.research.theory.trajectory import Contexts
 
     found = [update_of_run(run, Contexts(split, problems, group, seed)) for run in runs]
     _keep({"runs": found}, json)
     print_updates(found)
     if plot is not None:
-        from multiticket.theory.plots import draw_updates
+        from multiticket.research.theory.plots import draw_updates
 
         draw_updates(found, plot)
 
@@ -175,7 +175,7 @@ def fisher(
         _place(model, ticket, checkpoint), task, gradient, split, problems, group, seed, memory
     )
     _refuse_before_measuring(json, plot)
-    from multiticket.theory.fisher import measured, spectrum
+    from multiticket.research.theory.fisher import measured, spectrum
 
     result = spectrum(measured(sampling), rank)
     _keep(result, json)
@@ -183,7 +183,7 @@ def fisher(
 
     print_spectrum(result)
     if plot is not None:
-        from multiticket.theory.plots import draw_spectrum
+        from multiticket.research.theory.plots import draw_spectrum
 
         draw_spectrum(result, plot)
 
@@ -212,7 +212,7 @@ def subspace(
     )
     dense = _densities(densities)
     _refuse_before_measuring(json, plot)
-    from multiticket.theory.fisher import mean_over_seeds, measured, subspaces
+    from multiticket.research.theory.fisher import mean_over_seeds, measured, subspaces
 
     chosen = [mask.strip() for mask in masks.split(",") if mask.strip()]
     result = subspaces(measured(sampling), chosen, dense, mask_seeds, rank)
@@ -222,7 +222,7 @@ def subspace(
 
     print_subspaces(result, means)
     if plot is not None:
-        from multiticket.theory.plots import draw_subspaces
+        from multiticket.research.theory.plots import draw_subspaces
 
         draw_subspaces(result, means, plot)
 
@@ -253,7 +253,7 @@ def _sampling(
 ) -> Sampling:
     if not memory > 0:
         raise ValueError(f"--memory takes a number of GiB above 0, not {memory:g}.")
-    from multiticket.theory.fisher import Sampling
+    from multiticket.research.theory.fisher import Sampling
 
     return Sampling(model, task, gradient, split, problems, group, seed, int(memory * 2**30))
 
@@ -280,7 +280,7 @@ def _refuse_before_measuring(json: Path | None, plot: Path | None) -> None:
 
 def _keep(result: Mapping[str, Any], json: Path | None) -> None:
     if json is not None:
-        from multiticket.train.files import write_json
+        from multiticket.runs.files import write_json
 
         write_json(json, _plain(result))
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from multiticket.report.tables import percent, wide_console
+from multiticket.research.report.tables import percent, wide_console
 
 
 def print_spectrum(result: Mapping[str, Any]) -> None:
@@ -129,7 +129,7 @@ def _contexts(result: Mapping[str, Any]) -> str:
 
 
 def print_updates(runs: Sequence[Mapping[str, Any]]) -> None:
-    from multiticket.theory.finished import matrix_means
+    from multiticket.research.theory.run_update import matrix_means
 
     table = _table(
         "How far the weights moved",

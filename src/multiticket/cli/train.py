@@ -152,7 +152,7 @@ def train(
         output = output or run_config.default_output()
 
     from multiticket import tasks
-    from multiticket.train.run_folder import RunFolder
+    from multiticket.runs.folder import RunFolder
 
     tasks.get(run_config.task)
     if not resume:
@@ -161,7 +161,7 @@ def train(
         _preview(run_config, output, as_json, verbose)
         return
 
-    from multiticket.train.interrupt import RunInterrupted
+    from multiticket.train.callbacks.interrupt import RunInterrupted
     from multiticket.train.run import run_training
 
     try:
@@ -174,7 +174,7 @@ def train(
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        from multiticket.report.tables import print_result
+        from multiticket.research.report.tables import print_result
 
         print_result(result, output)
 
@@ -187,7 +187,7 @@ def _number_or_auto(text: str) -> float | str:
 
 
 def _preview(run_config: Any, output: Path, as_json: bool, verbose: bool) -> None:
-    from multiticket.train.dry_run import preview
+    from multiticket.plan.preview import preview
 
     found = preview(run_config, output, verbose)
     if as_json:
@@ -237,7 +237,7 @@ def _config_to_resume(
 ) -> tuple[Any, Path]:
     """The settings of an interrupted run; only how far it goes and how often it saves may change."""
     from multiticket import config as settings
-    from multiticket.train.run_folder import RunFolder
+    from multiticket.runs.folder import RunFolder
 
     if output is None:
         output = settings.load(config, overrides).default_output()

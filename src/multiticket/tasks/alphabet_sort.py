@@ -2,7 +2,7 @@
 
 After the `alphabet-sort` environment of the verifiers library, with its tags and its scoring (`sorted_tags`), in one
 turn and a compact prompt. Names are CamelCase, `AnnLee`: the last name starts at the first capital after position 0.
-Training and test problems draw from disjoint pools of first and of last names (`extract_names`).
+Training and test problems draw from disjoint pools of first and of last names (`tools/extract_names.py`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ lower-cased) ** 4; of several blocks in one answer each must be better than the 
 reward is the mean over the turns. Prompts show the format with as many lines as chance has it.
 
 Names are those of arXiv authors (`kalomaze/alphabetic-arxiv-authors-it1`, as there) where the hub can be reached, and
-otherwise the shipped ones, which Faker made (`extract_names`).
+otherwise the shipped ones, which Faker made (`tools/extract_names.py`).
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ import importlib
 from multiticket.tasks.alphabet_sort import AlphabetSort
 from multiticket.tasks.alphabet_sort_turns import AlphabetSortTurns
 from multiticket.tasks.arithmetic import Arithmetic
+from multiticket.tasks.custom import load_own
 from multiticket.tasks.gsm8k import GSM8K
 from multiticket.tasks.hendrycks_math import HendrycksMATH
-from multiticket.tasks.own import load_own
 from multiticket.tasks.protocol import Task
 
 TASKS: dict[str, type] = {

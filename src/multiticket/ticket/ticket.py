@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +17,16 @@ from multiticket.ticket import apply, file
 from multiticket.ticket.apply import Applied
 from multiticket.ticket.section import Section
 
-if TYPE_CHECKING:
-    from multiticket.sparse import Attachment
+
+class TrainedValues(Protocol):
+    """What a ticket can be taken from: an attachment, or anything else with a mask and trained values."""
+
+    mask: Mask
+
+    @property
+    def base_fingerprint(self) -> str: ...
+
+    def dense_values(self, name: str) -> Tensor: ...
 
 
 class Ticket:
@@ -54,7 +62,7 @@ class Ticket:
         return ticket
 
     @classmethod
-    def from_attachment(cls, attachment: Attachment, **provenance: Any) -> Ticket:
+    def from_attachment(cls, attachment: TrainedValues, **provenance: Any) -> Ticket:
         """What an attachment has learned so far, in the dtype of the weights."""
         mask = attachment.mask
         values = {name: attachment.dense_values(name) for name in mask.names}

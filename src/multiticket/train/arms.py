@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 
 from multiticket import tasks
 from multiticket.config import RunConfig
+from multiticket.evaluate.completion import complete, stop_tokens
+from multiticket.evaluate.prompts import prompt_texts
 from multiticket.mask import Mask, MaskRule, masked_candidates
 from multiticket.mask.scores import squared_gradients
 from multiticket.sparse import Attachment
-from multiticket.train.completion import complete, stop_tokens
-from multiticket.train.plan_arms import values_per_rank
-from multiticket.train.prompts import prompt_texts
+from multiticket.train.lora_size import values_per_rank
 from multiticket.train.start import load_start
 
 FISHER_ROLLOUTS = 64

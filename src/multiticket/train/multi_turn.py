@@ -14,8 +14,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from multiticket.evaluate.prompts import render_reply
 from multiticket.tasks import MultiTurnTask, Task
-from multiticket.train.prompts import render_reply
 
 Generate = Callable[[list[list[int]], int], tuple[list[list[int]], list[list[float]] | None]]
 """Token ids of contexts and the turn's number -> ids of one completion each, with their log-probabilities or None."""
@@ -128,37 +128,3 @@ def rollout_function(task: Task, problems: Any) -> Any:
         }
 
     return rollout
-
-
-def complete_turns(
-    prompts: Sequence[str],
-    answers: Sequence[str],
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    complete: Callable[[list[str], list[int], int], list[str]],
-) -> list[list[str]]:
-    """The model's answers, a list of turns for each problem: what `tasks.reward_of` and `tasks.all_correct` judge.
-
-    A task without turns has lists of one.
-
-    Args:
-        prompts, answers: rendered prompts (see `prompts.render`) and the problems' answers.
-        complete: texts of contexts, the place in `prompts` of each, and the turn's number -> one completion each,
-            without special tokens.
-    """
-    contexts = list(prompts)
-    turns: list[list[str]] = [[] for _ in prompts]
-    speaking = list(range(len(contexts)))
-    turn = 0
-    while speaking:
-        said = complete([contexts[i] for i in speaking], speaking, turn)
-        for i, text in zip(speaking, said, strict=True):
-            turns[i].append(text)
-        turn += 1
-        if not isinstance(task, MultiTurnTask) or turn == task.turns:
-            break
-        replies = {i: task.reply(turns[i], answers[i]) for i in speaking}
-        speaking = [i for i in speaking if replies[i] is not None]
-        for i in speaking:
-            contexts[i] += turns[i][-1] + render_reply(str(replies[i]), tokenizer)
-    return turns

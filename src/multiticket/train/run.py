@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from multiticket.train.quiet import hush, hush_loaded
+from multiticket.quiet import hush, hush_loaded
 
 hush()
 
@@ -21,7 +21,16 @@ from transformers.trainer_callback import PrinterCallback  # noqa: E402
 
 from multiticket import tasks  # noqa: E402
 from multiticket.config import WATCHING, RunConfig  # noqa: E402
+from multiticket.evaluate.evaluation import Evaluation, evaluate  # noqa: E402
+from multiticket.evaluate.prompts import rendered  # noqa: E402
+from multiticket.evaluate.validation import best_step  # noqa: E402
 from multiticket.mask import masked_candidates  # noqa: E402
+from multiticket.models import load_model  # noqa: E402
+from multiticket.runs.disk import explained  # noqa: E402
+from multiticket.runs.files import write_json  # noqa: E402
+from multiticket.runs.folder import RunFolder, read_json  # noqa: E402
+from multiticket.runs.progress import RunProgress  # noqa: E402
+from multiticket.runs.trackers import check_installed  # noqa: E402
 from multiticket.sparse import Attachment, attach  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
 from multiticket.train.allocator import keep_freed_memory  # noqa: E402
@@ -34,21 +43,12 @@ from multiticket.train.arms import (  # noqa: E402
     typical_weight,
     with_adapter,
 )
-from multiticket.train.disk import explained  # noqa: E402
-from multiticket.train.evaluation import Evaluation, evaluate  # noqa: E402
-from multiticket.train.files import write_json  # noqa: E402
-from multiticket.train.interrupt import StopSignals  # noqa: E402
-from multiticket.train.learning_rate import RateController  # noqa: E402
-from multiticket.train.models import load_model  # noqa: E402
+from multiticket.train.callbacks.interrupt import StopSignals  # noqa: E402
 from multiticket.train.multi_turn import rollout_function  # noqa: E402
-from multiticket.train.progress import RunProgress  # noqa: E402
-from multiticket.train.prompts import rendered  # noqa: E402
-from multiticket.train.run_folder import RunFolder, read_json  # noqa: E402
-from multiticket.train.sitting import Sitting  # noqa: E402
+from multiticket.train.rate import RateController  # noqa: E402
+from multiticket.train.session import Sitting  # noqa: E402
 from multiticket.train.start import attach_start  # noqa: E402
-from multiticket.train.trackers import check_installed  # noqa: E402
 from multiticket.train.trainer import RLVRTrainer, grpo_config  # noqa: E402
-from multiticket.train.validation import best_step  # noqa: E402
 
 
 def run_training(

@@ -18,17 +18,17 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from multiticket.config import RunConfig
+from multiticket.runs.checkpoints import Checkpoints
 from multiticket.sparse import Attachment
 from multiticket.sparse.distributed import reshard
 from multiticket.sparse.refusals import refuse_strategy
 from multiticket.train.arms import save_adapter
-from multiticket.train.checkpoints import Checkpoints
+from multiticket.train.callbacks.rounding import MeasureRounding
 from multiticket.train.engine_weights import push_plain_weights
 from multiticket.train.grpo_options import with_options
-from multiticket.train.learning_rate import RateController, solve_rate
 from multiticket.train.probe import FirstStepProbe
-from multiticket.train.reference import Which, make_reference
-from multiticket.train.rounding import MeasureRounding
+from multiticket.train.rate import RateController, solve_rate
+from multiticket.train.reference_policy import Which, make_reference
 
 VALUES_FILE = "values.safetensors"
 _KEY = "multiticket"

@@ -1,0 +1,185 @@
+"""What becomes of two tasks when what was trained for each is put into one base, and why."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from multiticket.quiet import hush, hush_loaded
+
+hush()
+
+from interference import interference  # noqa: E402
+from moves import Move, cosine, move_between, moved_by, shuffled, size_of  # noqa: E402
+from multiticket import tasks  # noqa: E402
+from multiticket.config import EvalConfig  # noqa: E402
+from multiticket.evaluate.evaluation import evaluate  # noqa: E402
+from multiticket.evaluate.problem_results import Results, read_results  # noqa: E402
+from multiticket.models import load_model  # noqa: E402
+from multiticket.research.theory.kl import kl_between  # noqa: E402
+from multiticket.research.theory.rollouts import Rollout, sample_rollouts  # noqa: E402
+from multiticket.research.theory.states import find_state  # noqa: E402
+from multiticket.research.theory.trajectory import Contexts  # noqa: E402
+
+Parts = tuple[tuple[float, str], ...]
+"""Moves by name, each with its factor."""
+SHUFFLED = ", shuffled"
+"""After a move's name: its values in random order."""
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Several trained moves in one base."""
+
+    name: str
+    parts: Parts
+    apart: tuple[str, str]
+    """The moves that it is compared with: trained on the first task, and on the second."""
+
+
+@dataclass
+class Composed:
+    """Everything that was measured of one seed's runs."""
+
+    seed: int
+    scores: dict[str, dict[str, Results]] = field(default_factory=dict)
+    """By state or combination, and by task."""
+    sizes: dict[str, dict[str, float]] = field(default_factory=dict)
+    kl_from_base: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By single move, and by task: in contexts of the base."""
+    kl_from_apart: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By combination, and by task: from what was trained on that task alone, in its contexts."""
+    interference: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By combination of two whole moves, and by the task of the first."""
+    cosines: dict[str, float] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON, without single problems."""
+        told = {
+            name: getattr(self, name) for name in ("sizes", "kl_from_base", "kl_from_apart", "interference")
+        }
+        scores = {
+            name: {
+                task: {"pass@1": float(found.correct.mean()), "greedy": float(found.greedy.mean())}
+                for task, found in by_task.items()
+            }
+            for name, by_task in self.scores.items()
+        }
+        return {"seed": self.seed, "scores": scores, **told, "cosines": self.cosines}
+
+
+class Composer:
+    """A base with moves to put into it, measured on two tasks."""
+
+    def __init__(
+        self,
+        model: str,
+        task_names: Sequence[str],
+        runs: Mapping[str, Path],
+        settings: EvalConfig,
+        contexts: Contexts,
+        kept: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        """
+        Args:
+            model: the base.
+            runs: finished runs by the names of their moves; a run from a merged checkpoint gives the whole move.
+            kept: the folder in which results of single problems are kept, so that no state is measured twice.
+        """
+        hush_loaded()
+        self.tasks = {name: tasks.get(name) for name in task_names}
+        self.settings = settings
+        self.contexts = contexts
+        self._kept = kept
+        self._say = say
+        self._runs = {name: path.name for name, path in runs.items()}
+        self.base, self.tokenizer = load_model(model)
+        self.base.eval()
+        self._others = [copy.deepcopy(self.base) for _ in range(3)]
+        self.moves: dict[str, Move] = {}
+        for name, path in runs.items():
+            self.moves[name] = move_between(self.base, find_state(str(path)).load()[0])
+
+    def move(self, name: str) -> Move:
+        """A run's move, or one shuffled."""
+        plain = name.removesuffix(SHUFFLED)
+        return shuffled(self.moves[plain]) if plain != name else self.moves[name]
+
+    def measure(self, seed: int, combinations: Sequence[Combination]) -> Composed:
+        """All moves alone and all combinations, on both tasks."""
+        found = Composed(seed)
+        singles: dict[str, Parts] = {BASE: (), **{name: ((1.0, name),) for name in self.moves}}
+        for name, parts in {**singles, **{one.name: one.parts for one in combinations}}.items():
+            found.scores[name] = {task: self.score(name, parts, task) for task in self.tasks}
+        self._say("the size of the moves, and KL")
+        found.sizes = {name: asdict(size_of(self.base, move)) for name, move in self.moves.items()}
+        of_base = {task: self.sample(task, ()) for task in self.tasks}
+        for name in self.moves:
+            found.kl_from_base[name] = {
+                task: self.kl((), ((1.0, name),), rollouts) for task, rollouts in of_base.items()
+            }
+        sampled: dict[tuple[str, str], list[Rollout]] = {}
+        for one in combinations:
+            found.kl_from_apart[one.name] = {}
+            whole = [name for factor, name in one.parts if factor == 1]
+            adds_up = sorted(whole) == sorted(one.apart)
+            for task, own, other in zip(self.tasks, one.apart, one.apart[::-1], strict=True):
+                if (task, own) not in sampled:
+                    sampled[task, own] = self.sample(task, ((1.0, own),))
+                rollouts = sampled[task, own]
+                found.kl_from_apart[one.name][task] = self.kl(((1.0, own),), one.parts, rollouts)
+                if adds_up:
+                    self._say(f"{one.name}: interference on {task}")
+                    result = self._interference(own, other, rollouts)
+                    found.interference.setdefault(one.name, {})[task] = result
+            if adds_up:
+                found.cosines[one.name] = cosine(*(self.move(name) for name in one.apart))
+        return found
+
+    def score(self, name: str, parts: Parts, task: str) -> Results:
+        """Single problems of a task, kept and read back."""
+        path = self._kept / self._file(name, parts, task)
+        if not path.exists():
+            self._say(f"{name} on {task}")
+            with moved_by(self.base, self._moves(parts)):
+                evaluate(self.base, self.tokenizer, self.tasks[task], self.settings).save(path)
+        return read_results(path)
+
+    def sample(self, task: str, parts: Parts) -> list[Rollout]:
+        """What a state says to a task's problems."""
+        of = self.contexts
+        with moved_by(self.base, self._moves(parts)):
+            return sample_rollouts(
+                self.base, self.tokenizer, self.tasks[task], of.problems, of.group, of.split, seed=of.seed
+            )
+
+    def kl(self, before: Parts, after: Parts, rollouts: Sequence[Rollout]) -> dict[str, Any]:
+        """KL(before || after), as plain JSON."""
+        one, other = self._others[:2]
+        with moved_by(one, self._moves(before)), moved_by(other, self._moves(after)):
+            return asdict(kl_between(one, other, rollouts))
+
+    def _interference(self, own: str, other: str, rollouts: Sequence[Rollout]) -> dict[str, Any]:
+        states = [((1.0, own),), ((1.0, other),), ((1.0, own), (1.0, other))]
+        with ExitStack() as stack:
+            for model, parts in zip(self._others, states, strict=True):
+                stack.enter_context(moved_by(model, self._moves(parts)))
+            first, second, both = self._others
+            return asdict(interference(self.base, first, second, both, rollouts))
+
+    def _moves(self, parts: Parts) -> list[tuple[float, Move]]:
+        return [(factor, self.move(name)) for factor, name in parts]
+
+    def _file(self, name: str, parts: Parts, task: str) -> str:
+        """A name that tells the runs and how they were measured, so that the same name is the same measurement."""
+        runs = [(factor, part, self._runs[part.removesuffix(SHUFFLED)]) for factor, part in parts]
+        told = hashlib.sha256(repr((runs, task, self.settings.model_dump_json())).encode()).hexdigest()[:12]
+        slug = "".join(letter if letter.isalnum() else "-" for letter in f"{name}-{task}")
+        return f"{slug}-{told}.jsonl"

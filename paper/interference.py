@@ -1,0 +1,74 @@
+"""Whether two trained moves of one base, made together, do to its policy what they do apart.
+
+In each context the base has logits z, and with the moves z_a, z_b and z_ab. If the network were linear in its weights
+z_ab would be z_a + z_b - z, and all that B does to A's task is what B does there by itself (its *drift*). What is left,
+z_ab - z_a - z_b + z, is their *interaction*. Both are told as KL from A's own policy, in A's own contexts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from multiticket.research.theory.kl import KL, summarise, token_kl
+from multiticket.research.theory.rollouts import Rollout, same_length, spoken_logits, tensors_of
+
+
+@dataclass(frozen=True)
+class Interference:
+    """Of a second move B with a first one A, in contexts of A's policy."""
+
+    together: KL
+    """KL(A || A and B)."""
+    additive: KL
+    """KL(A || softmax(z_a + z_b - z)): what B's drift alone would do."""
+    drift: KL
+    """KL(base || B)."""
+    interaction: float
+    """sum |z_ab - z_a - z_b + z|^2 / sum |z_ab - z_a|^2 over contexts, logits without their mean: the share of the
+    change that is not B's drift. 0 where moves add up; 1 where B by itself does nothing here."""
+
+
+@torch.no_grad()
+def interference(
+    base: Any,
+    first: Any,
+    second: Any,
+    both: Any,
+    rollouts: Sequence[Rollout],
+    temperature: float = 1.0,
+    tokens: int = 2048,
+) -> Interference:
+    """Four models of one vocabulary, in evaluation mode, in the contexts of `rollouts`, sampled from `first`."""
+    kinds = ("together", "additive", "drift")
+    sums = {kind: [0.0] * len(rollouts) for kind in kinds}
+    largest = dict.fromkeys(kinds, 0.0)
+    counts = [0] * len(rollouts)
+    rest = change = 0.0
+    for places in same_length(rollouts, tokens):
+        ids, spoken = tensors_of([rollouts[place] for place in places], base)
+        z, a, b, ab = (
+            spoken_logits(model, ids, spoken, temperature).double() for model in (base, first, second, both)
+        )
+        pairs = {"together": (a, ab), "additive": (a, a + b - z), "drift": (z, b)}
+        owner = spoken[:, 1:].cpu().nonzero()[:, 0]
+        for place, count in zip(places, owner.bincount(minlength=len(places)).tolist(), strict=True):
+            counts[place] = count
+        for kind, (before, after) in pairs.items():
+            of_token = token_kl(before, after).cpu()
+            total = torch.zeros(len(places), dtype=torch.float64).index_add_(0, owner, of_token)
+            largest[kind] = max(largest[kind], float(of_token.max()) if len(of_token) else 0.0)
+            for place, value in zip(places, total.tolist(), strict=True):
+                sums[kind][place] = value
+        rest += _squares(ab - a - b + z)
+        change += _squares(ab - a)
+    found = {kind: summarise(rollouts, sums[kind], counts, largest[kind]) for kind in kinds}
+    return Interference(**found, interaction=rest / change if change else 0.0)
+
+
+def _squares(logits: torch.Tensor) -> float:
+    """Of (tokens, vocabulary): adding a number to all of a context's logits changes no policy."""
+    return float((logits - logits.mean(-1, keepdim=True)).square().sum())

@@ -1,0 +1,76 @@
+"""What the programs in ``paper/`` share: mistakes as sentences, and a section as text and as a file."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from multiticket.cli import mistake
+from multiticket.research.study.page_section import Section, write_section
+from section_text import section_text
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """`main`, with a user's mistake as one sentence on standard error and exit code 2, as a command has it."""
+    sys.path.append("")  # last, so that a task "my_module:my_task" is found in the current folder
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        beside = (path.stem for path in Path(__file__).parent.glob("*.py"))
+        sentence = mistake(error, main.__module__, *beside)
+        if sentence is None:
+            raise
+        print(sentence, file=sys.stderr)
+        sys.exit(2)
+
+
+def say(line: str) -> None:
+    """Progress, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def program_parser(text: str, section: str) -> argparse.ArgumentParser:
+    """A parser whose help is a module's docstring, with the option ``--section`` for the file that is written."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--section",
+        type=Path,
+        default=Path("docs/results/sections") / f"{section}.json",
+        help="the report's section, written here (%(default)s)",
+    )
+    return parser
+
+
+def command_line(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, runs: str = "runs/evidence"
+) -> str:
+    """The command that makes a section again: every option that is no default, and folders as the documentation
+    calls them.
+
+    Args:
+        runs: what stands for the folder given as ``--runs``.
+    """
+    words = ["python", f"paper/{parser.prog}"]
+    for action in parser._actions:
+        value = getattr(options, action.dest, action.default)
+        if not action.option_strings or value == action.default or action.dest in ("help", "jobs"):
+            continue
+        if action.type is Path:
+            words += [action.option_strings[0], runs] if action.dest == "runs" else []
+        else:
+            values = value if isinstance(value, list) else [value]
+            words += [action.option_strings[0], *map(str, values)]
+    return shlex.join(words)
+
+
+def finish(section: Section, path: Path) -> None:
+    """Print a section and write it."""
+    print(section_text(section))
+    write_section(path, section)
+    say(f"{path} is written.")

@@ -1,5 +1,0 @@
-"""What a training step costs, in time and memory, for each way of training: measured side by side.
-
-Read `measure.py` first (how processes take turns), then `worker.py` (what one of them does), `arms.py` (what is
-compared, and that it is comparable), `operations.py` (what to expect), `memory.py`, `statistics.py`, `show.py`.
-"""

@@ -1,0 +1,136 @@
+"""How often a model is right on a task: greedy and sampled completions of a fixed set of problems."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from multiticket.config import EvalConfig
+from multiticket.evaluate.completion import complete
+from multiticket.evaluate.estimators import mean_interval, pass_at_k
+from multiticket.evaluate.prompts import prompt_texts
+from multiticket.evaluate.turns import complete_turns
+from multiticket.runs.files import write_text
+from multiticket.tasks import all_correct, reward_of
+
+_STREAMS, _TURNS = 2**32, 2**24
+"""More turns, and samples of a problem, than anyone draws: keeps the random streams of all completions apart."""
+
+
+@dataclass(frozen=True)
+class ProblemResult:
+    """What a model made of one problem."""
+
+    index: int
+    """Place in the split."""
+    prompt: str
+    answer: str
+    correct: list[bool]
+    """One a sampled completion."""
+    reward: float
+    """Mean over the sampled completions."""
+    greedy_correct: bool
+    greedy_completion: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Per-problem results and their summary."""
+
+    settings: EvalConfig
+    problems: list[ProblemResult]
+
+    def summary(self) -> dict[str, Any]:
+        """pass@1, greedy accuracy and mean reward with 95 % intervals over problems, and pass@k for k = 2, 4, ..."""
+        samples = self.settings.samples
+        pass_1, low, high = mean_interval([sum(p.correct) / samples for p in self.problems], samples)
+        greedy, greedy_low, greedy_high = mean_interval([float(p.greedy_correct) for p in self.problems])
+        summary = {
+            "pass@1": pass_1,
+            "interval": [low, high],
+            "greedy": greedy,
+            "greedy_interval": [greedy_low, greedy_high],
+            "reward": sum(p.reward for p in self.problems) / len(self.problems),
+            "n": len(self.problems),
+            "samples": samples,
+            "temperature": self.settings.temperature,
+            "split": self.settings.split,
+        }
+        k = 2
+        while k <= samples:
+            estimates = [pass_at_k(samples, sum(p.correct), k) for p in self.problems]
+            summary[f"pass@{k}"] = sum(estimates) / len(estimates)
+            k *= 2
+        return summary
+
+    def save(self, path: Path) -> None:
+        """Per-problem results as JSON lines."""
+        write_text(
+            path, "".join(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in self.problems)
+        )
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Any,
+    settings: EvalConfig,
+    max_completion_tokens: int | None = None,
+) -> Evaluation:
+    """Measure a model on the first `settings.problems` problems of a split.
+
+    The same model, settings and machine always give the same result, and sample s of problem i is the same however
+    many others there are; torch's random state is left as it was.
+    """
+    problems = task.problems(settings.split)
+    if settings.problems is not None:
+        problems = problems.select(range(min(settings.problems, len(problems))))
+    prompts, answers = list(problems["prompt"]), list(problems["answer"])
+    if not prompts:
+        raise ValueError(f"The {settings.split} split of task {task.name} has no problems.")
+    texts = prompt_texts(prompts, tokenizer, task)
+    tokens = max_completion_tokens or task.max_completion_tokens
+    together: dict[str, Any] = {"batch_size": settings.batch_size, "batch_tokens": settings.batch_tokens}
+
+    def greedily(contexts: list[str], places: list[int], turn: int) -> list[str]:
+        return complete(model, tokenizer, contexts, tokens, **together)
+
+    draws = [(i, sample) for i in range(len(texts)) for sample in range(settings.samples)]
+
+    def by_chance(contexts: list[str], places: list[int], turn: int) -> list[str]:
+        streams = [draws[i][0] * _STREAMS + turn * _TURNS + draws[i][1] for i in places]
+        return complete(
+            model,
+            tokenizer,
+            contexts,
+            tokens,
+            settings.temperature,
+            seed=settings.seed,
+            streams=streams,
+            **together,
+        )
+
+    greedy = complete_turns(texts, answers, task, tokenizer, greedily)
+    sampled = complete_turns(
+        [texts[i] for i, _ in draws], [answers[i] for i, _ in draws], task, tokenizer, by_chance
+    )
+
+    results = []
+    for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        mine = sampled[index * settings.samples : (index + 1) * settings.samples]
+        results.append(
+            ProblemResult(
+                index=index,
+                prompt=prompt,
+                answer=answer,
+                correct=[all_correct(task, turns, answer) for turns in mine],
+                reward=sum(reward_of(task, turns, answer) for turns in mine) / len(mine),
+                greedy_correct=all_correct(task, greedy[index], answer),
+                greedy_completion="\n\n".join(greedy[index]),
+            )
+        )
+    return Evaluation(settings, results)

@@ -1,0 +1,322 @@
+"""What training a model will cost in memory, by component, from its configuration alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from multiticket import bases
+from multiticket.mask import Mask
+from multiticket.plan.activations import FULL_ROWS, PADDED_ROWS, cache_bytes, saved_by_forward
+from multiticket.plan.arms import STATE, make_full, make_lora, make_ticket
+from multiticket.sparse.blocks import rows_of_a_block
+from multiticket.sparse.factored import factors_under_hooks
+from multiticket.train.lora_size import values_per_rank
+
+ARMS = ("full", "ticket", "lora")
+DTYPES = ("bfloat16", "float16", "float32")
+DEVICES = ("cuda", "cpu")
+RESERVE = 2**30
+"""Left free when asking whether a GPU is large enough: the CUDA context, kernels' workspaces, the allocator's gaps."""
+TILE = (4096, 32768)
+"""Tokens and words of the logits that TRL's fused head holds at a time."""
+
+ASSUMPTIONS = (
+    "One device; each component at its own largest, each stored once.",
+    "full: fp32 master weights beside a bf16 or fp16 model, fp32 gradients and moments (the paper's 18 bytes a "
+    "parameter). ticket: fp32 values, gradients and moments. lora: PEFT on every linear layer but the head, fp32.",
+    "AdamW with a fused step, which needs no temporary copies.",
+    "Activations: what autograd saves in one forward pass, with flash attention.",
+    "Fused logits: TRL's log-probability head, a tile of logits at a time; naive: the whole logits, their fp32 "
+    "log-softmax and its gradients. The training peak counts the fused head.",
+    "The peak is the larger of training (all but the cache) and generation (no gradients, activations or logits).",
+    f"Asking what fits keeps {RESERVE // 2**30} GiB free for what is not counted: the CUDA context, kernels' "
+    "workspaces, gaps.",
+)
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """The memory of one way of training, in bytes."""
+
+    arm: str
+    trained: int
+    """Number of values that the optimiser steps."""
+    lora_rank: int | None
+    weights: int
+    """The model's own weights, in the dtype they are used in."""
+    buffers: int
+    values: int
+    """What the optimiser steps where that is not the weights: a ticket's values, LoRA's matrices, master weights."""
+    gradients: int
+    moments: int
+    positions: int
+    bookkeeping: int
+    """What the engine keeps beside values and positions, and the optimiser's step counters."""
+    activations: int
+    recomputed: int
+    """With gradient checkpointing, the activations of the one layer that the backward pass computes again."""
+    logits_fused: int
+    logits_naive: int
+    cache: int
+    """Keys and values of all completions that are generated at once."""
+
+    @property
+    def state(self) -> int:
+        """What is there at every step, whatever the batch."""
+        return sum(getattr(self, name) for name in STATE)
+
+    @property
+    def training(self) -> int:
+        """The most that a forward and backward pass holds; the head's logits are gone when layers are recomputed."""
+        return self.state + self.activations + max(self.logits_fused, self.recomputed)
+
+    @property
+    def generation(self) -> int:
+        return self.state - self.gradients + self.cache
+
+    @property
+    def peak(self) -> int:
+        return max(self.training, self.generation)
+
+    def fits(self, gpu_memory: int) -> bool:
+        """Whether a GPU of ``gpu_memory`` bytes holds the peak and ``RESERVE``."""
+        return self.peak + RESERVE <= gpu_memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The memory of training one model in several ways."""
+
+    model: str
+    parameters: int
+    dtype: str
+    density: float
+    nnz: int
+    batch: int
+    tokens: int
+    completions: int
+    padded: bool
+    gradient_checkpointing: bool
+    arms: tuple[ArmPlan, ...]
+
+    def to_json(self, gpu_memory: int | None = None) -> dict[str, Any]:
+        """The plan with its sums; ``fits`` is null where no GPU was given."""
+        arms = [
+            {
+                **asdict(arm),
+                "state": arm.state,
+                "state_bytes_per_parameter": arm.state / self.parameters,
+                "training": arm.training,
+                "generation": arm.generation,
+                "peak": arm.peak,
+                "fits": None if gpu_memory is None else arm.fits(gpu_memory),
+            }
+            for arm in self.arms
+        ]
+        return {**asdict(self), "gpu_memory": gpu_memory, "arms": arms, "assumptions": list(ASSUMPTIONS)}
+
+
+def plan(
+    model: str,
+    density: float = 0.01,
+    tokens: int = 1024,
+    batch: int = 4,
+    dtype: str = "bfloat16",
+    arms: Sequence[str] = ARMS,
+    lora_rank: int | None = None,
+    gradient_checkpointing: bool = False,
+    padded: bool = False,
+    completions: int | None = None,
+    make_mask: Callable[[Any], Mask] | None = None,
+    device: str = "cuda",
+) -> Plan:
+    """What training ``model`` will cost in memory. Reads its configuration and no weights.
+
+    Args:
+        model: a shipped base, a folder with a ``config.json``, or a name on the hub.
+        density: the ticket's.
+        tokens: prompt and completion together.
+        batch: sequences in one forward and backward pass.
+        dtype: of the weights, ``bfloat16``, ``float16`` or ``float32``.
+        arms: of ``full``, ``ticket``, ``lora``.
+        lora_rank: None: the rank whose number of trained values is nearest the ticket's.
+        padded: whether rows are padded; transformers then gives attention a mask, and more is saved.
+        completions: sequences generated at once; None: ``batch``.
+        make_mask: gives the ticket's mask of the model on the meta device; None: random positions of every tensor.
+        device: ``cuda``, or ``cpu``, where a ticket's layers keep less for the backward pass of an fp32 model.
+
+    Raises:
+        ValueError: no such model or dtype or arm, a number out of bounds, or a model whose forward pass needs values.
+    """
+    _check(density, tokens, batch, dtype, arms, lora_rank, completions, device)
+    config = _configuration(model)
+    base = _build(config, dtype, padded)
+    mask = make_mask(base) if make_mask is not None else Mask.random(base, density)
+    rank = lora_rank or max(1, round(mask.nnz / max(1, values_per_rank(base))))
+    completions = completions or batch
+    try:
+        cache = completions * cache_bytes(base, tokens)
+        planned = tuple(
+            _plan_arm(
+                arm,
+                _build(config, dtype, padded),
+                mask,
+                rank,
+                batch,
+                tokens,
+                gradient_checkpointing,
+                cache,
+                device,
+            )
+            for arm in arms
+        )
+    except (NotImplementedError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"The forward pass of {config.model_type} cannot be planned without weights: {reason}; measure it instead."
+        ) from error
+    return Plan(
+        model=model,
+        parameters=sum(parameter.numel() for parameter in base.parameters()),
+        dtype=dtype,
+        density=density,
+        nnz=mask.nnz,
+        batch=batch,
+        tokens=tokens,
+        completions=completions,
+        padded=padded,
+        gradient_checkpointing=gradient_checkpointing,
+        arms=planned,
+    )
+
+
+def _plan_arm(
+    arm: str,
+    model: Any,
+    mask: Mask,
+    rank: int,
+    batch: int,
+    tokens: int,
+    checkpointing: bool,
+    cache: int,
+    device: str,
+) -> ArmPlan:
+    head = model.get_output_embeddings()
+    if arm == "full":
+        state = make_full(model)
+    elif arm == "ticket":
+        state = make_ticket(model, mask, device)
+    else:
+        model, state = make_lora(model, rank)
+    with nullcontext() if checkpointing else factors_under_hooks():  # checkpointing is hooks of its own
+        saved = saved_by_forward(model, batch, tokens)
+    activations, recomputed = saved.bytes, 0
+    if checkpointing:
+        recomputed = saved.largest_layer
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if arm == "lora":
+            model.enable_input_require_grads()  # as trainers do: the frozen embedding's output starts the graph
+        activations = saved_by_forward(model, batch, tokens).bytes
+    vocabulary, width = model.config.get_text_config().vocab_size, head.weight.shape[1]
+    itemsize = head.weight.dtype.itemsize
+    return ArmPlan(
+        arm=arm,
+        trained=state["gradients"] // 4,
+        lora_rank=rank if arm == "lora" else None,
+        **state,
+        activations=activations,
+        recomputed=recomputed,
+        logits_fused=fused_head_bytes(batch * tokens, vocabulary, width, itemsize, arm),
+        logits_naive=naive_head_bytes(batch * tokens, vocabulary, itemsize),
+        cache=cache,
+    )
+
+
+def naive_head_bytes(tokens: int, vocabulary: int, itemsize: int) -> int:
+    """Whole logits at the backward pass: (tokens, vocabulary) in the weights' dtype, and in fp32 the log-softmax, the
+    gradient that arrives at it and the one that leaves it."""
+    return tokens * vocabulary * (itemsize + 3 * 4)
+
+
+def fused_head_bytes(tokens: int, vocabulary: int, width: int, itemsize: int, arm: str) -> int:
+    """TRL's fused head on an accelerator: one tile of logits, the hidden states it saves, their fp32 gradient.
+
+    For the full arm the head's fp32 gradient (vocabulary, width) too. For a ticket instead, for a block of the
+    vocabulary at a time, its weights and their gradient in fp32, its tile, and the hidden states in fp32.
+    """
+    tile = min(tokens, TILE[0]) * min(vocabulary, TILE[1]) * itemsize
+    hidden = tokens * width * (itemsize + 4)
+    if arm == "full":
+        return tile + hidden + vocabulary * width * 4
+    if arm == "ticket":
+        rows = min(vocabulary, rows_of_a_block(width, torch.device("cuda")))
+        block = rows * width * 2 * 4 + min(tokens, TILE[0]) * rows * itemsize
+        return hidden + max(tile, block + tokens * width * 4)
+    return tile + hidden
+
+
+def _check(
+    density: float,
+    tokens: int,
+    batch: int,
+    dtype: str,
+    arms: Sequence[str],
+    lora_rank: int | None,
+    completions: int | None,
+    device: str,
+) -> None:
+    if device not in DEVICES:
+        raise ValueError(f"There is no device {device!r} to plan for; give {' or '.join(DEVICES)}.")
+    if dtype not in DTYPES:
+        raise ValueError(f"There is no dtype {dtype!r} to plan for; give {', '.join(DTYPES)}.")
+    unknown = [arm for arm in arms if arm not in ARMS]
+    if unknown or not arms or len(set(arms)) < len(arms):
+        raise ValueError(
+            f"The arms to plan are some of {', '.join(ARMS)}, each once, not {','.join(arms)!r}."
+        )
+    if not 0 < density <= 1:
+        raise ValueError(f"The density must be above 0 and at most 1, such as 0.01, but is {density:g}.")
+    counts = {"tokens": tokens, "batch": batch, "lora-rank": lora_rank, "completions": completions}
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1, but is {count}.")
+
+
+def _configuration(model: str) -> Any:
+    place = bases.resolve(model)
+    if model.startswith((".", "/", "~")) and not (Path(place).expanduser() / "config.json").is_file():
+        raise ValueError(
+            f"There is no config.json in {model}: give a shipped base, a model's folder, or a hub name."
+        )
+    try:
+        return AutoConfig.from_pretrained(
+            str(Path(place).expanduser()) if Path(place).expanduser().is_dir() else place
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"Cannot read the configuration of {model!r}: give a shipped base ({', '.join(bases.names())}), a folder "
+            f"with a config.json, or a hub name; the reason given was: {reason}."
+        ) from None
+
+
+def _build(config: Any, dtype: str, padded: bool) -> Any:
+    """The model on the meta device, ready to train."""
+    try:
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{config.model_type} is not a causal language model that can be planned: {reason}."
+        ) from None
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(PADDED_ROWS if padded else FULL_ROWS)
+    return model.train()

@@ -1,0 +1,186 @@
+"""What a run would do and need, worked out without loading weights or writing anything."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from multiticket.quiet import hush, hush_loaded
+
+hush()
+
+import torch  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
+
+from multiticket import bases, tasks  # noqa: E402
+from multiticket.config import RunConfig, build  # noqa: E402
+from multiticket.evaluate.prompts import prompt_texts  # noqa: E402
+from multiticket.mask import Mask  # noqa: E402
+from multiticket.mask.scores import WEIGHT_SCORES  # noqa: E402
+from multiticket.plan.memory import ArmPlan, plan  # noqa: E402
+from multiticket.train.arms import mask_rule  # noqa: E402
+from multiticket.train.start import load_start  # noqa: E402
+from multiticket.train.trainer import grpo_config  # noqa: E402
+
+ITEMSIZE = {"float32": 4, "bfloat16": 2}
+READ_THE_MODEL = frozenset({*WEIGHT_SCORES, "fisher"})
+"""Methods of masks whose positions cannot be known without weights; their number can."""
+
+
+def preview(config: RunConfig, output: Path, verbose: bool = False) -> dict[str, Any]:
+    """Settings, trained positions, memory in bytes, and the work of a run.
+
+    Reads the model's configuration, its tokenizer and the task's problems.
+
+    Raises:
+        ValueError: for what the run itself would refuse, as far as that shows without the weights.
+    """
+    if not verbose:
+        hush_loaded()
+    task = tasks.get(config.task)
+    completion = config.max_completion_tokens or task.max_completion_tokens
+    grpo_config(config, output / "checkpoints", completion)
+    tokenizer = _tokenizer(config.model)
+    prompts = {split: _prompt_tokens(task, split, tokenizer) for split in ("train", config.eval.split)}
+    steps = work(config, len(prompts["train"]), max(prompts["train"]), completion)
+    planned = plan(
+        config.model,
+        density=config.density,
+        tokens=max(prompts["train"]) + completion,
+        batch=config.micro_batch,
+        dtype=config.dtype,
+        arms=(config.arm,),
+        gradient_checkpointing=_checkpoints_activations(config),
+        padded=True,
+        completions=config.rollouts,
+        make_mask=lambda model: mask_by_shapes(model, config),
+        lora_rank=config.lora_rank,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    arm = as_trained_here(planned.arms[0], config)
+    settings = config.model_dump(mode="json")
+    return {
+        "output": str(output),
+        "settings": settings,
+        "changed": changed(config),
+        "parameters": planned.parameters,
+        "trained": arm.trained,
+        "trained_bytes": arm.trained * ITEMSIZE["float32" if config.arm == "lora" else config.dtype],
+        "memory": {
+            **asdict(arm),
+            "state": arm.state,
+            "training": arm.training,
+            "generation": arm.generation,
+            "peak": arm.peak,
+        },
+        "work": steps,
+        "evaluation": evaluation_work(config, prompts[config.eval.split], completion),
+        "notes": notes(config),
+    }
+
+
+def mask_by_shapes(model: Any, config: RunConfig) -> Mask:
+    """The mask of a run on a model without weights.
+
+    For a method that reads the weights, random positions of the same tensors: as many of each, int(n * density).
+    """
+    reads = config.method in READ_THE_MODEL
+    if config.from_ticket is not None:
+        return load_start(config.from_ticket)[0].mask
+    if reads:
+        config = config.model_copy(update={"method": "random", "mask_options": {}})
+    return Mask.from_rule(model, mask_rule(config))
+
+
+def changed(config: RunConfig) -> list[str]:
+    """The settings that are not as they are without being given, those of the evaluation as ``eval.NAME``."""
+    given, default = config.model_dump(), build({}).model_dump()
+    inner = [f"eval.{name}" for name, value in given["eval"].items() if value != default["eval"][name]]
+    return [name for name in given if name != "eval" and given[name] != default[name]] + inner
+
+
+def work(config: RunConfig, problems: int, longest_prompt: int, completion: int) -> dict[str, Any]:
+    """What the training does: counts, and tokens at most (every prompt the longest, every completion cut off).
+
+    Raises:
+        ValueError: the task has fewer problems than a step takes.
+    """
+    a_step = config.rollouts // config.group
+    if problems < a_step:
+        raise ValueError(
+            f"A step takes {a_step} problems (rollouts / group) and task {config.task} has {problems} to train on: "
+            "lower rollouts or raise group."
+        )
+    rollouts = config.steps * config.rollouts
+    return {
+        "optimiser_steps": config.steps,
+        "passes_a_step": config.rollouts // config.micro_batch,
+        "problems": problems,
+        "problems_a_step": a_step,
+        "epochs": config.steps * a_step / problems,
+        "rollouts": rollouts,
+        "longest_prompt": longest_prompt,
+        "longest_completion": completion,
+        "generated_tokens_at_most": rollouts * completion,
+        "trained_tokens_at_most": rollouts * (longest_prompt + completion),
+        "checkpoints": -(-config.steps // config.save_every) if config.save_every else 0,
+    }
+
+
+def evaluation_work(config: RunConfig, prompt_tokens: list[int], completion: int) -> dict[str, Any]:
+    """The two measurements, before and after: completions and tokens at most, of both together."""
+    problems = min(config.eval.problems or len(prompt_tokens), len(prompt_tokens))
+    completions = 2 * problems * (config.eval.samples + 1)
+    return {
+        "split": config.eval.split,
+        "problems": problems,
+        "completions": completions,
+        "generated_tokens_at_most": completions * completion,
+    }
+
+
+def as_trained_here(arm: ArmPlan, config: RunConfig) -> ArmPlan:
+    """The plan without master weights: this trainer steps a bf16 model's own weights in the full arm.
+
+    `plan` shows the paper's 18 bytes a parameter, with fp32 masters, gradients and moments.
+    """
+    if config.arm != "full" or config.dtype == "float32":
+        return arm
+    return replace(arm, values=0, gradients=arm.gradients // 2, moments=arm.moments // 2)
+
+
+def notes(config: RunConfig) -> list[str]:
+    """What the memory figures do not know of."""
+    said = []
+    if config.grpo.get("use_vllm"):
+        said.append("vLLM generates: its weights and cache are not counted, and the cache shown is not used.")
+    if "optim" in config.grpo:
+        said.append(f"The moments are AdamW's; the optimiser is {config.grpo['optim']}.")
+    if config.arm == "full" and config.dtype == "bfloat16":
+        said.append("The weights themselves are stepped in bfloat16, without fp32 masters.")
+    return said
+
+
+def _checkpoints_activations(config: RunConfig) -> bool:
+    return any(bool(config.grpo.get(f"{what}_checkpointing")) for what in ("gradient", "activation"))
+
+
+def _prompt_tokens(task: Any, split: str, tokenizer: Any) -> list[int]:
+    """The length of every prompt of a split, in tokens."""
+    texts = prompt_texts(list(task.problems(split)["prompt"]), tokenizer, task)
+    if not texts:
+        raise ValueError(f"The {split} split of task {task.name} has no problems.")
+    return [len(ids) for ids in tokenizer(text=texts)["input_ids"]]
+
+
+def _tokenizer(model: str) -> Any:
+    place = bases.resolve(model)
+    try:
+        return AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"Cannot read the tokenizer of {model!r}, without which prompts have no length: give a shipped base "
+            f"({', '.join(bases.names())}), a checkpoint folder, or a hub name; the reason given was: {reason}."
+        ) from None

@@ -1,0 +1,108 @@
+"""What is compared: each arm, what it trains, and whether two arms are comparable.
+
+LoRA and SHiRA adapt the linear layers of every block; the rank is the one whose number of trained values is nearest
+the anchor's, the ticket of 1 % over all tensors. A ticket on the same modules ("linear") takes the density that gives
+as many values as they train, so that one arm matches in modules and in number, whatever the shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from multiticket.research.bench.shapes import Shape
+
+KINDS = ("floor", "full", "ticket", "columns", "linear", "lora", "shira")
+ADAPTERS = ("lora", "shira")
+DENSITIES = (0.1, 0.01, 0.001, 0.0001)
+ANCHOR = 0.01
+"""Density of the ticket that sets how many values the rivals train, and of the columns mask."""
+TOLERANCE = 0.02
+"""How far, relatively, the numbers of values may be apart for times to be compared."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training."""
+
+    name: str
+    kind: str
+    """One of ``KINDS``."""
+    density: float | None = None
+    """Of a ticket, in each tensor of its scope."""
+    rank: int | None = None
+    """LoRA's, or SHiRA's r."""
+
+
+def choose_arms(shape: Shape, kinds: Sequence[str], densities: Sequence[float]) -> list[Arm]:
+    """The arms of these kinds, a ticket for each density, in the order of ``kinds``.
+
+    Raises:
+        ValueError: an unknown or repeated kind, a density out of bounds, no arm, or rivals that no ticket matches.
+    """
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds or len(set(kinds)) < len(kinds):
+        raise ValueError(f"The arms are some of {', '.join(KINDS)}, each once, not {','.join(kinds)!r}.")
+    wrong = [density for density in densities if not 0 < density <= 1]
+    if wrong or not densities or len(set(densities)) < len(densities):
+        given = ",".join(f"{density:g}" for density in densities)
+        raise ValueError(
+            f"The densities must differ, each above 0 and at most 1, such as 0.01, not {given!r}."
+        )
+    rank = max(1, round(shape.parameters * ANCHOR / shape.values_per_rank))
+    matched = rank * shape.values_per_rank / shape.linear_entries
+    if matched > 1 and {"linear", *ADAPTERS} & set(kinds):
+        raise ValueError(
+            "A model this small has fewer weights than a rank of 1 trains; measure a larger one."
+        )
+    one_of = {
+        "floor": Arm("floor", "floor"),
+        "full": Arm("full", "full"),
+        "columns": Arm(f"columns {_percent(ANCHOR)}", "columns", density=ANCHOR),
+        "linear": Arm("ticket, linear layers", "linear", density=matched),
+        "lora": Arm(f"LoRA, rank {rank}", "lora", rank=rank),
+        "shira": Arm(f"SHiRA, r {rank}", "shira", rank=rank),
+    }
+    arms = []
+    for kind in kinds:
+        if kind == "ticket":
+            arms += [Arm(f"ticket {_percent(density)}", "ticket", density=density) for density in densities]
+        else:
+            arms.append(one_of[kind])
+    refuse_unmatched(arms, {arm.name: expected_values(shape, arm) for arm in arms})
+    return arms
+
+
+def expected_values(shape: Shape, arm: Arm) -> int:
+    """How many values ``arm`` trains."""
+    if arm.kind == "floor":
+        return 0
+    if arm.kind == "full":
+        return shape.parameters
+    if arm.rank is not None:
+        return arm.rank * shape.values_per_rank
+    assert arm.density is not None
+    sizes = [rows * columns for rows, columns in shape.linear.values()] * shape.layers
+    return sum(int(size * arm.density) for size in (sizes if arm.kind == "linear" else shape.tensor_sizes))
+
+
+def comparable(count: int, other: int) -> bool:
+    """Whether two numbers of trained values are the same within ``TOLERANCE``."""
+    return abs(count - other) <= TOLERANCE * max(count, other)
+
+
+def refuse_unmatched(arms: Sequence[Arm], trained: Mapping[str, int]) -> None:
+    """Raises ValueError where LoRA or SHiRA trains another number of values than every ticket beside it."""
+    tickets = [arm for arm in arms if arm.kind in ("ticket", "linear")]
+    for arm in arms:
+        if arm.kind in ADAPTERS and tickets:
+            matches = [ticket for ticket in tickets if comparable(trained[arm.name], trained[ticket.name])]
+            if not matches:
+                raise ValueError(
+                    f"{arm.name} trains {trained[arm.name]:,} values, and no ticket that is measured trains as many "
+                    f"within {100 * TOLERANCE:g} %; add the arm 'linear', which does."
+                )
+
+
+def _percent(density: float) -> str:
+    return f"{100 * density:g} %"

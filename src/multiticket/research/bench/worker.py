@@ -1,0 +1,196 @@
+"""One arm's process, which takes a step for each line ``step`` that it reads.
+
+Started as ``python -m multiticket.research.bench.worker SETUP``, where SETUP is a `Setup` as JSON. Answers are lines
+of JSON: when ready the number of trained values, for ``step`` its seconds, for ``memory`` the bytes that a step needs
+at its peak.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from multiticket.research.bench.arms import Arm
+from multiticket.research.bench.shapes import Shape
+
+LEARNING_RATE = 1e-5
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an arm's process needs to know."""
+
+    shape: Shape
+    arm: Arm
+    batch: int
+    tokens: int
+    dtype: str
+    device: str
+    compiled: bool = False
+    """Whether the model goes through ``torch.compile``; its first step, not timed, takes the compiling."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Setup:
+        fields = json.loads(text)
+        return cls(**{**fields, "shape": Shape(**fields["shape"]), "arm": Arm(**fields["arm"])})
+
+
+def build_model(setup: Setup) -> Any:
+    """A Qwen2 of the shape, with the same random weights in every process, ready to train."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    shape = setup.shape
+    config = Qwen2Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_value_heads,
+        tie_word_embeddings=True,
+        dtype=setup.dtype,
+    )
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, setup.dtype))
+    try:
+        with torch.device(setup.device):
+            return Qwen2ForCausalLM(config).train()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def prepare(arm: Arm, shape: Shape, model: Any) -> tuple[Any, list[Any]]:
+    """The model as ``arm`` trains it, and the parameters that its optimiser steps."""
+    import multiticket as mt
+
+    if arm.kind == "full":
+        return model, list(model.parameters())
+    if arm.kind == "floor":
+        model.requires_grad_(False)
+        return model, []
+    if arm.rank is not None:
+        import peft
+
+        modules = list(shape.linear)
+        adapter: Any = (
+            peft.LoraConfig(r=arm.rank, lora_alpha=arm.rank, target_modules=modules)
+            if arm.kind == "lora"
+            else peft.ShiraConfig(r=arm.rank, target_modules=modules)
+        )
+        model = peft.get_peft_model(model, adapter)
+        return model, [parameter for parameter in model.parameters() if parameter.requires_grad]
+    method = "columns" if arm.kind == "columns" else "random"
+    scope = ",".join(f"*.{name}.weight" for name in shape.linear) if arm.kind == "linear" else "all"
+    mask = mt.Mask.from_rule(model, mt.MaskRule(method, arm.density, scope=scope))
+    return model, list(mt.attach(model, mask).parameters())
+
+
+def make_step(setup: Setup, model: Any, trained: list[Any]) -> Callable[[], None]:
+    """Forward, backward and AdamW (fused) over the same random tokens each time; the floor takes the gradient with
+    respect to the embedded tokens, so that it reaches through every layer."""
+    import torch
+
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, fused=True) if trained else None
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, setup.shape.vocabulary, (setup.batch, setup.tokens), generator=generator)
+    tokens = tokens.to(setup.device)
+
+    def step() -> None:
+        inputs: dict[str, Any] = {"input_ids": tokens}
+        if optimizer is None:
+            inputs = {"inputs_embeds": model.get_input_embeddings()(tokens).requires_grad_()}
+        model(**inputs, labels=tokens, use_cache=False).loss.backward()
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad()
+        if setup.device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+class Subject:
+    """The model, the step and what it needs."""
+
+    def __init__(self, setup: Setup) -> None:
+        import torch
+
+        from multiticket.research.bench.peak_memory import high_water, living
+
+        self.cuda = setup.device == "cuda"
+        model = build_model(setup)
+        self.before = torch.cuda.memory_allocated() if self.cuda else living()
+        self.resident_before = high_water()
+        model, trained = prepare(setup.arm, setup.shape, model)
+        self.trained = sum(parameter.numel() for parameter in trained)
+        if setup.compiled:
+            model.compile()
+        self.step = make_step(setup, model, trained)
+        for _ in range(2):  # makes the moments, and what is made when first asked for
+            self.step()
+
+    def seconds(self) -> float:
+        started = time.perf_counter()
+        self.step()
+        return time.perf_counter() - started
+
+    def memory(self) -> dict[str, int]:
+        """Bytes above the model's weights, at a step's peak (``peak``) and at rest between steps (``rest``), and how
+        far the process's high-water mark rose above where the model's weights had brought it (``resident``)."""
+        import torch
+
+        from multiticket.research.bench.peak_memory import high_water, living, peak_above_rest
+
+        resident = high_water() - self.resident_before
+        if self.cuda:
+            rest = torch.cuda.memory_allocated() - self.before
+            torch.cuda.reset_peak_memory_stats()
+            self.step()
+            peak = torch.cuda.max_memory_allocated() - self.before
+        else:
+            transient = peak_above_rest(self.step)
+            rest = living() - self.before
+            peak = rest + transient
+        return {"peak": peak, "rest": rest, "resident": resident}
+
+
+def serve(setup: Setup, requests: Any, answers: Any) -> None:
+    """Answer the lines of ``requests``, one line each, until there are no more."""
+
+    def answer(fields: dict[str, Any]) -> None:
+        answers.write(json.dumps(fields) + "\n")
+        answers.flush()
+
+    subject = Subject(setup)
+    answer({"trained": subject.trained})
+    for request in requests:
+        answer({"seconds": subject.seconds()} if request.strip() == "step" else subject.memory())
+
+
+def main() -> None:
+    from multiticket.quiet import hush
+    from multiticket.train.allocator import keep_freed_memory
+
+    keep_freed_memory()  # as every run does
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the parent decides what an interruption means, and closes our input
+    hush()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is not an answer
+    serve(Setup.from_json(sys.argv[1]), sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

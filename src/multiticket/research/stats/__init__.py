@@ -1,0 +1,1 @@
+"""Statistics for studies: tests, intervals, corrections for several comparisons, and fits."""

@@ -1,0 +1,53 @@
+"""Answers to a study's questions: each kind reads the runs and returns a section of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from multiticket.research.study.answers.compare import answer_compare
+from multiticket.research.study.answers.controls import answer_controls
+from multiticket.research.study.answers.density import answer_density
+from multiticket.research.study.answers.laws import answer_collapse, answer_law
+from multiticket.research.study.answers.masks import answer_masks
+from multiticket.research.study.answers.other_tasks import answer_elsewhere
+from multiticket.research.study.answers.overlap import answer_overlap
+from multiticket.research.study.answers.parts import with_runs
+from multiticket.research.study.answers.recorded import answer_none, answer_record
+from multiticket.research.study.evidence import Evidence
+from multiticket.research.study.grid import Study
+from multiticket.research.study.page_section import Section
+from multiticket.research.study.questions import REQUIRED, Question
+
+KINDS: dict[str, Callable[[Question, Evidence], Section]] = {
+    "compare": answer_compare,
+    "masks": answer_masks,
+    "overlap": answer_overlap,
+    "density": answer_density,
+    "controls": answer_controls,
+    "elsewhere": answer_elsewhere,
+    "law": answer_law,
+    "collapse": answer_collapse,
+    "record": answer_record,
+    "none": answer_none,
+}
+assert set(KINDS) == set(REQUIRED)
+
+
+def answers(study: Study, folder: Path, command: str) -> list[Section]:
+    """A section for each question, in their order; what is not done yet is said to be undecided.
+
+    Args:
+        folder: the study's, with a folder for each run.
+        command: what does the study's runs, to print beside each answer.
+
+    Raises:
+        ValueError: the study asks nothing, or runs that are compared were not measured on the same problems.
+    """
+    if not study.questions:
+        raise ValueError(f"The study {study.name} asks no questions: give it some, under questions.")
+    evidence = Evidence(study, folder, command)
+    return [
+        with_runs(KINDS[question.kind](question, evidence), question, evidence)
+        for question in study.questions
+    ]

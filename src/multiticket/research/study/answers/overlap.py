@@ -1,0 +1,125 @@
+"""Kind `overlap`: do masks share more positions than chance gives?"""
+
+from __future__ import annotations
+
+import itertools
+from statistics import NormalDist
+from typing import Any
+
+from multiticket.config import RunConfig
+from multiticket.research.stats.verdicts import ALPHA
+from multiticket.research.study.evidence import Evidence
+from multiticket.research.study.page_section import Figure, Section, Table
+from multiticket.research.study.questions import Question
+
+
+def answer_overlap(question: Question, evidence: Evidence) -> Section:
+    """Every pair of the masks of `cell`, rebuilt from their rules on their base; no run need be finished.
+
+    Reproduced where no pair's intersection is above what independent masks of the same counts have, at 5 % over all
+    pairs (normal approximation to the hypergeometric, Bonferroni).
+    """
+    configs: dict[tuple[Any, ...], RunConfig] = {}
+    for run in evidence.study.cell(question.options["cell"]).runs:
+        config = run.config
+        configs.setdefault((config.model, config.density, config.seed, config.part), config)
+    names = [_name(config) for config in configs.values()]
+    pairs = _pairs(list(configs.values()))
+    jaccard = [pair["jaccard"] for pair in pairs]
+    limit = NormalDist().inv_cdf(1 - ALPHA / max(1, len(pairs)))
+    above = [pair for pair in pairs if pair["z"] > limit]
+    values: list[list[float | None]] = [[None] * len(names) for _ in names]
+    for pair in pairs:
+        values[pair["a"]][pair["b"]] = values[pair["b"]][pair["a"]] = pair["jaccard"]
+    if not pairs:
+        return Section(
+            name=question.name,
+            heading=question.claim,
+            verdict="not decided",
+            answer="There is no pair of masks.",
+        )
+    mean, chance = sum(jaccard) / len(jaccard), sum(pair["expected"] for pair in pairs) / len(pairs)
+    said = (
+        f"Over {len(pairs)} pairs of {len(names)} masks Jaccard's index is {mean:.6f} in the mean and at most "
+        f"{max(jaccard):.6f}; independent masks have {chance:.6f}. {len(above)} pairs share more than chance gives."
+    )
+    return Section(
+        name=question.name,
+        heading=question.claim,
+        verdict="not reproduced" if above else "reproduced",
+        answer=said,
+        n=f"{len(names)} masks, {len(pairs)} pairs",
+        command=evidence.command,
+        figures=[
+            Figure(
+                kind="matrix",
+                caption="Jaccard's index of each pair of masks: squares' areas, the largest that of the largest index.",
+                alternative=said,
+                rows=names,
+                columns=names,
+                values=values,
+            )
+        ]
+        if max(jaccard) > 0
+        else [],
+        tables=[
+            Table(
+                caption="Pairs of masks",
+                columns=["pair", "shared positions", "Jaccard", "by chance", "z"],
+                rows=[
+                    [
+                        f"{names[pair['a']]} and {names[pair['b']]}",
+                        pair["intersection"],
+                        round(pair["jaccard"], 6),
+                        round(pair["expected"], 6),
+                        round(pair["z"], 2),
+                    ]
+                    for pair in pairs
+                ],
+            )
+        ],
+        numbers={"pairs": pairs, "limit": limit},
+    )
+
+
+def _pairs(configs: list[RunConfig]) -> list[dict[str, Any]]:
+    """Index of each mask of a pair of one base, and what the two share."""
+    from multiticket.quiet import hush, hush_loaded
+
+    hush()
+    from multiticket.mask import Mask, overlap
+    from multiticket.models import load_model
+    from multiticket.train.arms import mask_rule
+
+    hush_loaded()
+
+    models: dict[str, Any] = {}
+    masks = []
+    for config in configs:
+        if config.model not in models:
+            models[config.model] = load_model(config.model, config.dtype)[0]
+        model = models[config.model]
+        mask = Mask.from_rule(model, mask_rule(config))
+        masks.append(
+            Mask.from_indices(model, {name: mask.indices(name) for name in mask.names})
+        )  # drawn once
+    found = []
+    for a, b in itertools.combinations(range(len(masks)), 2):
+        if configs[a].model != configs[b].model:
+            continue
+        shared = overlap(masks[a], masks[b])
+        found.append(
+            {
+                "a": a,
+                "b": b,
+                "intersection": shared.intersection,
+                "jaccard": shared.jaccard,
+                "expected": shared.expected,
+                "z": shared.z,
+            }
+        )
+    return found
+
+
+def _name(config: RunConfig) -> str:
+    return f"seed {config.seed}" + (f", part {config.part}" if config.part else "")

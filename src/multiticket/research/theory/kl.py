@@ -1,0 +1,120 @@
+"""How far apart two policies are, exactly over the vocabulary, in the contexts that the first one comes to.
+
+KL(p || q) of whole completions is the mean over completions from p of sum_t KL(p(. | context_t) || q(. |
+context_t)). Each term is summed over the whole vocabulary rather than estimated at the token that was drawn, so
+only the contexts are random, and two equal policies give exactly 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multiticket.evaluate.estimators import Z95
+from multiticket.research.theory.rollouts import Rollout, same_length, spoken_logits, tensors_of
+
+CHUNK = 2**22
+"""Logits of which the KL is taken at once, so that their fp64 copies stay small."""
+
+
+def token_kl(before: Tensor, after: Tensor) -> Tensor:
+    """sum_v p (log p - log q) for p = softmax(before), q = softmax(after): (tokens, vocabulary) to nats (tokens,).
+
+    In fp64, never below 0. Where p gives a word no chance it adds nothing; where q alone gives it none, the KL is
+    infinite.
+    """
+    rows = max(1, CHUNK // before.shape[-1])
+    parts = [_token_kl(p, q) for p, q in zip(before.split(rows), after.split(rows), strict=True)]
+    return torch.cat(parts)
+
+
+def _token_kl(before: Tensor, after: Tensor) -> Tensor:
+    log_p, log_q = before.double().log_softmax(-1), after.double().log_softmax(-1)
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class KL:
+    """KL(before || after) in nats, with 95 % intervals (normal, problems being the unit)."""
+
+    token: float
+    """Mean over all tokens."""
+    token_interval: tuple[float, float]
+    completion: float
+    """Mean over completions of the sum over a completion's tokens: the KL of the policies over completions."""
+    completion_interval: tuple[float, float]
+    largest_token: float
+    completions: int
+    tokens: int
+
+
+@torch.no_grad()
+def kl_between(
+    before: Any, after: Any, rollouts: Sequence[Rollout], temperature: float = 1.0, tokens: int = 2048
+) -> KL:
+    """KL(before || after) in the contexts of `rollouts`, which should be sampled from `before`.
+
+    Args:
+        before, after: two models of one vocabulary, called in evaluation mode.
+        temperature: of both policies.
+        tokens: in one forward pass, which takes rollouts of one length; a longer one has a pass to itself.
+
+    Raises:
+        ValueError: the models' vocabularies differ.
+    """
+    were_training = [(model, model.training) for model in (before, after)]
+    sums, counts, largest = [0.0] * len(rollouts), [0] * len(rollouts), 0.0
+    try:
+        for model, _ in were_training:
+            model.eval()
+        for places in same_length(rollouts, tokens):
+            ids, spoken = tensors_of([rollouts[place] for place in places], before)
+            logits = [spoken_logits(model, ids, spoken, temperature) for model in (before, after)]
+            if logits[0].shape != logits[1].shape:
+                raise ValueError(
+                    f"The models have {logits[0].shape[1]} and {logits[1].shape[1]} words: compare states of one base."
+                )
+            of_token = token_kl(*logits).cpu()
+            owner = spoken[:, 1:].cpu().nonzero()[:, 0]
+            total = torch.zeros(len(places), dtype=torch.float64).index_add_(0, owner, of_token)
+            for place, value, count in zip(
+                places, total.tolist(), owner.bincount(minlength=len(places)).tolist(), strict=True
+            ):
+                sums[place], counts[place] = value, count
+            largest = max(largest, float(of_token.max()) if len(of_token) else 0.0)
+    finally:
+        for model, training in were_training:
+            model.train(training)
+    return summarise(rollouts, sums, counts, largest)
+
+
+def summarise(
+    rollouts: Sequence[Rollout], sums: Sequence[float], counts: Sequence[int], largest: float
+) -> KL:
+    """Means and intervals of each rollout's sum and number of tokens; rollouts of one problem count together."""
+    by_problem: dict[int, list[tuple[float, int]]] = {}
+    for rollout, value, count in zip(rollouts, sums, counts, strict=True):
+        by_problem.setdefault(rollout.problem, []).append((value, count))
+    totals = [sum(value for value, _ in rows) for rows in by_problem.values()]
+    tokens = [sum(count for _, count in rows) for rows in by_problem.values()]
+    completions = [len(rows) for rows in by_problem.values()]
+    token, token_interval = _ratio(totals, tokens)
+    completion, completion_interval = _ratio(totals, completions)
+    return KL(token, token_interval, completion, completion_interval, largest, sum(completions), sum(tokens))
+
+
+def _ratio(totals: Sequence[float], sizes: Sequence[int]) -> tuple[float, tuple[float, float]]:
+    """sum(totals) / sum(sizes) with the interval of a ratio of means (linearised), not below 0."""
+    count, size = len(totals), sum(sizes)
+    ratio = sum(totals) / size
+    if count < 2:
+        return ratio, (0.0, math.inf)
+    spread = sum((total - ratio * part) ** 2 for total, part in zip(totals, sizes, strict=True))
+    error = Z95 * math.sqrt(spread * count / (count - 1)) / size
+    return ratio, (max(0.0, ratio - error), ratio + error)

@@ -1,0 +1,85 @@
+"""What ``multiticket theory predict`` measures: does what a mask keeps before training tell what training comes to?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from multiticket.config import RunConfig
+from multiticket.research.stats.rank_correlation import correlations
+from multiticket.research.theory.fisher import Sampling, comparison, measured
+from multiticket.research.theory.gram import grams
+from multiticket.runs.folder import RunFolder
+from multiticket.train.arms import build_mask
+
+PREDICTORS = ("energy", "mean_energy", "frobenius", "operator", "alignment", "overlap", "predicted_frobenius")
+"""What is known of a mask before training (`subspace.Kept`)."""
+
+
+def prediction(paths: Sequence[Path], sampling: Sampling, rank: int) -> dict[str, Any]:
+    """Rank correlations of every predictor with pass@1 after training, over finished runs, as plain JSON.
+
+    Args:
+        sampling: how gradients are sampled; its model and task are replaced by those of the runs.
+
+    Raises:
+        ValueError: a run is not finished, has no mask (LoRA) or another base or task; or they are too few.
+    """
+    runs = [_finished(path) for path in paths]
+    first, config = paths[0], runs[0][0]
+    for path, (other, _) in zip(paths, runs, strict=True):
+        if (other.model, other.task) != (config.model, config.task):
+            raise ValueError(
+                f"{first} and {path} have different models or tasks: compare runs of one of each."
+            )
+    if len(runs) < 4:
+        raise ValueError(f"A rank correlation needs at least four finished runs; there are {len(runs)}.")
+    found = measured(replace(sampling, model=config.model, task=config.task))
+    masks = [build_mask(found.model, _as_mask(settings), found.tokenizer) for settings, _ in runs]
+    result = grams(found.gradients, masks)
+    rows = []
+    for path, (settings, after), mask, masked in zip(paths, runs, masks, result.masked, strict=True):
+        row = {"run": str(path), "mask": mask_name(settings), "density": settings.density, "nnz": mask.nnz}
+        row |= {"learning_rate": settings.learning_rate, "steps": settings.steps, "after": after}
+        rows.append({**row, **comparison(result, masked, mask, settings.density, rank)})
+    values = {name: [row[name] for row in rows] for name in PREDICTORS}
+    values["density"] = [row["density"] for row in rows]
+    return {
+        **found.about(),
+        "rank": rank,
+        "runs": rows,
+        "correlations": [asdict(one) for one in correlations(values, [row["after"] for row in rows])],
+    }
+
+
+def _finished(path: Path) -> tuple[RunConfig, float]:
+    """Settings and pass@1 after training. Raises ValueError where a run says neither, or has no mask on its base."""
+    run = RunFolder(path)
+    if not run.config.exists():
+        raise ValueError(f"{path} holds no run: give the folder that a run wrote its config.json in.")
+    config, result = run.read_config(), run.read_result()
+    if result is None:
+        raise ValueError(
+            f"The run in {path} is not finished, so there is no accuracy to predict: leave it out."
+        )
+    if config.arm == "lora":
+        raise ValueError(f"The run in {path} trained an adapter, which has no mask: leave it out.")
+    if config.from_ticket is not None:
+        raise ValueError(f"The run in {path} went on from a ticket and not from the base: leave it out.")
+    return config, float(result["eval"]["after"]["pass@1"])
+
+
+def _as_mask(config: RunConfig) -> RunConfig:
+    """Settings whose mask is what the run trained: every position for the full arm."""
+    return (
+        config if config.arm == "ticket" else config.model_copy(update={"arm": "ticket", "method": "random"})
+    )
+
+
+def mask_name(config: RunConfig) -> str:
+    """``full``, or the method with its options, such as ``layers last``."""
+    if config.arm == "full":
+        return "full"
+    return " ".join([config.method, *map(str, config.mask_options.values())])

@@ -1,0 +1,168 @@
+"""Completions that a model says to a task's problems, as token sequences with rewards, and their log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multiticket.evaluate.completion import complete, stop_tokens
+from multiticket.evaluate.prompts import prompt_texts
+from multiticket.evaluate.turns import complete_turns
+from multiticket.tasks import reward_of
+
+_STREAMS, _TURNS = 2**32, 2**24
+"""Streams of random numbers as `evaluate.evaluation` numbers them: by problem, turn and sample."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One completion, or conversation, of one problem."""
+
+    problem: int
+    """Place in the split."""
+    ids: tuple[int, ...]
+    """Tokens of the whole sequence: prompt, answers, and between them what the environment says."""
+    spoken: tuple[bool, ...]
+    """As long as `ids`: which tokens are the model's, the ends of its answers included."""
+    reward: float
+    advantage: float
+    """Reward minus the mean reward of the problem's rollouts (GRPO without division by the deviation)."""
+
+
+def sample_rollouts(
+    model: Any,
+    tokenizer: Any,
+    task: Any,
+    problems: int,
+    group: int,
+    split: str = "validation",
+    temperature: float = 1.0,
+    seed: int = 0,
+    max_completion_tokens: int | None = None,
+) -> list[Rollout]:
+    """`group` rollouts of each of the first `problems` problems, sampled from the model; problem after problem.
+
+    The same model, arguments and machine give the same rollouts, and rollout s of problem i is the same however
+    many others there are. Sampling gives text, which is tokenised again (as for ``fisher`` masks): where a
+    tokenizer reads its own text otherwise than it was written, the sequence is one that the model could have said
+    and not the one that it drew.
+
+    Raises:
+        ValueError: the split has too few problems.
+    """
+    rows = task.problems(split)
+    if len(rows) < problems:
+        raise ValueError(
+            f"The {split} split of task {task.name} has {len(rows)} problems, not {problems}: ask for fewer."
+        )
+    rows = rows.select(range(problems))
+    places = [problem for problem in range(problems) for _ in range(group)]
+    texts = prompt_texts(list(rows["prompt"]), tokenizer, task)
+    answers = list(rows["answer"])
+    tokens = max_completion_tokens or task.max_completion_tokens
+    heard: list[list[tuple[str, str]]] = [[] for _ in places]
+
+    def by_chance(contexts: list[str], who: list[int], turn: int) -> list[str]:
+        streams = [places[i] * _STREAMS + turn * _TURNS + i % group for i in who]
+        said = complete(model, tokenizer, contexts, tokens, temperature, seed=seed, streams=streams)
+        for i, context, text in zip(who, contexts, said, strict=True):
+            heard[i].append((context, text))
+        return said
+
+    turns = complete_turns(
+        [texts[p] for p in places], [answers[p] for p in places], task, tokenizer, by_chance
+    )
+    rewards = [reward_of(task, said, answers[p]) for said, p in zip(turns, places, strict=True)]
+    end = stop_tokens(model, tokenizer)[:1]
+    found = []
+    for i, problem in enumerate(places):
+        mean = sum(rewards[problem * group : (problem + 1) * group]) / group
+        ids, spoken = _sequence(heard[i], tokenizer, tokens, end)
+        found.append(Rollout(problem, ids, spoken, rewards[i], rewards[i] - mean))
+    return found
+
+
+def _sequence(
+    heard: list[tuple[str, str]], tokenizer: Any, tokens: int, end: list[int]
+) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Token ids of a conversation from (context, answer) of each turn, and which of them are the model's."""
+    ids: list[int] = list(tokenizer(text=heard[0][0])["input_ids"])
+    spoken = [False] * len(ids)
+    before = heard[0][0]
+    for turn, (context, answer) in enumerate(heard):
+        if turn:
+            reply = list(tokenizer(text=context[len(before) :], add_special_tokens=False)["input_ids"])
+            if reply[:1] == ids[-1:]:  # the end of the turn, where the model has written it itself
+                reply = reply[1:]
+            ids += reply
+            spoken += [False] * len(reply)
+        said = [*tokenizer(text=answer, add_special_tokens=False)["input_ids"], *end][:tokens]
+        ids += said
+        spoken += [True] * len(said)
+        before = context + answer
+    return tuple(ids), tuple(spoken)
+
+
+def spoken_logits(model: Any, ids: Tensor, spoken: Tensor, temperature: float) -> Tensor:
+    """The logits, over temperature, from which each of the model's own tokens was drawn.
+
+    Args:
+        ids: (rollouts, length) int64, sequences of one length.
+        spoken: (rollouts, length) bool.
+
+    Returns:
+        (tokens, vocabulary) fp32 or wider, rollout after rollout.
+    """
+    logits = model(input_ids=ids).logits[:, :-1][spoken[:, 1:]]
+    return (logits if logits.dtype == torch.float64 else logits.float()) / temperature
+
+
+def scores(model: Any, rollouts: Sequence[Rollout], temperature: float = 1.0) -> list[Callable[[], Tensor]]:
+    """For each rollout a function that computes log p, the sum over the model's own tokens, as a scalar with a
+    graph.
+
+    Its gradient is the score of the policy at this rollout.
+    """
+    return [partial(log_prob, model, rollout, temperature) for rollout in rollouts]
+
+
+def policy_scalars(
+    model: Any, rollouts: Sequence[Rollout], temperature: float = 1.0
+) -> list[Callable[[], Tensor]]:
+    """The same times each rollout's advantage: their gradients sum to the policy gradient, up to its constant."""
+    return [partial(_weighted, model, rollout, temperature) for rollout in rollouts]
+
+
+def log_prob(model: Any, rollout: Rollout, temperature: float = 1.0) -> Tensor:
+    """The log-probability of the model's own tokens, summed: a scalar, fp32 or wider."""
+    ids, spoken = tensors_of([rollout], model)
+    said = ids[:, 1:][spoken[:, 1:]]
+    return spoken_logits(model, ids, spoken, temperature).log_softmax(-1).gather(1, said[:, None]).sum()
+
+
+def _weighted(model: Any, rollout: Rollout, temperature: float) -> Tensor:
+    return rollout.advantage * log_prob(model, rollout, temperature)
+
+
+def same_length(rollouts: Sequence[Rollout], tokens: int) -> list[list[int]]:
+    """Places of rollouts that go through a model together, without padding and with at most so many tokens, or one."""
+    by_length: dict[int, list[int]] = {}
+    for place, rollout in enumerate(rollouts):
+        by_length.setdefault(len(rollout.ids), []).append(place)
+    batches = []
+    for length, places in by_length.items():
+        rows = max(1, tokens // length)
+        batches += [places[first : first + rows] for first in range(0, len(places), rows)]
+    return batches
+
+
+def tensors_of(rollouts: Sequence[Rollout], model: Any) -> tuple[Tensor, Tensor]:
+    """Ids and which of them are spoken, (rollouts, length) each, of rollouts of one length, on the model's device."""
+    device = next(model.parameters()).device
+    ids = torch.tensor([rollout.ids for rollout in rollouts], device=device)
+    return ids, torch.tensor([rollout.spoken for rollout in rollouts], device=device)

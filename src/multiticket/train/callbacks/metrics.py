@@ -1,0 +1,67 @@
+"""One line of ``metrics.jsonl`` an optimiser step."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from multiticket.runs.lines import StepLines
+from multiticket.runs.progress import RunProgress
+
+NAMES = {
+    "reward": "reward",
+    "accuracy": "accuracy",
+    "failures": "failures",
+    "kl": "kl",
+    "reference_kl": "reference_kl",
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "hidden_by_rounding": "hidden_by_rounding",
+    "learning_rate": "learning_rate",
+    "entropy": "entropy",
+    "completion_length": "completions/mean_length",
+    "truncated": "completions/clipped_ratio",
+    "reward_std": "reward_std",
+    "no_signal": "frac_reward_zero_std",
+}
+"""Our name for each number: TRL's. `no_signal` is the share of groups whose rewards are all equal;
+`failures`, of completions that the verifier crashed on or had no time for."""
+
+
+class MetricsWriter(TrainerCallback):
+    """Appends each step's numbers to a file and tells the progress bar.
+
+    ``time`` is seconds of training so far, over all sittings: a resumed run goes on from that of the last line.
+
+    Attributes:
+        lines: what the file holds, in order.
+    """
+
+    def __init__(self, file: StepLines, progress: RunProgress) -> None:
+        self.file = file
+        self.lines = file.read()
+        self.seconds_before = float(self.lines[-1]["time"]) if self.lines else 0.0
+        self.progress = progress
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self._began
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._began = time.monotonic()
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if not logs or "reward" not in logs:
+            return
+        line: dict[str, Any] = {"step": state.global_step, "time": round(self.seconds, 3)}
+        line.update({name: logs.get(theirs) for name, theirs in NAMES.items()})
+        self.lines.append(line)  # on every rank: all decide alike what follows from it
+        if not state.is_world_process_zero:
+            return
+        self.file.append(line)
+        self.progress.step(state.global_step, logs["reward"])

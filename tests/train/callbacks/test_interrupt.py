@@ -1,0 +1,128 @@
+"""SIGTERM and SIGINT: a checkpoint of the step, a sentence, an exit code, and the same run when it goes on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import made, metrics, small
+from transformers import TrainerCallback
+
+from multiticket.cli import main
+from multiticket.train import session
+from multiticket.train.callbacks.interrupt import RunInterrupted, StopSignals
+from multiticket.train.run import run_training
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_are_heard() -> Iterator[None]:
+    """A shell that starts the tests in the background has them ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class _Send(TrainerCallback):
+    """Sends a signal to this process in the middle of a step."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        self.signum = signum
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step - 1:
+            signal.raise_signal(self.signum)
+
+
+def _send_at(monkeypatch: pytest.MonkeyPatch, signum: int, step: int) -> None:
+    watch = session.Sitting.watch
+
+    def watch_and_send(self: Any, trainer: Any, *args: Any) -> None:
+        watch(self, trainer, *args)
+        trainer.add_callback(_Send(signum, step))
+
+    monkeypatch.setattr(session.Sitting, "watch", watch_and_send)
+
+
+@pytest.fixture(scope="module")
+def expected(toy_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    output = tmp_path_factory.mktemp("whole") / "run"
+    run_training(small(toy_model_folder, save_every=None), output, show_progress=False)
+    return {**made(output), "config.json": None}
+
+
+@pytest.mark.parametrize(("signum", "step"), [(signal.SIGTERM, 3), (signal.SIGINT, 5)])
+def test_a_signal_saves_the_step_and_the_run_goes_on_to_the_same_bits(
+    signum: int,
+    step: int,
+    expected: dict[str, Any],
+    toy_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings, output = small(toy_model_folder, save_every=None), tmp_path / "run"
+    before = signal.getsignal(signum)
+    with monkeypatch.context() as patch:
+        _send_at(patch, signum, step)
+        with pytest.raises(RunInterrupted, match="--resume") as stop:
+            run_training(settings, output, show_progress=False)
+    assert stop.value.code == 128 + signum
+    assert signal.getsignal(signum) is before
+    assert (output / "checkpoints" / f"step-{step}").is_dir()
+    assert len(metrics(output)) == step
+    lines = (output / "metrics.jsonl").read_bytes()
+    run_training(settings, output, resume=True, show_progress=False)
+    assert (output / "metrics.jsonl").read_bytes().startswith(lines)
+    found = {**made(output), "config.json": None}
+    assert {**found, "checkpoints": None} == {**expected, "checkpoints": None}
+
+
+def test_the_command_says_so_and_exits_with_the_signals_code(
+    toy_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _send_at(monkeypatch, signal.SIGTERM, 1)
+    arguments = ["train", "--task", "toy_task:TASK", "--model", str(toy_model_folder), "--steps", "3"]
+    arguments += ["--rollouts", "32", "--group", "4", "--problems", "5", "--samples", "2"]
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--output", str(tmp_path / "run")])
+    assert stop.value.code == 143
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("multiticket: Stopped after step 1")
+    assert said.endswith(f"multiticket train --resume --output {tmp_path / 'run'}")
+
+
+def test_a_second_signal_works_as_before() -> None:
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_that_stopped_no_step_is_not_lost(tmp_path: Path) -> None:
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signals.follow(tmp_path)
+
+
+def test_in_another_thread_nothing_is_handled_and_training_works(
+    toy_model_folder: Path, tmp_path: Path
+) -> None:
+    before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
+    results: list[dict[str, Any]] = []
+    settings = small(toy_model_folder, steps=1, eval_every=None)
+    thread = threading.Thread(
+        target=lambda: results.append(run_training(settings, tmp_path / "run", show_progress=False))
+    )
+    thread.start()
+    thread.join()
+    assert results[0]["steps"] == 1
+    assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
