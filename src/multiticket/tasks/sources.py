@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ Problems = list[tuple[str, str]]
 
 
 def read_json_lines(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The objects in a file, one a line, of which each has `columns`. ValueError names the line that has not."""
+    """The objects in a file, one a line, of which each has `columns`. ValueError names the line that has not.
+
+    A byte order mark is skipped. Half of a surrogate pair (`\\ud83d` alone), which no file or model can hold, becomes
+    U+FFFD, with a warning that counts such lines.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Cannot read the problems in {path}: {error}.") from None
-    rows = []
+    rows, mended = [], 0
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -26,13 +31,60 @@ def read_json_lines(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]
             row = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {number} is not JSON: {error}.") from None
-        missing = [column for column in columns if not isinstance(row, dict) or column not in row]
-        if missing:
+        if not isinstance(row, dict):
             raise ValueError(
-                f"{path}, line {number} has no {missing[0]!r}: each line needs {', '.join(columns)}."
+                f"{path}, line {number} is {line.strip()[:40]!r}: each line needs an object with {', '.join(columns)}."
             )
-        rows.append(row)
+        missing = [column for column in columns if column not in row]
+        if missing:
+            found = ", ".join(map(repr, row)) or "nothing"
+            raise ValueError(
+                f"{path}, line {number} has no {missing[0]!r}, but {found}: each line needs {', '.join(columns)}."
+            )
+        whole = _without_halves(row)
+        mended += whole != row
+        rows.append(whole)
+    if mended:
+        warnings.warn(
+            f"{path}: {mended} of {len(rows)} lines hold half of a surrogate pair, read as U+FFFD.",
+            stacklevel=2,
+        )
     return rows
+
+
+def _without_halves(value: Any) -> Any:
+    """A JSON value with U+FFFD in the place of lone surrogates."""
+    if isinstance(value, str):
+        return (
+            value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        )
+    if isinstance(value, list):
+        return [_without_halves(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_halves(key): _without_halves(item) for key, item in value.items()}
+    return value
+
+
+def readable(
+    rows: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], tuple[str, str]], of: str
+) -> Problems:
+    """The problems that `read` makes of rows. Those that it refuses are left out, with a warning that counts them.
+
+    Raises ValueError where it refuses every row.
+    """
+    problems, refused = [], []
+    for row in rows:
+        try:
+            problems.append(read(row))
+        except ValueError as error:
+            refused.append(str(error))
+    if refused and not problems:
+        raise ValueError(refused[0])
+    if refused:
+        warnings.warn(
+            f"{len(refused)} of {len(rows)} problems of {of} are left out: {refused[0]}", stacklevel=2
+        )
+    return problems
 
 
 def load_hub(name: str, split: str, config: str | None = None, instead: str = "") -> list[dict[str, Any]]:
