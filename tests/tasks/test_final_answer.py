@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiticket.tasks.final_answer import LONGEST_ANSWER, final_answer, leaves_a_choice
+from multiticket.tasks.final_answer import (
+    LONGEST_ANSWER,
+    Found,
+    final_answer,
+    find_answer,
+    leaves_a_choice,
+    reference_answer,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +51,58 @@ from multiticket.tasks.final_answer import LONGEST_ANSWER, final_answer, leaves_
 )
 def test_the_last_finished_answer_counts(text: str, answer: str | None) -> None:
     assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("$\\boxed{18}$\n\n#### Check\nIt fits.", "18"),
+        ("$\\boxed{18}$\n\n#### Step 2: check with 3 numbers\n", "18"),
+        ("$\\boxed{18}$\n#### 2. Verification", "18"),
+        ("$\\boxed{18}$\n##### Note\n###### 3", "18"),
+        ("#### 18\n\n#### Explanation\nBecause.", "18"),
+        ("#### 18\n##### 19", "18"),
+        ("#### **18**", "18"),
+        ("#### Solution\nWell.\n#### 18 apples\n", "18 apples"),
+        ("#### Evelyn", "Evelyn"),
+        ("#### [0, 1/2)\n#### Why", "[0, 1/2)"),
+    ],
+)
+def test_a_markdown_heading_is_no_answer(text: str, answer: str) -> None:
+    assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        (r"so $\dfrac{5}{2}$ or $\boxed{2\frac{1}{2}}.$", r"2\frac{1}{2}"),
+        (r"$\boxed{3}$ or $\boxed{4}$", "4"),
+        (r"$\boxed{3}$ and $\boxed{4", "3"),
+        (r"$\boxed{3}$, so (B)? #### see", "3"),
+        ("It is.\n#### 1,234", "1,234"),
+        (r"$\boxed 2$.", "2"),
+    ],
+)
+def test_a_reference_is_its_last_box_whatever_stands_around_it(solution: str, answer: str) -> None:
+    assert reference_answer(solution) == answer
+
+
+def test_a_solution_without_an_answer_is_refused() -> None:
+    with pytest.raises(ValueError, match="no final answer in the reference solution 'It is 18'"):
+        reference_answer("It is 18")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (r"$\frac{5}{2}$ or $\boxed{2.5}$", Found("2.5", r"\frac{5}{2}")),
+        (r"$x = \frac{5}{2} \text{ or } \boxed{2.5}$", Found("2.5", r"x = \frac{5}{2}")),
+        (r"$\boxed{18}$ or $\boxed{19}$", Found("19", "18")),
+        (r"$\boxed{18}$", Found("18")),
+    ],
+)
+def test_an_answer_beside_another_is_found_with_it(text: str, found: Found) -> None:
+    assert find_answer(text) == found
 
 
 def test_more_text_after_the_answer_changes_nothing_unless_it_is_a_choice() -> None:

@@ -1,5 +1,6 @@
 """GSM8K: its splits, and its own reference answers as a check of the verifier."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -76,7 +77,11 @@ def test_scores() -> None:
             r"test\.jsonl does not exist: give a folder with train\.jsonl and test\.jsonl as gsm8k@",
         ),
         ("test.jsonl", "{", r"test\.jsonl, line 1 is not JSON"),
-        ("test.jsonl", '{"question": "?"}', r"line 1 has no 'answer': each line needs question, answer"),
+        (
+            "test.jsonl",
+            '{"question": "?"}',
+            "line 1 has no 'answer', but 'question': each line needs question",
+        ),
         ("test.jsonl", '{"question": "?", "answer": "18"}', "no final answer in the reference solution '18'"),
     ],
 )
@@ -121,6 +126,17 @@ def test_all_reference_solutions_score_1_against_themselves_and_0_with_a_changed
                 assert task.score(rf"$\boxed{{{changed}}}$", answer) == 0.0
             seen += 1
     assert seen == 8792
+    assert task.failures == 0
+
+
+@needs_gsm8k
+def test_no_reference_equals_its_neighbour() -> None:
+    task = tasks.get(f"gsm8k@{GSM8K}")
+    for split in ("train", "test"):
+        answers = sorted(set(task.problems(split)["answer"]))
+        for one, other in itertools.pairwise(answers):
+            same = float(one.replace(",", "")) == float(other.replace(",", ""))
+            assert task.correct(rf"\boxed{{{other}}}", one) is same
     assert task.failures == 0
 
 

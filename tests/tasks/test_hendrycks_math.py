@@ -57,6 +57,18 @@ def test_a_problem_without_reference_is_a_value_error(folder: Path) -> None:
         tasks.get(f"math@{folder}").problems("test")
 
 
+def test_problems_without_reference_are_left_out_and_counted(folder: Path) -> None:
+    write(folder, [*ROWS, {"problem": "Why?"}, {"problem": "How?", "solution": "So."}], "test")
+    with pytest.warns(UserWarning, match="2 of 6 problems of math test are left out: The problem 'Why"):
+        problems = tasks.get(f"math@{folder}").problems("test")
+    assert len(problems) == 4
+
+
+def test_one_solution_with_two_forms_does_not_refuse_the_others(folder: Path) -> None:
+    write(folder, [*ROWS, {"problem": "Mean?", "solution": r"$\frac52$ or $\boxed{2\frac{1}{2}}.$"}], "test")
+    assert tasks.get(f"math@{folder}").problems("test")["answer"][-1] == r"2\frac{1}{2}"
+
+
 def test_from_the_hub_all_subjects_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

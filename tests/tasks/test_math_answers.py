@@ -107,6 +107,21 @@ def test_answers_in_words(checks: AnswerChecks, reference: str, answer: str, equ
     assert checks.equal(reference, answer) is equal
 
 
+@pytest.mark.parametrize(
+    ("completion", "reference", "right"),
+    [
+        (r"So it is $\dfrac{5}{2}$ or $\boxed{2\frac{1}{2}}$.", r"2\frac{1}{2}", True),
+        (r"So it is $\dfrac{7}{2}$ or $\boxed{2\frac{1}{2}}$.", r"2\frac{1}{2}", False),
+        (r"$\boxed{18}$ or $\boxed{19}$", "19", False),
+        (r"$\boxed{18}$ or $\boxed{18.0}$", "18", True),
+    ],
+)
+def test_two_forms_of_one_answer_are_no_choice(
+    checks: AnswerChecks, completion: str, reference: str, right: bool
+) -> None:
+    assert checks.correct(completion, reference) is right
+
+
 def test_a_completion_that_cannot_be_judged_in_time_scores_nothing_and_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

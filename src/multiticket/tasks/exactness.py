@@ -42,7 +42,7 @@ def differ(one: Any, other: Any) -> bool:
 
 def value(expression: Any) -> str | None:
     """The value of an expression without variables, a decimal of 30 digits; None where it has none that is real."""
-    found = _evaluated(expression)
+    found = _evaluated(expression) if not getattr(expression, "free_symbols", True) else None
     if found is None or not found.is_real or not found.is_finite:
         return None
     return f"{float(found):.30g}" if abs(found) < 1e-300 else str(found.evalf(30))

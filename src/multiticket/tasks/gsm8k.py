@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multiticket.tasks.final_answer import final_answer
+from multiticket.tasks.final_answer import reference_answer
 from multiticket.tasks.math_answers import AnswerChecks
 from multiticket.tasks.math_checker import require_math_verify
 from multiticket.tasks.protocol import as_dataset, check_split
-from multiticket.tasks.sources import Problems, hold_out, load_hub, read_json_lines, without_repeats
+from multiticket.tasks.sources import Problems, hold_out, load_hub, read_json_lines, readable, without_repeats
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,15 +86,9 @@ class GSM8K(MathTask):
         else:
             instead = ": give a folder with the original files as gsm8k@FOLDER or in MULTITICKET_GSM8K"
             rows = load_hub("openai/gsm8k", split, "main", instead)
-        return [(row["question"], reference_answer(row["answer"])) for row in rows]
-
-
-def reference_answer(solution: str) -> str:
-    """The bare answer of a worked solution. ValueError where the solution has none."""
-    answer = final_answer(solution)
-    if answer is None:
-        raise ValueError(f"There is no final answer in the reference solution {solution[-80:]!r}.")
-    return answer
+        return readable(
+            rows, lambda row: (row["question"], reference_answer(row["answer"])), f"gsm8k {split}"
+        )
 
 
 def check_folder(folder: Path | None, variable: str, task: str) -> None:

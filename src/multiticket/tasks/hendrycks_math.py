@@ -12,8 +12,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from multiticket.tasks.gsm8k import MathTask, check_folder, reference_answer
-from multiticket.tasks.sources import Problems, load_hub, read_json_lines
+from multiticket.tasks.final_answer import reference_answer
+from multiticket.tasks.gsm8k import MathTask, check_folder
+from multiticket.tasks.sources import Problems, load_hub, read_json_lines, readable
 
 SUBJECTS = (
     "algebra",
@@ -49,7 +50,7 @@ class HendrycksMATH(MathTask):
             else:
                 parts = [load_hub("EleutherAI/hendrycks_math", "train", name, instead) for name in SUBJECTS]
                 rows = [row for part in parts for row in part]
-        return [(row["problem"], _reference(row)) for row in rows]
+        return readable(rows, lambda row: (row["problem"], _reference(row)), f"math {split}")
 
 
 def _reference(row: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
@@ -59,8 +60,8 @@ class _Child:
             self.replies.put(line)
         self.replies.put(None)
 
-    def ask(self, request: dict[str, object]) -> bool:
-        """Raises CheckFailed, and is of no more use, where no answer comes."""
+    def ask(self, request: dict[str, object]) -> dict[str, object]:
+        """The reply. Raises CheckFailed, and is of no more use, where none comes."""
         if not self.ready:
             self._receive(START_S)
             self.ready = True
@@ -71,9 +72,9 @@ class _Child:
         except (OSError, ValueError) as error:
             raise CheckFailed("the checker has gone") from error
         reply = self._receive(WALL_S)
-        if "equal" not in reply:
-            raise CheckFailed(f"the checker failed with {reply.get('error')}")
-        return bool(reply["equal"])
+        if "error" in reply:
+            raise CheckFailed(f"the checker failed with {reply['error']}")
+        return reply
 
     def _receive(self, seconds: float) -> dict[str, object]:
         try:
@@ -110,6 +111,14 @@ class MathChecker:
 
     def equal(self, expected: str, given: str) -> bool:
         """math-verify's judgement. Raises CheckFailed where none came in time."""
+        return bool(self._ask({"expected": expected, "given": given})["equal"])
+
+    def value(self, answer: str) -> str | None:
+        """The decimal value of an answer, if it has one. Raises CheckFailed where none came in time."""
+        found = self._ask({"value": answer})["value"]
+        return None if found is None else str(found)
+
+    def _ask(self, request: dict[str, object]) -> dict[str, object]:
         with self._lock:
             for dead in [child for child in self._children if child.process.poll() is not None]:
                 self._children.remove(dead)
@@ -118,7 +127,7 @@ class MathChecker:
                 self._children.append(_Child())
             child = self._children[0]
             try:
-                return child.ask({"expected": expected, "given": given, "cpu_s": CPU_S})
+                return child.ask({**request, "cpu_s": CPU_S})
             except CheckFailed:
                 self._children.remove(child)
                 child.close()
@@ -150,6 +159,7 @@ def _after_fork() -> None:
     global _checker
     _checker = MathChecker()
     remembered.cache_clear()
+    remembered_value.cache_clear()
 
 
 @lru_cache(maxsize=65536)
@@ -158,6 +168,16 @@ def remembered(expected: str, given: str) -> bool | None:
     try:
         return _checker.equal(expected, given)
     except CheckFailed:
+        return None
+
+
+@lru_cache(maxsize=4096)
+def remembered_value(answer: str) -> Fraction | None:
+    """The value of an answer to 30 digits; None where it has none, or the checker failed."""
+    try:
+        found = _checker.value(answer)
+        return None if found is None else Fraction(found)
+    except (CheckFailed, ValueError):
         return None
 
 
