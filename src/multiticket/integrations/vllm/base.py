@@ -30,7 +30,9 @@ def checked_places(
     ranks.agree(refusal)
     assert places is not None
     values, found = ranks.union(*places.read())
-    by_name = dict(zip(mask.names, zip(*(t.split(_counts(mask)) for t in (values, found)), strict=True), strict=True))
+    by_name = dict(
+        zip(mask.names, zip(*(t.split(_counts(mask)) for t in (values, found)), strict=True), strict=True)
+    )
     for name, (_, has) in by_name.items():
         if not has.all():
             raise ValueError(

@@ -34,4 +34,4 @@ def _on_cpu() -> bool:
 
 
 def _unpacked(layer: torch.nn.Module, remove_weight: bool) -> None:
-    layer.cpu_linear = torch.nn.functional.linear
+    layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]

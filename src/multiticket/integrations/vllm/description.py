@@ -39,7 +39,9 @@ def described(rule: dict[str, Any], tensors: list[Any], positions: str | None = 
         names = [name for name, count in counts.items() if count]
         flats = delta.decode(data, [counts[name] for name in names])
         mask = Mask(
-            made, shapes, {name: stored(torch.from_numpy(flat)) for name, flat in zip(names, flats, strict=True)}
+            made,
+            shapes,
+            {name: stored(torch.from_numpy(flat)) for name, flat in zip(names, flats, strict=True)},
         )
     if any(mask.count(name) != count for name, count in counts.items()):
         raise ValueError("The mask's rule gives other counts on the worker than on the trainer.")

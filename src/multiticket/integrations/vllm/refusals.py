@@ -19,5 +19,7 @@ def refusal(vllm_config: Any) -> str | None:
     elif vllm_config.parallel_config.enable_eplb:
         why = "it moves experts between workers while it serves"
     elif packs_weights():
-        why = f"vLLM's CPU back end packs its weights (for experiments, {SWITCH}=keep leaves them as they are)"
+        why = (
+            f"vLLM's CPU back end packs its weights (for experiments, {SWITCH}=keep leaves them as they are)"
+        )
     return f"The engine cannot take a ticket: {why}." if why else None

@@ -36,7 +36,9 @@ class _Loaded:
 class Shelf:
     """The tickets that one worker holds. Not thread-safe: an engine calls a worker once at a time."""
 
-    def __init__(self, model: nn.Module, ranks: Ranks, dtype: torch.dtype, refusal: str | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, ranks: Ranks, dtype: torch.dtype, refusal: str | None = None
+    ) -> None:
         """``dtype``: the engine's. ``refusal``: a sentence, where this engine can take no ticket at all."""
         self._model = model
         self._ranks = ranks
@@ -59,7 +61,9 @@ class Shelf:
             if name in self._tickets:
                 raise ValueError(f"There is a ticket {name!r} already; drop it first.")
             if self._written:
-                raise ValueError("A ticket is loaded while the base is served, and another ticket is in the weights.")
+                raise ValueError(
+                    "A ticket is loaded while the base is served, and another ticket is in the weights."
+                )
             ticket = Ticket.load(path)
         except (ValueError, OSError) as error:
             refusal = refusal or str(error)
@@ -109,7 +113,9 @@ class Shelf:
         if name not in self._tickets:
             raise ValueError(f"There is no ticket {name!r}.")
         if self._tickets[name] in self._written:
-            raise ValueError(f"The ticket {name!r} is in the weights; serve another one before it is dropped.")
+            raise ValueError(
+                f"The ticket {name!r} is in the weights; serve another one before it is dropped."
+            )
         del self._tickets[name]
 
 

@@ -57,7 +57,7 @@ class Staging:
             raise ValueError(f"More than the mask's {self.k} values came; send the values whole again.")
 
     def whole(self) -> Tensor:
-        """The k values, once, and the staging is empty again. Raises ValueError, and forgets, where some are missing."""
+        """The k values, after which the staging is empty. Raises ValueError, and forgets, where some are missing."""
         values, received = self._values, self.received
         self.forget()
         if received != self.k:

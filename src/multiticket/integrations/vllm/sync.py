@@ -64,7 +64,11 @@ class TicketSync:
             version: what vLLM shall call these weights (``GET /weight_info``).
         """
         if values.shape != (self.mask.nnz,):
-            raise ValueError(f"The mask has {self.mask.nnz} positions, and {tuple(values.shape)} values were given.")
+            raise ValueError(
+                f"The mask has {self.mask.nnz} positions, and {tuple(values.shape)} values were given."
+            )
+        if _name(values.dtype) not in DTYPES:
+            raise ValueError(f"Values are sent as {', '.join(DTYPES)}, not {_name(values.dtype)}.")
         self.engine.pause()
         self._start()
         for piece in self._pieces(values):
@@ -85,17 +89,18 @@ class TicketSync:
             self.engine.start_weight_update()
 
     def _pieces(self, values: Tensor) -> Iterator[dict[str, Any]]:
-        dtype = str(values.dtype).removeprefix("torch.")
-        if dtype not in DTYPES:
-            raise ValueError(f"Values are sent as {', '.join(DTYPES)}, not {dtype}.")
         sync = uuid.uuid4().hex
         flat = values.detach().cpu().contiguous()
-        count = self._piece_bytes // flat.element_size()
+        count = max(1, self._piece_bytes // flat.element_size())
         for offset in range(0, len(flat), count):
             data = flat[offset : offset + count].view(torch.uint8).numpy().tobytes()
             yield {
                 "sync": sync,
                 "offset": offset,
-                "dtype": dtype,
+                "dtype": _name(values.dtype),
                 "values": base64.b64encode(data).decode(),
             }
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -150,6 +150,8 @@ def covers(copy: Copy, flat: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises ValueError where the view reads an entry more than once.
     """
+    if not math.prod(copy.shape):
+        return flat[:0], flat[:0]
     dims = sorted((d for d in range(len(copy.shape)) if copy.shape[d] != 1), key=lambda d: -copy.stride[d])
     reach = 0
     for d in reversed(dims):
@@ -157,8 +159,8 @@ def covers(copy: Copy, flat: Tensor) -> tuple[Tensor, Tensor]:
             raise ValueError(_transforms(copy.name))
         reach += (copy.shape[d] - 1) * copy.stride[d]
     rest = flat - copy.offset
-    inside = rest >= 0 if math.prod(copy.shape) else torch.zeros_like(rest, dtype=torch.bool)
-    at = torch.full_like(flat, copy.destination.storage_offset())
+    inside = rest >= 0
+    at = torch.full_like(flat, int(copy.destination.storage_offset()))
     for d in dims:
         coordinate = rest.div(copy.stride[d], rounding_mode="floor")
         inside &= coordinate < copy.shape[d]
