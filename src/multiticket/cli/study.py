@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from multiticket.research.study.page_section import Section
     from multiticket.research.study.runner import RunState
 
 FILE = Annotated[Path, typer.Argument(help="The study's YAML file.")]
@@ -25,6 +27,7 @@ def register(app: typer.Typer) -> None:
     study.command("status")(status)
     study.command("collect")(collect)
     study.command("report")(report)
+    study.command("rerun")(rerun)
     app.add_typer(study, name="study")
 
 
@@ -108,31 +111,77 @@ def collect(
 
 
 def report(
-    file: FILE,
+    file: Annotated[
+        Path, typer.Argument(help="The study's YAML file, or the folder of a report, to draw it again.")
+    ],
     output: Annotated[
         Path | None, typer.Option(help="Where the report goes; default: report, in the study's folder.")
     ] = None,
     runs: Annotated[Path | None, typer.Option(help="The study's folder; default runs/NAME.")] = None,
 ) -> None:
-    """Answer the study's questions from its finished runs: one HTML page, its figures as files, and JSON."""
+    """Answer the study's questions from its finished runs: an HTML page, its figures, JSON, and a table of the runs."""
+    if file.is_dir():
+        if output or runs:
+            raise ValueError(
+                f"The report in {file} is drawn again where it is: leave --output and --runs out."
+            )
+        from multiticket.research.report.study_page import redraw
+
+        _print_verdicts(*redraw(file))
+        return
     import shlex
 
     from multiticket.research.study.answers import answers
+    from multiticket.research.study.collect import TABLE, records, write_parquet
     from multiticket.research.study.grid import load
 
     study = load(file)
     folder = runs or Path("runs") / study.name
     given = ["--output", str(runs)] if runs else []
-    sections = answers(study, folder, shlex.join(["multiticket", "study", "run", str(file), *given]))
+    place = output or folder / "report"
+    sections = answers(study, folder, shlex.join(["multiticket", "study", "run", str(file), *given]), place)
     from multiticket.research.report.study_page import write_report
 
     again = ["multiticket", "study", "report", str(file)]
     again += ["--output", str(output)] if output else []
     again += ["--runs", str(runs)] if runs else []
-    path = write_report(sections, output or folder / "report", study.title, shlex.join(again))
+    if rows := records(study, folder):
+        write_parquet(rows, place / TABLE)
+    _print_verdicts(sections, write_report(sections, place, study.title, shlex.join(again)))
+
+
+def rerun(
+    folder: Annotated[
+        Path, typer.Argument(help="A study's report, or another folder with its runs.parquet.")
+    ],
+    run: Annotated[str, typer.Argument(help="The run's name, as the page has it.")],
+    output: Annotated[Path | None, typer.Option(help="Its folder; default runs/again/RUN.")] = None,
+) -> None:
+    """Do one run of a finished study again, from the settings in its table."""
+    from multiticket.research.study.collect import read_run
+    from multiticket.runs.folder import RunFolder
+
+    config, before = read_run(folder, run)
+    place = output or Path("runs") / "again" / run
+    RunFolder(place).refuse_to_overwrite()
+    from multiticket.train.callbacks.interrupt import RunInterrupted
+    from multiticket.train.run import run_training
+
+    try:
+        result = run_training(config, place)
+    except RunInterrupted as stop:
+        print(f"multiticket: {stop}", file=sys.stderr)
+        raise typer.Exit(stop.code) from None
+    from multiticket.research.report.tables import print_result, with_interval
+
+    print_result(result, place)
+    print(f"pass@1 after, in the study: {with_interval(before['eval']['after'])}")
+
+
+def _print_verdicts(sections: Sequence[Section], page: Path) -> None:
     for section in sections:
         print(f"{section.verdict or '':19} {section.heading}")
-    print(path)
+    print(page)
 
 
 def _follow(runs: Any, folder: Path, alive: Any, workers: int) -> list[RunState]:

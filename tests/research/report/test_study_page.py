@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -154,6 +155,15 @@ def test_the_command_writes_the_report_of_a_study(tmp_path: Path, monkeypatch, c
     assert "multiticket study run study.yaml" in text
     assert "multiticket study report study.yaml --output out" in text
     assert json.loads(Path("out/report.json").read_text())["sections"][0]["verdict"] == "reproduced"
+    page, figure = Path("out/index.html").read_bytes(), Path("out/figures/match-1.svg").read_bytes()
+    assert Path("out/runs.parquet").exists()
+    shutil.rmtree("runs")
+    shutil.rmtree("out/figures")
+    Path("out/index.html").unlink()
+    main_ends(0, "study", "report", "out")
+    assert Path("out/index.html").read_bytes() == page
+    assert Path("out/figures/match-1.svg").read_bytes() == figure
+    main_ends(2, "study", "report", "out", "--output", "elsewhere")
 
 
 def test_a_study_without_runs_is_not_decided_and_one_without_questions_is_refused(

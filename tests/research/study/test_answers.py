@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import pytest
 from made_runs import make_runs
 
-from multiticket.config import RunConfig, build
+from multiticket.config import RunConfig
 from multiticket.research.study.answers import answers
-from multiticket.research.study.command import rerun_command
+from multiticket.research.study.collect import TABLE, records, write_parquet
 from multiticket.research.study.evaluate_others import results_file
 from multiticket.research.study.grid import Study, build_study
 from multiticket.research.study.page_section import Figure, Section, Series, Table, read_section
@@ -63,7 +62,8 @@ def test_a_comparison_decides_by_the_margin(tmp_path: Path, lost, verdict):
     everything = section.tables[-1]
     assert everything.folded
     assert len(everything.rows) == 6
-    assert all(row[-1].startswith("multiticket train --task arithmetic") for row in everything.rows)
+    place = tmp_path / "report"
+    assert all(row[-1] == f"multiticket study rerun {place} {row[0]}" for row in everything.rows)
 
 
 def test_every_task_and_base_must_come_out_so(tmp_path: Path):
@@ -345,9 +345,18 @@ def test_the_command_beside_a_run_gives_its_settings(settings, tmp_path: Path, m
 
     from multiticket.cli import main
 
-    config = build(settings)
-    file = tmp_path / "config.json"
-    file.write_text(json.dumps(config.model_dump(mode="json")))
+    monkeypatch.chdir(tmp_path)
+    study = build_study(
+        {
+            "cells": [{"label": "full", "arm": "full", "steps": 3}, {"label": "one", **settings}],
+            "questions": [{"name": "q", "claim": "c", "kind": "compare", "reference": "full", "cell": "one"}],
+        }
+    )
+    make_runs(Path("runs/study"), study.runs, lambda config: 0.5)
+    (section,) = answers(study, Path("runs/study"), "c", Path("my report"))
+    write_parquet(records(study, Path("runs/study")), Path("my report") / TABLE)
+    config = study.cell("one").runs[0].config
+    command = section.tables[-1].rows[-1][-1]
     seen = {}
 
     def look(config, output, **kwargs):
@@ -355,7 +364,6 @@ def test_the_command_beside_a_run_gives_its_settings(settings, tmp_path: Path, m
         raise SystemExit
 
     monkeypatch.setattr("multiticket.train.run.run_training", look)
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
-        main([*shlex.split(rerun_command(config, str(file)))[1:]])
+        main(shlex.split(command)[1:])
     assert seen["config"] == config

@@ -57,9 +57,11 @@ def page(
 {body}
 </main>
 <footer>
-<p>Made by multiticket {escape(version)} with the command below; the same data are in
-<a href="report.json">report.json</a>, figures as SVG, PDF and PNG in the folder <code>figures</code>.</p>
+<p>Made by multiticket {escape(version)} with</p>
 <pre tabindex="0"><code>{escape(command)}</code></pre>
+<p>Everything shown is in <a href="report.json">report.json</a>, every run's settings and result in
+<code>runs.parquet</code>. <code>multiticket study report FOLDER</code>, with the folder of this page, draws it again
+from them, and each figure as SVG, PDF and PNG.</p>
 </footer>
 <script>
 {script}</script>
@@ -108,10 +110,9 @@ def _section(section: Section, pictures: Sequence[tuple[str, str]]) -> str:
         parts.append(f'<p class="n">n: {escape(section.n)}</p>')
     parts += [f'<p class="note">{escape(note)}</p>' for note in section.notes]
     for number, (figure, (svg, path)) in enumerate(zip(section.figures, pictures, strict=True), start=1):
-        links = ", ".join(f'<a href="{path}.{end}">{end.upper()}</a>' for end in ("svg", "pdf", "png"))
         parts.append(
             f'<figure id="{section.name}-figure-{number}">{svg}'
-            f"<figcaption>{escape(figure.caption)} {links}</figcaption></figure>"
+            f"<figcaption>{escape(figure.caption)} <code>{path}</code></figcaption></figure>"
         )
     parts += [
         _table(table, f"{section.name}-table-{number}")

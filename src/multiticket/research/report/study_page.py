@@ -10,6 +10,7 @@ from multiticket.research.report.figures import files_of, inline_svg
 from multiticket.research.report.page import page
 from multiticket.research.study.page_section import Section
 from multiticket.runs.files import write_json, write_text
+from multiticket.runs.folder import read_json
 from multiticket.ticket.atomic import replacing
 
 PAGE, DATA, FIGURES = "index.html", "report.json", "figures"
@@ -54,3 +55,21 @@ def write_report(sections: Sequence[Section], folder: Path, title: str, command:
     path = folder / PAGE
     write_text(path, page(sections, pictures, title, command, __version__))
     return path
+
+
+def redraw(folder: Path) -> tuple[list[Section], Path]:
+    """Draw a report's page and figures again from its ``report.json``.
+
+    Returns:
+        the sections, and the page.
+
+    Raises:
+        ValueError: there is no such file, or it holds no report.
+    """
+    data = read_json(folder / DATA)
+    try:
+        sections = [Section.model_validate(section) for section in data["sections"]]
+        title, command = str(data["title"]), str(data["command"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{folder / DATA} holds no report of a study.") from None
+    return sections, write_report(sections, folder, title, command)

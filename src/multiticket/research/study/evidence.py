@@ -60,11 +60,13 @@ class Finished:
 class Evidence:
     """A study's folder, read cell by cell."""
 
-    def __init__(self, study: Study, folder: Path, command: str) -> None:
+    def __init__(self, study: Study, folder: Path, command: str, report: Path | None = None) -> None:
         self.study = study
         self.folder = folder
         self.command = command
         """What did the runs."""
+        self.report = report or folder / "report"
+        """Where the table of runs is to lie, for the commands that do one again."""
 
     def finished(self, runs: Iterable[StudyRun]) -> list[Finished]:
         """Those of `runs` that have a result, in their order."""

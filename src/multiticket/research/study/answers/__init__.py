@@ -34,19 +34,20 @@ KINDS: dict[str, Callable[[Question, Evidence], Section]] = {
 assert set(KINDS) == set(REQUIRED)
 
 
-def answers(study: Study, folder: Path, command: str) -> list[Section]:
+def answers(study: Study, folder: Path, command: str, report: Path | None = None) -> list[Section]:
     """A section for each question, in their order; what is not done yet is said to be undecided.
 
     Args:
         folder: the study's, with a folder for each run.
         command: what does the study's runs, to print beside each answer.
+        report: where the report is to lie; default ``report`` in the study's folder.
 
     Raises:
         ValueError: the study asks nothing, or runs that are compared were not measured on the same problems.
     """
     if not study.questions:
         raise ValueError(f"The study {study.name} asks no questions: give it some, under questions.")
-    evidence = Evidence(study, folder, command)
+    evidence = Evidence(study, folder, command, report)
     return [
         with_runs(KINDS[question.kind](question, evidence), question, evidence)
         for question in study.questions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +11,6 @@ from multiticket.evaluate.paired import Scores
 from multiticket.evaluate.problem_results import Results
 from multiticket.research.stats.verdicts import ALPHA, MARGIN, Judged, judge_all
 from multiticket.research.study.choice import read_choice
-from multiticket.research.study.command import rerun_command
 from multiticket.research.study.evidence import Evidence, Finished, by, problem_scores, setting_name
 from multiticket.research.study.page_section import Figure, Mark, Section, Series, Table, Verdict
 from multiticket.research.study.questions import Question
@@ -195,7 +195,7 @@ def with_runs(section: Section, question: Question, evidence: Evidence) -> Secti
                 rounded(100 * run.score("greedy")),
                 run.result["eval"]["after"]["n"],
                 run.result["nnz"],
-                rerun_command(run.config, str(run.folder / "config.json")),
+                shlex.join(["multiticket", "study", "rerun", str(evidence.report), name]),
             ]
             for name, run in runs.items()
         ],
