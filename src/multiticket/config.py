@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from multiticket.tasks.asking import PLACE, Asking
+
 Arm = Literal["full", "ticket", "lora"]
 RATE_TIMES_DENSITY = 1e-4
 """What the shipped bases learn well with: runs of every density lie on one curve over rate x density."""
@@ -105,6 +107,12 @@ class RunConfig(BaseModel):
     """Rollouts in one forward and backward pass; where it is not given, all of a step's at once."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
     """None: the task's own."""
+    system_prompt: str | None = None
+    """Said before every problem; None: the task's own, "" for none."""
+    prompt_template: str | None = None
+    """Stands around every problem, in the place of `{prompt}`; None: the task's own."""
+    examples: Annotated[int, Field(ge=0)] | str | None = None
+    """Solved problems shown before, as turns: how many of the training problems, or a file of JSON lines."""
     temperature: float = Field(default=1.0, gt=0)
     beta: float = Field(default=0.0, ge=0)
     """Weight of the KL penalty against the reference policy (the unbiased reverse KL's gradient, TRL's default)."""
@@ -173,6 +181,14 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _can_be_asked(self) -> RunConfig:
+        if self.prompt_template is not None and PLACE not in self.prompt_template:
+            raise ValueError(
+                f"prompt_template needs {PLACE} where the problem goes, and {self.prompt_template!r} has none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sizes_fit(self) -> RunConfig:
         if self.rollouts % self.group:
             raise ValueError(
@@ -187,6 +203,13 @@ class RunConfig(BaseModel):
                 "learning_rate auto goes by each step's KL: give kl_rollouts a number, or learning_rate"
             )
         return self
+
+    @property
+    def asking(self) -> Asking:
+        """How the model is asked, as far as the settings say."""
+        return Asking.of(
+            {name: getattr(self, name) for name in ("system_prompt", "prompt_template", "examples", "grpo")}
+        )
 
     @property
     def usual_rate(self) -> float:

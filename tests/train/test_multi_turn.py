@@ -55,6 +55,10 @@ class Letters:
 TASK = Letters()
 
 
+def asks(*prompts: str) -> list[tasks.Problem]:
+    return [tasks.Problem(prompt, "a", {}) for prompt in prompts]
+
+
 @pytest.fixture
 def tokenizer(toy_model_folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(toy_model_folder)
@@ -129,7 +133,7 @@ def test_the_mask_is_1_on_exactly_the_models_tokens(tokenizer: Any) -> None:
         contexts_seen.append(contexts)
         return script[turn], [[-float(turn + 1)] * len(ids) for ids in script[turn]]
 
-    done = converse(["1=", "2=", "3="], ["a"] * 3, TASK, tokenizer, generate)
+    done = converse(["1=", "2=", "3="], asks("1=", "2=", "3="), TASK, tokenizer, generate)
     after_1, after_2 = (ids_of(tokenizer, f"\n{n}=\n") for n in (1, 2))
     ended, cut, short = done
     assert ended.completion_ids == [A, EOS, *after_1, A, A, EOS, *after_2, EOS]
@@ -162,8 +166,8 @@ def test_training_and_evaluation_show_a_model_the_same(tokenizer: Any, template:
         return tokenizer.batch_decode([answer(row) for row in ids], skip_special_tokens=True)
 
     prompts = [render(f"{n}=", tokenizer) for n in range(10)]
-    trained = converse(prompts, ["a"] * 10, TASK, tokenizer, generate)
-    measured = complete_turns(prompts, ["a"] * 10, TASK, tokenizer, complete)
+    trained = converse(prompts, asks(*prompts), TASK, tokenizer, generate)
+    measured = complete_turns(prompts, asks(*prompts), TASK, tokenizer, complete)
     assert [each.turns for each in trained] == measured
     assert seen["training"] == seen["evaluation"]
     assert {len(turns) for turns in measured} > {1}
@@ -171,7 +175,7 @@ def test_training_and_evaluation_show_a_model_the_same(tokenizer: Any, template:
 
 def test_a_task_without_turns_has_one_and_needs_no_rollouts(tokenizer: Any) -> None:
     one = tasks.get("arithmetic")
-    assert complete_turns(["1=", "2="], ["", ""], one, tokenizer, lambda c, p, t: ["x"] * len(c)) == [
+    assert complete_turns(["1=", "2="], asks("1=", "2="), one, tokenizer, lambda c, p, t: ["x"] * len(c)) == [
         ["x"],
         ["x"],
     ]

@@ -36,6 +36,19 @@ def evaluate(
     temperature: Annotated[float, typer.Option(help="Of the sampled completions.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    max_completion_tokens: Annotated[
+        int | None, typer.Option(help="Longest completion; default: as trained, or the task's own.")
+    ] = None,
+    system_prompt: Annotated[
+        str | None, typer.Option(help="Said before every problem; default: as trained, or the task's own.")
+    ] = None,
+    prompt_template: Annotated[
+        str | None, typer.Option(help="Stands around every problem, in the place of {prompt}.")
+    ] = None,
+    examples: Annotated[
+        str | None,
+        typer.Option(help="Solved problems before, as turns: a number, or a file of prompts and answers."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Results of single problems; default for a run's: its evals folder.")
     ] = None,
@@ -49,7 +62,15 @@ def evaluate(
         raise ValueError("Give one of a ticket, an adapter and a checkpoint.")
     if output is not None:
         _require_writable(output)
-    run = config.build({"dtype": dtype, "eval": _settings(split, problems, samples, temperature, seed)})
+    asking = {
+        "system_prompt": system_prompt,
+        "prompt_template": prompt_template,
+        "examples": int(examples) if examples is not None and examples.isdigit() else examples,
+        "max_completion_tokens": max_completion_tokens,
+    }
+    asking = {name: value for name, value in asking.items() if value is not None}
+    measured = _settings(split, problems, samples, temperature, seed)
+    run = config.build({"dtype": dtype, "eval": measured, **asking})
     if task is not None:
         from multiticket import tasks
 
@@ -59,7 +80,8 @@ def evaluate(
 
     trained = Trained(ticket, adapter, checkpoint)
     evaluation, about = measure(run, model, trained, task, verbose)
-    output = output or results_file(trained, about["task"], run.eval)
+    if output is None and not asking:  # the file's name does not tell how it was asked otherwise
+        output = results_file(trained, about["task"], run.eval)
     if output is not None:
         evaluation.save(output)
         about["results"] = str(output)

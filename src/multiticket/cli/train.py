@@ -29,6 +29,9 @@ SETTINGS = (
     "group",
     "micro_batch",
     "dtype",
+    "max_completion_tokens",
+    "system_prompt",
+    "prompt_template",
     "save_every",
     "keep_last",
     "eval_every",
@@ -52,7 +55,10 @@ def train(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help='A name, such as gsm8k, or your own "module:task" or "module:score@data.jsonl".'),
+        typer.Option(
+            help='A name, such as gsm8k or reasoning_gym:chain_sum, or your own "module:task" or '
+            '"module:score@data.jsonl".'
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="A shipped base, a checkpoint folder, or a hub name.")
@@ -88,6 +94,19 @@ def train(
     micro_batch: Annotated[int | None, typer.Option(help="Rollouts in one backward pass.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16: of the weights in training.")
+    ] = None,
+    max_completion_tokens: Annotated[
+        int | None, typer.Option(help="Longest completion; default: the task's own.")
+    ] = None,
+    system_prompt: Annotated[
+        str | None, typer.Option(help="Said before every problem; '' for none. Default: the task's own.")
+    ] = None,
+    prompt_template: Annotated[
+        str | None, typer.Option(help="Stands around every problem, in the place of {prompt}.")
+    ] = None,
+    examples: Annotated[
+        str | None,
+        typer.Option(help="Solved problems before, as turns: a number, or a file of prompts and answers."),
     ] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     keep_last: Annotated[
@@ -135,6 +154,8 @@ def train(
     overrides: dict[str, Any] = {name: given[name] for name in SETTINGS if given[name] is not None}
     if learning_rate is not None:
         overrides["learning_rate"] = _number_or_auto(learning_rate)
+    if examples is not None:
+        overrides["examples"] = int(examples) if examples.isdigit() else examples
     if mask_options is not None:
         overrides["mask_options"] = _mapping(mask_options)
     measured = {name: given[name] for name in ("split", "problems", "samples") if given[name] is not None}

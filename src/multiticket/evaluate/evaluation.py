@@ -15,7 +15,8 @@ from multiticket.evaluate.estimators import mean_interval, pass_at_k
 from multiticket.evaluate.prompts import prompt_texts
 from multiticket.evaluate.turns import complete_turns
 from multiticket.runs.files import write_text
-from multiticket.tasks import all_correct, reward_of
+from multiticket.tasks import asked, judge
+from multiticket.tasks.judging import rows
 
 _STREAMS, _TURNS = 2**32, 2**24
 """More turns, and samples of a problem, than anyone draws: keeps the random streams of all completions apart."""
@@ -86,13 +87,14 @@ def evaluate(
     The same model, settings and machine always give the same result, and sample s of problem i is the same however
     many others there are; torch's random state is left as it was.
     """
-    problems = task.problems(settings.split)
+    task = asked(task, tokenizer)
+    split = task.problems(settings.split)
     if settings.problems is not None:
-        problems = problems.select(range(min(settings.problems, len(problems))))
-    prompts, answers = list(problems["prompt"]), list(problems["answer"])
-    if not prompts:
+        split = split.select(range(min(settings.problems, len(split))))
+    problems = rows(split)
+    if not problems:
         raise ValueError(f"The {settings.split} split of task {task.name} has no problems.")
-    texts = prompt_texts(prompts, tokenizer, task)
+    texts = prompt_texts([problem.prompt for problem in problems], tokenizer, task)
     tokens = max_completion_tokens or task.max_completion_tokens
     together: dict[str, Any] = {"batch_size": settings.batch_size, "batch_tokens": settings.batch_tokens}
 
@@ -114,22 +116,23 @@ def evaluate(
             **together,
         )
 
-    greedy = complete_turns(texts, answers, task, tokenizer, greedily)
-    sampled = complete_turns(
-        [texts[i] for i, _ in draws], [answers[i] for i, _ in draws], task, tokenizer, by_chance
-    )
+    greedy = complete_turns(texts, problems, task, tokenizer, greedily)
+    greedy_judged = judge(task, greedy, problems)
+    of_draws = [problems[i] for i, _ in draws]
+    sampled = complete_turns([texts[i] for i, _ in draws], of_draws, task, tokenizer, by_chance)
+    judged = judge(task, sampled, of_draws)
 
     results = []
-    for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        mine = sampled[index * settings.samples : (index + 1) * settings.samples]
+    for index, problem in enumerate(problems):
+        mine = judged[index * settings.samples : (index + 1) * settings.samples]
         results.append(
             ProblemResult(
                 index=index,
-                prompt=prompt,
-                answer=answer,
-                correct=[all_correct(task, turns, answer) for turns in mine],
-                reward=sum(reward_of(task, turns, answer) for turns in mine) / len(mine),
-                greedy_correct=all_correct(task, greedy[index], answer),
+                prompt=problem.prompt,
+                answer=problem.answer,
+                correct=[judgement.correct for judgement in mine],
+                reward=sum(judgement.reward for judgement in mine) / len(mine),
+                greedy_correct=greedy_judged[index].correct,
                 greedy_completion="\n\n".join(greedy[index]),
             )
         )

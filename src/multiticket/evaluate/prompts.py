@@ -6,42 +6,108 @@ tokenisation gives what the template gives as tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from multiticket.tasks.protocol import as_dataset
+from multiticket.tasks.asking import PLACE
 
 _ANSWER = "-=ANSWER=-"
+_MESSAGES = '[{"role": '
+"""How a prompt begins that is a list of messages, written by `tasks.custom.messages_as_text`."""
 
 
-def render(prompt: str, tokenizer: PreTrainedTokenizerBase, system_prompt: str | None = None) -> str:
+def render(
+    prompt: str,
+    tokenizer: PreTrainedTokenizerBase,
+    system_prompt: str | None = None,
+    template: str | None = None,
+    examples: Sequence[tuple[str, str]] = (),
+    options: Mapping[str, Any] | None = None,
+) -> str:
     """The text that ends where the model's answer begins.
 
-    With a chat template: system prompt and prompt as messages, and the beginning of the answer. Without one: the
-    prompt as it is, below the system prompt if there is one.
+    With a chat template: system prompt, examples and prompt as messages, and the beginning of the answer. Without one:
+    the prompt as it is, below the system prompt and the examples if there are any.
+
+    Args:
+        template: stands around every prompt, in the place of `{prompt}`.
+        examples: prompts and answers that come before, as turns.
+        options: what the chat template is told, such as `enable_thinking: false`.
+
+    Raises:
+        ValueError: the prompt is a list of messages and there is no chat template, or the template refuses them.
     """
+    messages = _conversation(prompt)
     if not tokenizer.chat_template:
-        return f"{system_prompt}\n\n{prompt}\n" if system_prompt else prompt
-    return _without_first_token(_chat(tokenizer, _messages(prompt, system_prompt), True), tokenizer)
+        if messages is not None:
+            raise ValueError(
+                "The problems' prompts are messages, and this model's tokenizer has no chat template: give plain text."
+            )
+        shown = "".join(f"{_placed(p, template)}{a}\n" for p, a in examples) + _placed(prompt, template)
+        return f"{system_prompt}\n\n{shown}\n" if system_prompt else shown
+    if messages is None:
+        messages = [{"role": "user", "content": _placed(prompt, template)}]
+    turns = [
+        {"role": role, "content": content}
+        for p, a in examples
+        for role, content in (("user", _placed(p, template)), ("assistant", a))
+    ]
+    own_system = [messages.pop(0)] if messages[0]["role"] == "system" else []
+    if system_prompt and not own_system:
+        own_system = [{"role": "system", "content": system_prompt}]
+    text = _chat_with_system(tokenizer, [*own_system, *turns, *messages], options)
+    return _without_first_token(text, tokenizer)
+
+
+def _placed(prompt: str, template: str | None) -> str:
+    return template.replace(PLACE, prompt) if template else prompt
+
+
+def _conversation(prompt: str) -> list[dict[str, str]] | None:
+    """The messages that a prompt stands for; None for plain text."""
+    if not prompt.startswith(_MESSAGES):
+        return None
+    try:
+        found = json.loads(prompt)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) and found else None
 
 
 def prompt_texts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, task: Any) -> list[str]:
-    """`render` of a task's prompts, with the task's system prompt where it has one."""
-    system_prompt = getattr(task, "system_prompt", None)
-    return [render(prompt, tokenizer, system_prompt) for prompt in prompts]
+    """`render` of a task's prompts, as the task wants to be asked (`tasks.asked`)."""
+    named: dict[str, Any] = {
+        "system_prompt": getattr(task, "system_prompt", None),
+        "template": getattr(task, "prompt_template", None),
+        "examples": getattr(task, "examples", None) or (),
+        "options": template_options(task),
+    }
+    return [render(prompt, tokenizer, **named) for prompt in prompts]
+
+
+def template_options(task: Any) -> dict[str, Any]:
+    """What the chat template is told for a task."""
+    return dict(getattr(task, "template_options", None) or {})
 
 
 def rendered(problems: Dataset, tokenizer: PreTrainedTokenizerBase, task: Any) -> Dataset:
     """Problems with their prompts as a model reads them: the same object where that changes nothing."""
     prompts = list(problems["prompt"])
     texts = prompt_texts(prompts, tokenizer, task)
-    return problems if texts == prompts else as_dataset(list(zip(texts, problems["answer"], strict=True)))
+    if texts == prompts:
+        return problems
+    columns = {name: list(problems[name]) for name in problems.column_names}
+    return Dataset.from_dict({**columns, "prompt": texts})
 
 
-def render_reply(reply: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def render_reply(
+    reply: str, tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any] | None = None
+) -> str:
     """What stands between an answer of the model and its next one: the end of its turn, the user's `reply`, a new turn.
 
     Raises ValueError for a template that does not show an answer as it is, so that no turn can follow one.
@@ -49,11 +115,11 @@ def render_reply(reply: str, tokenizer: PreTrainedTokenizerBase) -> str:
     if not tokenizer.chat_template:
         return f"{tokenizer.eos_token or ''}\n{reply}\n"
     messages = [
-        *_messages("-", None),
+        {"role": "user", "content": "-"},
         {"role": "assistant", "content": _ANSWER},
         {"role": "user", "content": reply},
     ]
-    _, found, tail = _chat(tokenizer, messages, True).partition(_ANSWER)
+    _, found, tail = _chat(tokenizer, messages, options).partition(_ANSWER)
     if not found:
         raise ValueError(
             "The tokenizer's chat template leaves answers out, so a task with several turns cannot use it."
@@ -61,13 +127,32 @@ def render_reply(reply: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return tail
 
 
-def _messages(prompt: str, system_prompt: str | None) -> list[dict[str, str]]:
-    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return [*system, {"role": "user", "content": prompt}]
+def _chat_with_system(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], options: Mapping[str, Any] | None
+) -> str:
+    """The template's text. A system message that it refuses or leaves out stands before the user's first words."""
+    if messages[0]["role"] != "system":
+        return _chat(tokenizer, messages, options)
+    system = messages[0]["content"]
+    try:
+        text = _chat(tokenizer, messages, options)
+        if system.strip() in text:
+            return text
+    except ValueError:
+        pass
+    first = {**messages[1], "content": f"{system}\n\n{messages[1]['content']}"}
+    return _chat(tokenizer, [first, *messages[2:]], options)
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], answer_follows: bool) -> str:
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_follows)
+def _chat(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], options: Mapping[str, Any] | None
+) -> str:
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **(options or {})
+        )
+    except TemplateError as error:
+        raise ValueError(f"The tokenizer's chat template refuses the messages: {error}.") from None
     assert isinstance(text, str)
     return text
 

@@ -38,10 +38,10 @@ def preview(config: RunConfig, output: Path, verbose: bool = False) -> dict[str,
     """
     if not verbose:
         hush_loaded()
-    task = tasks.get(config.task)
+    tokenizer = _tokenizer(config.model)
+    task = tasks.asked(tasks.get(config.task), tokenizer, config.asking)
     completion = config.max_completion_tokens or task.max_completion_tokens
     grpo_config(config, output / "checkpoints", completion)
-    tokenizer = _tokenizer(config.model)
     prompts = {split: _prompt_tokens(task, split, tokenizer) for split in ("train", config.eval.split)}
     steps = work(config, len(prompts["train"]), max(prompts["train"]), completion)
     planned = plan(

@@ -49,6 +49,13 @@ class RunProgress:
         elif self._show:
             print(f"{self.name}: {text}", file=sys.stderr, flush=True)
 
+    def note(self, text: str) -> None:
+        """What stays to be read above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(f"{self.name}: {text}", markup=False, highlight=False)
+        elif self._show:
+            print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+
     def step(self, step: int, reward: float | None) -> None:
         """An optimiser step is done; `reward` is the mean of its rollouts."""
         detail = f"reward {reward:.3f}" if reward is not None else ""

@@ -99,3 +99,35 @@ class AlphabetSort:
         """Whether the list between the last tags is the answer's, letter for letter."""
         names = sorted_tags.read(completion)
         return bool(names) and names == sorted_tags.read(answer)
+
+    def in_chat(self) -> AlphabetSortInWords:
+        """For models that chat."""
+        return AlphabetSortInWords()
+
+
+class AlphabetSortInWords(AlphabetSort):
+    """The same problems, asked in words as the verifiers library does; the last tagged list anywhere counts."""
+
+    max_completion_tokens = 160
+    """The list, and some words before it."""
+
+    def problems(self, split: str) -> Dataset:
+        """The request with the form of the answer, and the answer with its tags. ValueError for an unknown split."""
+        problems = super().problems(split)
+        return as_dataset(
+            [(in_words(p), a) for p, a in zip(problems["prompt"], problems["answer"], strict=True)]
+        )
+
+    def in_chat(self) -> AlphabetSortInWords:
+        """Itself."""
+        return self
+
+
+def in_words(prompt: str) -> str:
+    """The compact prompt `Sort by LAST:` with a name a line, as a request that says the form of the answer."""
+    by, *names = prompt.removeprefix("Sort by ").splitlines()
+    form = sorted_tags.wrap([f"Name{i + 1}" for i in range(len(names))])
+    return (
+        f"Sort these names in alphabetical order by {by.removesuffix(':')} name: {', '.join(names)}\n\n"
+        f"Each is a first and a last name written together. Use exactly this format, one name a line:\n{form}"
+    )

@@ -7,11 +7,13 @@ is a test problem, or none at all; the commuted form of one (`2*48` for `48*2`) 
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from multiticket.tasks.protocol import as_dataset, check_split
+from multiticket.tasks.said_number import said_number
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,3 +65,32 @@ class Arithmetic:
         A finished answer is one that nothing follows: `24` is right, while `24.`, `024`, `24 48` and `240` are wrong.
         """
         return isinstance(completion, str) and completion.strip() == answer.strip()
+
+    def in_chat(self) -> ArithmeticInWords:
+        """For models that chat."""
+        return ArithmeticInWords()
+
+
+class ArithmeticInWords(Arithmetic):
+    """The same problems, asked in words; the last number that is said counts."""
+
+    max_completion_tokens = 48
+    """An instruction model says the result in 3, or a sentence around it."""
+
+    def problems(self, split: str) -> Dataset:
+        """Prompt `What is 48 / 2? End with the number alone.`, answer `24`. ValueError for an unknown split."""
+        return as_dataset([(in_words(expression), result) for expression, result in facts(split).items()])
+
+    def correct(self, completion: str, answer: str) -> bool:
+        """Whether the last finished number is the answer (`said_number`)."""
+        return said_number(completion) == int(answer)
+
+    def in_chat(self) -> ArithmeticInWords:
+        """Itself."""
+        return self
+
+
+def in_words(expression: str) -> str:
+    """`48/2` as a question."""
+    spaced = re.sub(r"(?<=[0-9])([-+*/])(?=[0-9])", r" \1 ", expression)
+    return f"What is {spaced}? End with the number alone."

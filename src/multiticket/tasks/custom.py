@@ -1,117 +1,217 @@
 """Your own problems with your own score: `my_module:score@data.jsonl`, or `my_module:score@owner/dataset`.
 
-The problems have the string columns `prompt` and `answer`. They are a file of JSON lines, a folder of such files
-named after their splits, or a data set of the hub. A `validation` or `test` split that is missing is cut from
-`train`, a tenth of it each, by a hash of the prompt.
+docs/tasks.md describes it: the score function (`score_function`), the files, and the options behind them.
 """
 
 from __future__ import annotations
 
 import importlib
-import math
-import warnings
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multiticket.tasks.protocol import SPLITS, as_dataset, check_split
-from multiticket.tasks.sources import Problems, hold_out, load_hub, read_json_lines, without_repeats
+from multiticket.tasks.judging import Judgement, Problem
+from multiticket.tasks.options import refuse_unknown, split_options, value_of, whole_number
+from multiticket.tasks.protocol import SPLITS, check_split, with_metadata
+from multiticket.tasks.score_function import ScoreFunction
+from multiticket.tasks.sources import hold_out, load_hub, read_json_lines, without_repeats
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 COLUMNS = ("prompt", "answer")
 MAX_COMPLETION_TOKENS = 512
+TIMEOUT_S = 60.0
+"""Seconds that one call of a score function may take."""
+OPTIONS = (
+    "train",
+    "validation",
+    "test",
+    "max_completion_tokens",
+    "system_prompt",
+    "prompt_template",
+    "timeout",
+)
+FEW_PROBLEMS = 30
+"""Below so many test problems even 0 and 100 % right have intervals of more than ten points."""
 
 
-class OwnTask:
-    """Problems from `data`, scored by `score(completion, answer)`, which returns a number in [0, 1].
+class CustomTask:
+    """Problems from `data`, scored by a function of completion and answer that returns a number in [0, 1].
 
-    What raises, or returns something else, scores 0, is counted in `failures`, and warned of once. How long it takes
-    is up to it. An answer is right where it scores 1. The function may carry attributes `max_completion_tokens`
-    (512 where it does not) and `system_prompt`.
+    What raises, returns something else or does not return in time scores 0, is counted in `failures`, and its traceback
+    is shown once. An answer is right where it scores 1. Options behind the data go before the attributes
+    `max_completion_tokens` (512 where neither says) and `system_prompt` that the function may carry.
     """
 
-    def __init__(self, score: Callable[[str, str], Any], data: str, name: str) -> None:
+    def __init__(self, score: Callable[..., Any], data: str, name: str) -> None:
         self.name = name
-        self.data = data
-        self.failures = 0
-        self._score = score
-        self.max_completion_tokens = int(getattr(score, "max_completion_tokens", MAX_COMPLETION_TOKENS))
-        self.system_prompt: str | None = getattr(score, "system_prompt", None)
-        path = Path(data).expanduser()
-        self.path = path if path.exists() else None
-        if self.path is None and (path.suffix in (".jsonl", ".json") or data.startswith((".", "/", "~"))):
-            raise ValueError(f"There is no file or folder {data}: the task {name!r} needs problems.")
-        if self.path is not None and self.path.is_dir() and not (self.path / "train.jsonl").is_file():
-            raise ValueError(f"{data} has no train.jsonl: a folder of problems needs one.")
+        whole = Path(data).expanduser().exists()
+        first, options = (data, {}) if whole else split_options(data)
+        refuse_unknown(options, OPTIONS, name)
+        self.files = {split: options[split] for split in SPLITS if split in options}
+        if first is not None and "train" in self.files:
+            raise ValueError(
+                f"{name} names its training problems twice: {first} and train={self.files['train']}."
+            )
+        self.data = first if first is not None else self.files.get("train", "")
+        if not self.data:
+            raise ValueError(f"{name} has no problems to train on: give a file behind the @, or train=FILE.")
+        seconds = _number("timeout", options["timeout"]) if "timeout" in options else TIMEOUT_S
+        self.function = ScoreFunction(score, name, seconds)
+        tokens = options.get("max_completion_tokens")
+        self.max_completion_tokens = (
+            whole_number("max_completion_tokens", tokens)
+            if tokens is not None
+            else int(getattr(score, "max_completion_tokens", MAX_COMPLETION_TOKENS))
+        )
+        self.system_prompt: str | None = options.get("system_prompt", getattr(score, "system_prompt", None))
+        self.prompt_template: str | None = options.get(
+            "prompt_template", getattr(score, "prompt_template", None)
+        )
+        for place in (self.data, *self.files.values()):
+            self._require(place)
+
+    def _require(self, place: str) -> None:
+        path = Path(place).expanduser()
+        if not path.exists() and (path.suffix in (".jsonl", ".json") or place.startswith((".", "/", "~"))):
+            raise ValueError(f"There is no file or folder {place}: the task {self.name!r} needs problems.")
+        if path.is_dir() and not (path / "train.jsonl").is_file():
+            raise ValueError(f"{place} has no train.jsonl: a folder of problems needs one.")
+
+    @property
+    def failures(self) -> int:
+        """Completions so far whose score failed."""
+        return self.function.failures
 
     @cached_property
-    def _splits(self) -> dict[str, Problems]:
-        given = self._read()
-        splits = {split: without_repeats(given[split]) for split in SPLITS if given.get(split)}
+    def _given(self) -> dict[str, list[Problem]]:
+        given = self._read(self.data, SPLITS)
+        for split, file in self.files.items():
+            if split != "train":
+                given[split] = self._read(file, ("train",)).get("train", [])
+        return given
+
+    @cached_property
+    def _splits(self) -> dict[str, list[Problem]]:
+        splits = {split: without_repeats(self._given[split]) for split in SPLITS if self._given.get(split)}
         if "train" not in splits:
             raise ValueError(f"{self.data} has no problems to train on.")
         tenth = max(1, len(splits["train"]) // 10)
         for split in ("test", "validation"):
             if split not in splits:
                 splits[split], splits["train"] = hold_out(splits["train"], tenth)
+        if not splits["train"]:
+            raise ValueError(
+                f"{self.data} has too few problems to cut a test and a validation split from: give more, or files as "
+                "test=FILE and validation=FILE."
+            )
         held = splits["test"] + splits["validation"]
         splits["train"] = without_repeats(splits["train"], held)
         return splits
 
-    def _read(self) -> dict[str, Problems]:
-        if self.path is None:
+    def _read(self, place: str, wanted: Sequence[str]) -> dict[str, list[Problem]]:
+        """The problems of a file (all of them as `train`), a folder or a data set, by split."""
+        path = Path(place).expanduser()
+        if not path.exists():
             from datasets import get_dataset_split_names
 
             try:
-                names = get_dataset_split_names(self.data)
+                names = get_dataset_split_names(place)
             except Exception as error:
                 reason = " ".join(str(error).split())[:200]
                 raise ValueError(
-                    f"{self.data!r} is neither a file nor a data set that can be loaded: {reason}."
+                    f"{place!r} is neither a file nor a data set that can be loaded: {reason}."
                 ) from None
-            rows = {split: load_hub(self.data, split) for split in SPLITS if split in names}
-        elif self.path.is_dir():
-            files = {split: self.path / f"{split}.jsonl" for split in SPLITS}
+            rows = {split: load_hub(place, split) for split in wanted if split in names}
+        elif path.is_dir():
+            files = {split: path / f"{split}.jsonl" for split in wanted}
             rows = {split: read_json_lines(file, COLUMNS) for split, file in files.items() if file.exists()}
         else:
-            rows = {"train": read_json_lines(self.path, COLUMNS)}
-        return {split: [self._problem(row) for row in found] for split, found in rows.items()}
+            rows = {"train": read_json_lines(path, COLUMNS)}
+        return {
+            split: [
+                self._problem(row, f"{place}, problem {number}") for number, row in enumerate(found, start=1)
+            ]
+            for split, found in rows.items()
+        }
 
-    def _problem(self, row: dict[str, Any]) -> tuple[str, str]:
-        for column in COLUMNS:
-            if not isinstance(row.get(column), str):
-                raise ValueError(
-                    f"{self.data} needs text in the columns prompt and answer: {column} is missing."
-                )
-        return row["prompt"], row["answer"]
+    def _problem(self, row: dict[str, Any], where: str) -> Problem:
+        prompt, answer, metadata = row.get("prompt"), row.get("answer"), row.get("metadata")
+        if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+            answer = json.dumps(answer)
+        if not isinstance(answer, str):
+            raise ValueError(
+                f"{where} needs text in the columns prompt and answer (a number will do as answer): its answer is "
+                f"{_shown(answer)}. What a score needs beside the answer goes into the column metadata."
+            )
+        if isinstance(prompt, list):
+            prompt = messages_as_text(prompt, where)
+        if not isinstance(prompt, str):
+            raise ValueError(
+                f"{where} needs text in the columns prompt and answer (or a list of messages as prompt): its prompt is "
+                f"{_shown(prompt)}."
+            )
+        if metadata is not None and not isinstance(metadata, (dict, str)):
+            raise ValueError(f"{where}: metadata is an object, not {_shown(metadata)}.")
+        return Problem(prompt, answer, json.loads(metadata) if isinstance(metadata, str) else metadata or {})
 
     def problems(self, split: str) -> Dataset:
-        """Prompt and answer as they are in the data, repeated prompts left out."""
+        """Prompt, answer and metadata as they are in the data, repeated prompts left out."""
         check_split(split)
-        return as_dataset(self._splits[split])
+        return with_metadata(self._splits[split])
+
+    def notes(self) -> list[str]:
+        """What a person should know before a run: where each split comes from, and whether it can decide anything."""
+        cut = [split for split in SPLITS if not self._given.get(split)]
+        sizes = ", ".join(f"{len(self._splits[split])} {split}" for split in SPLITS)
+        source = f" ({' and '.join(cut)} cut from train by a hash of the prompt)" if cut else ""
+        said = [f"{sizes} problems{source}."]
+        few = len(self._splits["test"])
+        if few < FEW_PROBLEMS:
+            half = 98 / few**0.5
+            said.append(
+                f"{few} test problems decide little: a 95 % interval around a half reaches {min(half, 50):.0f} points "
+                "to either side. Give more with test=FILE behind the data."
+            )
+        return said
+
+    def judge(self, conversations: Sequence[list[str]], problems: Sequence[Problem]) -> list[Judgement]:
+        """The function's scores, 0.0 where it fails; right is what scores 1."""
+        scores = self.function([turns[0] for turns in conversations], problems)
+        return [Judgement(score, score == 1.0) for score in scores]
 
     def score(self, completion: str, answer: str) -> float:
-        """What the function says, or 0.0 where it does not say a number in [0, 1]."""
-        try:
-            value = float(self._score(completion, answer))
-            if not (math.isfinite(value) and 0 <= value <= 1):
-                raise ValueError(f"a score must be in [0, 1], not {value}")
-        except Exception as error:
-            if not self.failures:
-                warnings.warn(f"The score of {self.name} failed and counts as 0: {error!r}", stacklevel=2)
-            self.failures += 1
-            return 0.0
-        return value
+        """What the function says of one completion, of a problem without metadata."""
+        return self.judge([[completion]], [Problem("", answer, {})])[0].reward
 
     def correct(self, completion: str, answer: str) -> bool:
         """Whether the score is 1."""
         return self.score(completion, answer) == 1.0
 
 
-def load_own(reference: str, data: str) -> OwnTask:
+def messages_as_text(messages: list[Any], where: str) -> str:
+    """A conversation as the JSON text that stands for it as a prompt (`evaluate.prompts` reads it again).
+
+    Raises ValueError for what is no list of messages that ends with the user's.
+    """
+    for message in messages:
+        if not isinstance(message, dict) or not all(
+            isinstance(message.get(k), str) for k in ("role", "content")
+        ):
+            raise ValueError(
+                f"{where}: a message needs role and content as text, and one is {_shown(message)}."
+            )
+    if not messages or messages[-1]["role"] != "user":
+        raise ValueError(f"{where}: a prompt that is a list of messages ends with the user's.")
+    return json.dumps(
+        [{k: message[k] for k in ("role", "content")} for message in messages], ensure_ascii=False
+    )
+
+
+def load_custom(reference: str, data: str) -> CustomTask:
     """The task of a score function `module:attribute` and its data."""
     module_name, _, attribute = reference.partition(":")
     try:
@@ -120,4 +220,16 @@ def load_own(reference: str, data: str) -> OwnTask:
         raise ValueError(f"Cannot load the score {reference!r}: {error}.") from error
     if not callable(score):
         raise ValueError(f"{reference!r} is not a function of a completion and an answer.")
-    return OwnTask(score, data, f"{reference}@{data}")
+    return CustomTask(score, data, f"{reference}@{data}")
+
+
+def _number(name: str, text: str) -> float:
+    value = value_of(name, text)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
+        raise ValueError(f"The option {name} takes a number above 0, not {text!r}.")
+    return float(value)
+
+
+def _shown(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null or missing"}
+    return f"{json.dumps(value, ensure_ascii=False, default=str)[:60]} ({kinds.get(type(value), type(value).__name__)})"

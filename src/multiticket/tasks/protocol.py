@@ -1,12 +1,15 @@
 """What a task is: problems with a prompt and an answer, and two judgements of a completion.
 
-A task may have more: a `system_prompt`, turns (:class:`MultiTurnTask`), and `failures`, the number of completions so
-far that its verifier could not judge (each scored 0).
+A task may have more: turns (:class:`MultiTurnTask`), judgements of a whole batch or of a conversation with a state
+(`judging`), prompts of its own (`asking`), `notes()` for a person before a run, and `failures`, the number of
+completions so far that its verifier could not judge (each scored 0).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +26,8 @@ class Task(Protocol):
     """Enough for the longest answer and its end, in tokens of the shipped base."""
 
     def problems(self, split: str) -> Dataset:
-        """The problems of `train`, `validation` or `test`: string columns `prompt` and `answer`, in a fixed order."""
+        """The problems of `train`, `validation` or `test`: string columns `prompt`, `answer` and, where it needs
+        more for its score, `metadata` (JSON), in a fixed order."""
         ...
 
     def score(self, completion: str, answer: str) -> float:
@@ -55,22 +59,6 @@ class MultiTurnTask(Task, Protocol):
         ...
 
 
-def reward_of(task: Task, turns: list[str], answer: str) -> float:
-    """The reward of a conversation's answers, of which a task without turns has one."""
-    return float(
-        task.score_turns(turns, answer) if isinstance(task, MultiTurnTask) else task.score(turns[0], answer)
-    )
-
-
-def all_correct(task: Task, turns: list[str], answer: str) -> bool:
-    """Whether a conversation is exactly right."""
-    return bool(
-        task.correct_turns(turns, answer)
-        if isinstance(task, MultiTurnTask)
-        else task.correct(turns[0], answer)
-    )
-
-
 def check_split(split: str) -> None:
     """Raises ValueError for a split that no task has."""
     if split not in SPLITS:
@@ -82,3 +70,13 @@ def as_dataset(problems: list[tuple[str, str]]) -> Dataset:
     from datasets import Dataset
 
     return Dataset.from_dict({"prompt": [p for p, _ in problems], "answer": [a for _, a in problems]})
+
+
+def with_metadata(problems: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Dataset:
+    """As `as_dataset`; where a problem has metadata, a third column holds it, as JSON text."""
+    from datasets import Dataset
+
+    columns = {"prompt": [p for p, _, _ in problems], "answer": [a for _, a, _ in problems]}
+    if any(metadata for _, _, metadata in problems):
+        columns["metadata"] = [json.dumps(metadata, ensure_ascii=False) for _, _, metadata in problems]
+    return Dataset.from_dict(columns)

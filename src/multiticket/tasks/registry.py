@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 
 from multiticket.tasks.alphabet_sort import AlphabetSort
 from multiticket.tasks.alphabet_sort_turns import AlphabetSortTurns
 from multiticket.tasks.arithmetic import Arithmetic
-from multiticket.tasks.custom import load_own
+from multiticket.tasks.custom import load_custom
 from multiticket.tasks.gsm8k import GSM8K
 from multiticket.tasks.hendrycks_math import HendrycksMATH
+from multiticket.tasks.procedural import ReasoningGym
 from multiticket.tasks.protocol import Task
+from multiticket.tasks.tasksets import VerifiersTask
 
 TASKS: dict[str, type] = {
     "arithmetic": Arithmetic,
@@ -19,6 +22,8 @@ TASKS: dict[str, type] = {
     "gsm8k": GSM8K,
     "math": HendrycksMATH,
 }
+LIBRARIES: dict[str, Callable[[str, str], Task]] = {"reasoning_gym": ReasoningGym, "verifiers": VerifiersTask}
+"""Libraries whose tasks are named after a colon."""
 WITH_OPTION = {"alphabet_sort_turns": "TURNS", "gsm8k": "FOLDER", "math": "FOLDER"}
 """What may follow a name after an @."""
 
@@ -27,19 +32,23 @@ def get(name: str) -> Task:
     """The task called `name`.
 
     Either one of `TASKS`, some with an option after an @ (`gsm8k@FOLDER`, `math@FOLDER`, `alphabet_sort_turns@3`);
-    or your own: `"my_module:my_task"` (a Task, or a class that makes one), or `"my_module:score@data.jsonl"` (a
-    function of completion and answer, and a file, folder or hub data set of problems).
+    or a library's, `"reasoning_gym:NAME"` or `"verifiers:NAME"`, with its options as `@name=value,...`; or your own:
+    `"my_module:my_task"` (a Task, or a class that makes one), or `"my_module:score@data.jsonl"` (a function of
+    completion and answer, and a file, folder or hub data set of problems, with options: docs/tasks.md).
 
     Raises ValueError for a name that is not known, for an option that cannot be, for an attribute that is not a task,
     and for a library that is missing.
     """
     known, _, option = name.partition("@")
+    library, _, inside = known.partition(":")
+    if library in LIBRARIES and inside:
+        return LIBRARIES[library](inside, option)
     if ":" in known:
-        return load_own(known, option) if option else load(known)
+        return load_custom(known, option) if option else load(known)
     if known not in TASKS:
         raise ValueError(
-            f'Unknown task {name!r}: choose one of {", ".join(TASKS)}, or your own as "module:task" or '
-            '"module:score@data.jsonl".'
+            f"Unknown task {name!r}: choose one of {', '.join(TASKS)}, or reasoning_gym:NAME, verifiers:NAME, or your "
+            'own as "module:task" or "module:score@data.jsonl".'
         )
     if option and known not in WITH_OPTION:
         raise ValueError(f"The task {known} takes nothing after its name: leave @{option} out.")

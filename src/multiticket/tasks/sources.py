@@ -7,10 +7,12 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 Problems = list[tuple[str, str]]
 """(prompt, answer), in order."""
+Row = TypeVar("Row", bound=tuple[Any, ...])
+"""A problem: a tuple that begins with its prompt."""
 
 
 def read_json_lines(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -98,7 +100,7 @@ def load_hub(name: str, split: str, config: str | None = None, instead: str = ""
         raise ValueError(f"Cannot load {split} of the data set {name!r} ({reason}){instead}.") from None
 
 
-def hold_out(problems: Problems, count: int) -> tuple[Problems, Problems]:
+def hold_out(problems: list[Row], count: int) -> tuple[list[Row], list[Row]]:
     """`count` problems for validation, and the rest in their order.
 
     Which ones depends on each prompt alone (the smallest SHA-256), not on the order or on chance, so that the same
@@ -108,16 +110,16 @@ def hold_out(problems: Problems, count: int) -> tuple[Problems, Problems]:
         problems, key=lambda problem: hashlib.sha256(problem[0].encode("utf-8", "replace")).digest()
     )
     held = ordered[:count]
-    names = {prompt for prompt, _ in held}
+    names = {problem[0] for problem in held}
     return held, [problem for problem in problems if problem[0] not in names]
 
 
-def without_repeats(problems: Iterable[tuple[str, str]], taken: Iterable[tuple[str, str]] = ()) -> Problems:
+def without_repeats(problems: Iterable[Row], taken: Iterable[Row] = ()) -> list[Row]:
     """`problems` without prompts that came before or are in `taken`."""
-    seen = {prompt for prompt, _ in taken}
+    seen = {problem[0] for problem in taken}
     kept = []
-    for prompt, answer in problems:
-        if prompt not in seen:
-            seen.add(prompt)
-            kept.append((prompt, answer))
+    for problem in problems:
+        if problem[0] not in seen:
+            seen.add(problem[0])
+            kept.append(problem)
     return kept

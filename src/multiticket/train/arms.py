@@ -67,7 +67,7 @@ def rollout_losses(
 
     Of the first `rollouts` training problems, from the beginning again where there are fewer.
     """
-    task = tasks.get(config.task)
+    task = tasks.asked(tasks.get(config.task), tokenizer, config.asking)
     problems = list(task.problems("train")["prompt"])
     prompts = [problems[number % len(problems)] for number in range(rollouts)]
     tokens = config.max_completion_tokens or task.max_completion_tokens

@@ -14,8 +14,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from multiticket.evaluate.prompts import render_reply
-from multiticket.tasks import MultiTurnTask, Task
+from multiticket.evaluate.prompts import render_reply, template_options
+from multiticket.tasks import MultiTurnTask, Problem, Task
+from multiticket.tasks.judging import Turns, begin, reply, rows
 
 Generate = Callable[[list[list[int]], int], tuple[list[list[int]], list[list[float]] | None]]
 """Token ids of contexts and the turn's number -> ids of one completion each, with their log-probabilities or None."""
@@ -26,15 +27,15 @@ class Conversation:
     """One rollout under way."""
 
     prompt_ids: list[int]
-    answer: str
+    problem: Problem
+    turns: Turns
+    """The model's answers as text without special tokens, and the task's state."""
     completion_ids: list[int] = field(default_factory=list)
     """The model's tokens and the environment's between them; it ends with the model's."""
     env_mask: list[int] = field(default_factory=list)
     """As long as `completion_ids`: 1 for the model's tokens, 0 for the environment's."""
     logprobs: list[float] = field(default_factory=list)
     """Of the model's tokens, 0 for the environment's; empty where the engine gives none."""
-    turns: list[str] = field(default_factory=list)
-    """The model's answers as text without special tokens."""
 
     def hear(self, ids: list[int]) -> None:
         """Add what the environment says."""
@@ -52,18 +53,22 @@ class Conversation:
 
 def converse(
     prompts: Sequence[str],
-    answers: Sequence[str],
+    problems: Sequence[Problem],
     task: MultiTurnTask,
     tokenizer: PreTrainedTokenizerBase,
     generate: Generate,
 ) -> list[Conversation]:
-    """Whole conversations about problems, from rendered `prompts` (see `prompts.render`) and the tasks' `answers`.
+    """Whole conversations about problems, from rendered `prompts` (see `prompts.render`) and their `problems`.
 
     An answer that was cut off at its longest is ended for it, by the environment. Contexts are the tokens that were
     sampled, never tokenised anew.
     """
     tokenised: Any = tokenizer(text=list(prompts))["input_ids"]
-    everyone = [Conversation(list(ids), answer) for ids, answer in zip(tokenised, answers, strict=True)]
+    everyone = [
+        Conversation(list(ids), problem, begin(task, problem))
+        for ids, problem in zip(tokenised, problems, strict=True)
+    ]
+    options = template_options(task)
     speaking = everyone
     for turn in range(task.turns):
         contexts = [each.prompt_ids + each.completion_ids for each in speaking]
@@ -73,37 +78,43 @@ def converse(
             each.say(list(said[i]), list(logprobs[i]) if logprobs is not None else None, texts[i])
         if turn + 1 == task.turns:
             break
-        replies = [(each, task.reply(each.turns, each.answer)) for each in speaking]
-        for each, reply in replies:
-            if reply is not None:
-                each.hear(_reply_ids(reply, each.completion_ids, tokenizer))
-        speaking = [each for each, reply in replies if reply is not None]
+        replies = [(each, reply(task, each.turns, each.problem)) for each in speaking]
+        for each, words in replies:
+            if words is not None:
+                each.hear(_reply_ids(words, each.completion_ids, tokenizer, options))
+        speaking = [each for each, words in replies if words is not None]
         if not speaking:
             break
     return everyone
 
 
-def _reply_ids(reply: str, so_far: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _reply_ids(
+    words: str, so_far: list[int], tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]
+) -> list[int]:
     """The tokens between two answers; the end of the turn only where the model has not written it itself."""
-    encoded: Any = tokenizer(text=render_reply(reply, tokenizer), add_special_tokens=False)["input_ids"]
+    encoded: Any = tokenizer(text=render_reply(words, tokenizer, options), add_special_tokens=False)[
+        "input_ids"
+    ]
     ids = list(encoded)
     return ids[1:] if ids and so_far and ids[0] == so_far[-1] else ids
 
 
 def rollout_function(task: Task, problems: Any) -> Any:
-    """TRL's `rollout_func` for a task with turns and its rendered `problems` (prompt, answer); None without turns.
+    """TRL's `rollout_func` for a task with turns and its rendered `problems`; None without turns.
 
-    TRL passes prompts alone, so the answer is found by the prompt. Uses TRL's own engine for each turn, whichever is
+    TRL passes prompts alone, so the problem is found by the prompt. Uses TRL's own engine for each turn, whichever is
     set (transformers or vLLM); `max_completion_length` bounds one turn.
 
     Raises ValueError where one prompt has two different answers.
     """
     if not isinstance(task, MultiTurnTask):
         return None
-    answer_of: dict[str, str] = {}
-    for prompt, answer in zip(problems["prompt"], problems["answer"], strict=True):
-        if answer_of.setdefault(prompt, answer) != answer:
-            raise ValueError(f"Two problems of the task {task.name} have the same prompt: {prompt[:80]!r}.")
+    problem_of: dict[str, Problem] = {}
+    for problem in rows(problems):
+        if problem_of.setdefault(problem.prompt, problem) != problem:
+            raise ValueError(
+                f"Two problems of the task {task.name} have the same prompt: {problem.prompt[:80]!r}."
+            )
 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is one of its experimental features
 
@@ -117,7 +128,7 @@ def rollout_function(task: Task, problems: Any) -> Any:
             # a group shares its context in the first turn only
             return trainer._generate_single_turn(contexts, None, {}, group if turn == 0 else 1)
 
-        done = converse(prompts, [answer_of[p] for p in prompts], task, trainer.processing_class, generate)
+        done = converse(prompts, [problem_of[p] for p in prompts], task, trainer.processing_class, generate)
         has_logprobs = bool(trainer.use_vllm)
         return {
             "prompt_ids": [each.prompt_ids for each in done],

@@ -32,6 +32,7 @@ from multiticket.runs.folder import RunFolder, read_json  # noqa: E402
 from multiticket.runs.progress import RunProgress  # noqa: E402
 from multiticket.runs.trackers import check_installed  # noqa: E402
 from multiticket.sparse import Attachment, attach  # noqa: E402
+from multiticket.tasks.judging import rows  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
 from multiticket.train.allocator import keep_freed_memory  # noqa: E402
 from multiticket.train.arms import (  # noqa: E402
@@ -183,7 +184,11 @@ class _Run:
         check_installed(config.report_to)
         self.model: Any
         self.model, self.tokenizer = load_model(config.model, config.dtype)
-        self.problems = rendered(self.problems, self.tokenizer, task)
+        self.task = task = tasks.asked(task, self.tokenizer, config.asking)
+        self.tokens = config.max_completion_tokens or task.max_completion_tokens
+        self.problems = rendered(task.problems("train"), self.tokenizer, task)
+        for note in task.notes() if hasattr(task, "notes") else ():
+            progress.note(note)
         self.numel = sum(parameter.numel() for parameter in masked_candidates(self.model).values())
         self.attachment: Attachment | None = None
         self.start: dict[str, torch.Tensor] = {}  # a ticket's values, where the run goes on from one
@@ -212,7 +217,7 @@ class _Run:
             self.progress.phase("measuring the ticket" if self.start else "measuring the base")
             shared = {} if self.start else self.measured
             decides = self.config.model_dump(mode="json", include={"model", "dtype", "task", "eval"})
-            key = f"{json.dumps(decides)} {self.tokens}"
+            key = f"{json.dumps(decides)} {self.tokens} {self.config.asking}"
             if key not in shared:
                 shared[key] = evaluate(self.model, self.tokenizer, self.task, self.config.eval, self.tokens)
             shared[key].save(self.folder.problems("before"))
@@ -307,12 +312,13 @@ def reward_function(task: Any) -> Any:
     ) -> list[float]:
         log_extra("answer", list(answer))  # for samples.jsonl
         turns = columns.get("turns") or [[completion] for completion in completions]
-        pairs = list(zip(turns, answer, strict=True))
+        given = {"prompt": prompts, "answer": answer}
+        problems = rows({**given, "metadata": columns["metadata"]} if "metadata" in columns else given)
         failed_before = getattr(task, "failures", 0)
-        rewards = [tasks.reward_of(task, said, a) for said, a in pairs]
+        judged = tasks.judge(task, turns, problems)
         log_metric("failures", getattr(task, "failures", 0) - failed_before)
-        log_metric("accuracy", sum(tasks.all_correct(task, said, a) for said, a in pairs) / len(pairs))
-        return rewards
+        log_metric("accuracy", sum(judgement.correct for judgement in judged) / len(judged))
+        return [judgement.reward for judgement in judged]
 
     return reward
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from multiticket.evaluate.evaluation import Evaluation, evaluate  # noqa: E402
 from multiticket.models import load_model  # noqa: E402
 from multiticket.runs.folder import RunFolder  # noqa: E402
 from multiticket.sparse import attach  # noqa: E402
+from multiticket.tasks import Asking, asked  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
 from multiticket.train.arms import build_mask, with_adapter  # noqa: E402
 from multiticket.train.trainer import VALUES_FILE, load_values  # noqa: E402
@@ -70,9 +72,10 @@ def measure(
     chosen = tasks.get(task or told.get("task") or DEFAULT_TASK)
     base, tokenizer = load_model(model, config.dtype)
     about = {"model": model, "task": chosen.name}
+    chosen = asked(chosen, tokenizer, _asking(config, told if task is None else {}))
     if loaded is None:
-        return evaluate(base, tokenizer, chosen, config.eval), about
-    tokens = told.get("max_completion_tokens") if task is None else None
+        return evaluate(base, tokenizer, chosen, config.eval, config.max_completion_tokens), about
+    tokens = config.max_completion_tokens or (told.get("max_completion_tokens") if task is None else None)
     with loaded.applied(base):
         evaluation = evaluate(base, tokenizer, chosen, config.eval, tokens)
     return evaluation, {**about, "ticket": str(trained.ticket)}
@@ -86,8 +89,10 @@ def _measure_adapter(
     started = run.read_config() if run is not None else None
     model = model or (started.model if started is not None else adapter_base(adapter))
     chosen = tasks.get(task or (started.task if started is not None else DEFAULT_TASK))
-    tokens = started.max_completion_tokens if started is not None and task is None else None
+    told = started.model_dump() if started is not None and task is None else {}
+    tokens = config.max_completion_tokens or told.get("max_completion_tokens")
     base, tokenizer = load_model(model, config.dtype)
+    chosen = asked(chosen, tokenizer, _asking(config, told))
     adapted = with_adapter(base, adapter)
     about = {"model": model, "task": chosen.name, "adapter": str(adapter)}
     return evaluate(adapted, tokenizer, chosen, config.eval, tokens), about
@@ -124,7 +129,14 @@ def _measure_checkpoint(
     else:
         model, tokenizer = load_model(started.model, started.dtype)
         load_values(attach(model, build_mask(model, started, tokenizer)), checkpoint / VALUES_FILE)
-    return evaluate(model, tokenizer, chosen, config.eval, started.max_completion_tokens), about
+    chosen = asked(chosen, tokenizer, _asking(config, started.model_dump() if task is None else {}))
+    tokens = config.max_completion_tokens or started.max_completion_tokens
+    return evaluate(model, tokenizer, chosen, config.eval, tokens), about
+
+
+def _asking(config: RunConfig, told: Mapping[str, Any]) -> Asking:
+    """How the model is asked: as the command says, and else as in the training."""
+    return config.asking.over(Asking.of(told))
 
 
 def results_file(trained: Trained, task: str, settings: EvalConfig) -> Path | None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from multiticket.evaluate.completion import complete, stop_tokens
 from multiticket.evaluate.prompts import prompt_texts
 from multiticket.evaluate.turns import complete_turns
-from multiticket.tasks import reward_of
+from multiticket.tasks import asked, judge
+from multiticket.tasks.judging import rows
 
 _STREAMS, _TURNS = 2**32, 2**24
 """Streams of random numbers as `evaluate.evaluation` numbers them: by problem, turn and sample."""
@@ -55,15 +56,15 @@ def sample_rollouts(
     Raises:
         ValueError: the split has too few problems.
     """
-    rows = task.problems(split)
-    if len(rows) < problems:
+    task = asked(task, tokenizer)
+    given = task.problems(split)
+    if len(given) < problems:
         raise ValueError(
-            f"The {split} split of task {task.name} has {len(rows)} problems, not {problems}: ask for fewer."
+            f"The {split} split of task {task.name} has {len(given)} problems, not {problems}: ask for fewer."
         )
-    rows = rows.select(range(problems))
+    chosen = rows(given.select(range(problems)))
     places = [problem for problem in range(problems) for _ in range(group)]
-    texts = prompt_texts(list(rows["prompt"]), tokenizer, task)
-    answers = list(rows["answer"])
+    texts = prompt_texts([problem.prompt for problem in chosen], tokenizer, task)
     tokens = max_completion_tokens or task.max_completion_tokens
     heard: list[list[tuple[str, str]]] = [[] for _ in places]
 
@@ -74,10 +75,9 @@ def sample_rollouts(
             heard[i].append((context, text))
         return said
 
-    turns = complete_turns(
-        [texts[p] for p in places], [answers[p] for p in places], task, tokenizer, by_chance
-    )
-    rewards = [reward_of(task, said, answers[p]) for said, p in zip(turns, places, strict=True)]
+    of_places = [chosen[p] for p in places]
+    turns = complete_turns([texts[p] for p in places], of_places, task, tokenizer, by_chance)
+    rewards = [judgement.reward for judgement in judge(task, turns, of_places)]
     end = stop_tokens(model, tokenizer)[:1]
     found = []
     for i, problem in enumerate(places):
