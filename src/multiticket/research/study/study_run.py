@@ -12,6 +12,16 @@ from typing import Any
 
 from multiticket.config import RunConfig
 
+ALWAYS_NAMED = {
+    "task", "model", "arm", "method", "density", "seed", "part", "scope", "mask_options", "lora_rank",
+    "lora_alpha", "training_seed", "learning_rate", "target_kl", "rate_control", "steps", "rollouts",
+    "group", "micro_batch", "max_completion_tokens", "temperature", "beta", "reference", "weight_decay",
+    "clip_norm", "dtype", "kl_rollouts", "grpo", "save_every", "keep_last", "eval", "eval_every",
+    "samples_every", "report_to", "stop_on_collapse", "collapse", "from_ticket",
+}  # fmt: skip
+"""Settings that a run's name always tells. Of later ones it tells what differs from the default, so that a setting that
+is added to `RunConfig` renames no run that was done before."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -49,7 +59,8 @@ def expand(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def identity(config: RunConfig, choice: Choice | None = None) -> str:
     """8 hexadecimal digits for all settings; a rate that is yet to be chosen counts as the sweep that chooses it."""
-    settings = config.model_dump(mode="json")
+    told = ALWAYS_NAMED | config.model_dump(exclude_defaults=True).keys()
+    settings = {name: value for name, value in config.model_dump(mode="json").items() if name in told}
     if choice is not None:
         settings["learning_rate"] = choice.name
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
