@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from multiticket.evaluate.paired import mcnemar, paired_difference, student_t
+from multiticket.evaluate.paired import mcnemar, paired_difference
 
 
 class World:
@@ -142,23 +142,6 @@ def test_swapping_the_sides_turns_everything_round(sides: Any) -> None:
 def test_sides_that_do_not_match_are_refused() -> None:
     with pytest.raises(ValueError, match="same number of problems"):
         paired_difference(np.ones((1, 3)), np.ones((1, 4)))
-
-
-@pytest.mark.parametrize(
-    ("probability", "freedom", "quantile"),
-    [
-        (0.975, 1, 12.70620),
-        (0.975, 2, 4.302653),
-        (0.95, 5, 2.015048),
-        (0.975, 10, 2.228139),
-        (0.995, 30, 2.749996),
-        (0.975, 100, 1.983972),
-        (0.95, 1000, 1.646379),
-        (0.975, 1e6, 1.959966),
-    ],
-)
-def test_student_t_agrees_with_the_tables(probability: float, freedom: float, quantile: float) -> None:
-    assert student_t(probability, freedom) == pytest.approx(quantile, rel=3e-6)
 
 
 def _answers(both: int, only_a: int, only_b: int, neither: int) -> tuple[Any, Any]:

@@ -11,9 +11,10 @@ from multiticket.cli.plan import ROWS, SUMS, binary_size
 def print_preview(preview: Mapping[str, Any]) -> None:
     """Settings with those that were changed marked, then what is trained, memory, and work."""
     from rich import box
+    from rich.filesize import decimal
     from rich.table import Table
 
-    from multiticket.research.report.tables import size, wide_console
+    from multiticket.research.report.tables import wide_console
 
     console = wide_console()
     settings = Table(
@@ -39,7 +40,7 @@ def print_preview(preview: Mapping[str, Any]) -> None:
     rows = {
         "run folder": preview["output"],
         "trained": f"{preview['trained']:,} of {preview['parameters']:,} parameters, "
-        f"{size(preview['trained_bytes'])} to keep",
+        f"{decimal(preview['trained_bytes'])} to keep",
         "optimiser steps": f"{work['optimiser_steps']:,}, passes through the model in each: {work['passes_a_step']:,}",
         "problems": f"{work['problems_a_step']:,} a step of {work['problems']:,}: {work['epochs']:.2g} epochs",
         "rollouts": f"{work['rollouts']:,}",

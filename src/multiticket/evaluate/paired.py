@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtr, stdtrit
 
 Scores = NDArray[np.float64]
 """(runs, problems): each run's share of right completions of each problem, in [0, 1]."""
@@ -65,7 +64,7 @@ def paired_difference(
         )
     difference = float(b.mean() - a.mean())
     error, freedom = _error(a, b, samples)
-    wide, one_sided = student_t(0.975, freedom) * error, student_t(0.95, freedom) * error
+    wide, one_sided = (float(stdtrit(freedom, p)) * error for p in (0.975, 0.95))
     low, high = np.quantile(_resampled(a, b, resamples, seed), [0.025, 0.975])
     return Difference(
         a=float(a.mean()),
@@ -139,24 +138,5 @@ class Discordance:
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Discordance:
     """McNemar's exact test of two models' answers (problems,): 2 P(X <= min(n01, n10)), X ~ B(n01 + n10, 1/2)."""
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    n, least = only_a + only_b, min(only_a, only_b)
-    tail = sum(math.comb(n, k) for k in range(least + 1))
-    return Discordance(only_a, only_b, min(1.0, 2 * tail / 2**n))
-
-
-@cache
-def student_t(probability: float, freedom: float) -> float:
-    """The quantile of Student's t distribution for a probability of at least one half; `freedom` need not be whole.
-
-    With t = sqrt(v) tan(x) the density is proportional to cos(x)^(v - 1), which is integrated numerically. Good to
-    six digits from one degree of freedom up.
-    """
-    assert 0.5 <= probability < 1
-    freedom = max(freedom, 1.0)
-    if freedom > 1e5:
-        return NormalDist().inv_cdf(probability)
-    x = np.linspace(0, min(math.pi / 2, 12 / math.sqrt(freedom)), 20_001)  # beyond is nothing
-    density = np.cos(x) ** (freedom - 1)
-    integral = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    angle = np.interp(2 * probability - 1, integral / integral[-1], x)
-    return math.sqrt(freedom) * math.tan(float(angle))
+    tail = float(bdtr(min(only_a, only_b), only_a + only_b, 0.5))
+    return Discordance(only_a, only_b, min(1.0, 2 * tail))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from multiticket.research.report.tables import arm_name, run_rows, size, with_interval
+from multiticket.research.report.tables import arm_name, run_rows, with_interval
 
 SCORES = {"pass@1": 0.6125, "interval": [0.58, 0.645], "greedy": 0.7, "greedy_interval": [0.65, 0.75]}
 RESULT: dict[str, Any] = {
@@ -48,13 +48,6 @@ def test_a_row_says_what_the_result_says() -> None:
 def test_arms_have_names_that_tell_them_apart(changes: dict[str, Any], name: str, short: str) -> None:
     assert arm_name({**RESULT, **changes}) == name
     assert arm_name({**RESULT, **changes}, short=True) == short
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(999, "999 B"), (1000, "1.0 kB"), (2_148_000, "2.1 MB"), (3e12, "3000.0 GB")]
-)
-def test_sizes_are_in_powers_of_1000(count: float, text: str) -> None:
-    assert size(count) == text
 
 
 def test_an_interval_is_given_in_percent() -> None:

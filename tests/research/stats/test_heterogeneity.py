@@ -17,6 +17,8 @@ def test_a_worked_example():
     assert found.ratio == pytest.approx(3.0)
     assert found.p_value == pytest.approx(0.0741, abs=2e-4)  # of F(2, 3) at 7
     assert (found.masks, found.runs) == (3, 6)
+    # F(2, 3) is below 0.025533 and above 16.044 in one of forty cases each
+    assert found.ratio_interval == pytest.approx((0.0, (7 / 0.0255327 - 1) / 2), rel=1e-5)
 
 
 def test_masks_that_differ_are_told_and_equal_ones_are_not():

@@ -7,10 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiticket.evaluate.paired import paired_difference, student_t
-from multiticket.research.stats.distributions import beta_share, f_quantile, f_tail, student_tail
+from multiticket.evaluate.paired import Difference, paired_difference
 from multiticket.research.stats.multiplicity import holm
 from multiticket.research.stats.verdicts import interval_at, judge_all, non_inferiority_p
+
+
+def difference_of(difference: float, freedom: float) -> Difference:
+    """With a standard error of a thousandth."""
+    nothing = (0.0, 0.0)
+    return Difference(0.0, 0.0, difference, nothing, nothing, 0.0, 0.0, 1e-3, freedom)
 
 
 @pytest.mark.parametrize(
@@ -24,36 +29,34 @@ from multiticket.research.stats.verdicts import interval_at, judge_all, non_infe
         (3.0, 4, 0.01997),
     ],
 )
-def test_tails_of_t_are_those_of_the_tables(t, freedom, p):
-    assert student_tail(t, freedom) == pytest.approx(p, rel=2e-3)
-    assert student_tail(-t, freedom) == pytest.approx(1 - p, rel=2e-3)
-
-
-@given(st.floats(0.6, 0.999), st.floats(1, 500))
-def test_the_tail_undoes_the_quantile(probability, freedom):
-    assert student_tail(student_t(probability, freedom), freedom) == pytest.approx(1 - probability, abs=2e-5)
+def test_p_values_are_the_tails_of_t_in_the_tables(t, freedom, p):
+    assert non_inferiority_p(difference_of(1e-3 * t, freedom), 0.0) == pytest.approx(p, rel=2e-3)
+    assert non_inferiority_p(difference_of(0.0, freedom), -1e-3 * t) == pytest.approx(1 - p, rel=2e-3)
 
 
 @pytest.mark.parametrize(
-    ("f", "above", "below", "p"),
+    ("probability", "freedom", "quantile"),
     [
-        (3.3258, 5, 10, 0.05),
-        (4.9646, 1, 10, 0.05),
-        (2.1242, 20, 20, 0.05),
-        (161.448, 1, 1, 0.05),
-        (1.0, 7, 7, 0.5),
+        (0.975, 1, 12.70620),
+        (0.975, 2, 4.302653),
+        (0.95, 5, 2.015048),
+        (0.975, 10, 2.228139),
+        (0.995, 30, 2.749996),
+        (0.975, 100, 1.983972),
+        (0.95, 1000, 1.646379),
+        (0.975, 1e6, 1.959966),
+        (0.9999, 1.3, 528.594238),
     ],
 )
-def test_tails_of_f_are_those_of_the_tables(f, above, below, p):
-    assert f_tail(f, above, below) == pytest.approx(p, rel=1e-3)
-    assert f_quantile(1 - p, above, below) == pytest.approx(f, rel=1e-3)
+def test_intervals_are_as_wide_as_the_quantiles_of_t_in_the_tables(probability, freedom, quantile):
+    low, high = interval_at(difference_of(0.0, freedom), 2 * probability - 1)
+    assert (low, high) == pytest.approx((-1e-3 * quantile, 1e-3 * quantile), rel=3e-6)
 
 
-def test_the_beta_integral_has_its_closed_forms():
-    assert beta_share(0.3, 1, 1) == pytest.approx(0.3, abs=1e-6)
-    assert beta_share(0.7, 2, 1) == pytest.approx(0.49, abs=1e-6)
-    assert beta_share(0.5, 40, 40) == pytest.approx(0.5, abs=1e-6)
-    assert (beta_share(0, 2, 2), beta_share(1, 2, 2)) == (0.0, 1.0)
+@given(st.floats(0.6, 0.999), st.floats(1, 500))
+def test_an_interval_that_ends_at_nought_has_the_p_value_of_its_confidence(probability, freedom):
+    wide = interval_at(difference_of(0.0, freedom), 2 * probability - 1)[1]
+    assert non_inferiority_p(difference_of(wide, freedom), 0.0) == pytest.approx(1 - probability, abs=1e-9)
 
 
 def test_holm_steps_down():

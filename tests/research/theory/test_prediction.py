@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau, spearmanr
 
-from multiticket.research.stats.rank_correlation import RankCorrelation, correlations, ranks
+from multiticket.research.stats.rank_correlation import RankCorrelation, correlations
 from multiticket.research.theory.fisher import Sampling
 from multiticket.research.theory.prediction import prediction
 
@@ -18,8 +19,12 @@ def _one(x: list[float], y: list[float]) -> RankCorrelation:
     return correlations({"x": x}, y)[0]
 
 
-def test_ranks_share_ties() -> None:
-    assert ranks([3.0, 1.0, 3.0, 2.0]).tolist() == [3.5, 1, 3.5, 2]
+def test_ties_share_their_rank() -> None:
+    x, y = [3.0, 1.0, 3.0, 2.0, 5.0], [1.0, 1.0, 2.0, 0.0, 4.0]
+    found = _one(x, y)
+    assert found.spearman == pytest.approx(np.corrcoef([3.5, 1, 3.5, 2, 5], [2.5, 2.5, 4, 1, 5])[0, 1])
+    assert found.spearman == pytest.approx(spearmanr(x, y).statistic)
+    assert found.kendall == pytest.approx(kendalltau(x, y).statistic)
 
 
 def test_perfect_order() -> None:

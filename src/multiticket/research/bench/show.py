@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from multiticket.research.report.tables import markdown_table, size
+from rich.filesize import decimal
+
+from multiticket.research.report.tables import markdown_table
 from multiticket.ticket.atomic import replacing
 
 AXES = {"density": "density", "width": "width of the model", "tokens": "tokens in a step"}
@@ -28,7 +30,7 @@ def table(result: Mapping[str, Any]) -> str:
             row.append("1" if arm["kind"] == kind else _ratio(arm["over"].get(kind)))
         if predicted:
             row.append(f"{arm['predicted_over_floor']:.2f}")
-        row += [size(arm["memory"][key]) for key in ("peak", "rest", "resident")]
+        row += [decimal(arm["memory"][key]) for key in ("peak", "rest", "resident")]
         rows.append(row)
     return markdown_table(header, rows)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 
@@ -19,15 +20,6 @@ def with_interval(scores: Mapping[str, Any], name: str = "pass@1", interval: str
     """``61.3 % (58.0 to 64.5)``: a score with its 95 % interval."""
     low, high = scores[interval]
     return f"{percent(scores[name])} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def size(count: float) -> str:
-    """Bytes as people read them, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -44,7 +36,7 @@ def run_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             with_interval(result["eval"]["after"]),
             with_interval(result["eval"]["after"], "greedy", "greedy_interval"),
             f"{result['nnz']:,} of {result['numel']:,}",
-            size(result["file_bytes"]),
+            decimal(result["file_bytes"]),
             f"{result['learning_rate']:g}",
             f"{result['wall_s']:.0f} s",
         )
@@ -92,7 +84,7 @@ def print_result(result: Mapping[str, Any], output: Path) -> None:
     table.add_row("pass@1 after", with_interval(after))
     table.add_row("greedy", f"{percent(before['greedy'])} before, {percent(after['greedy'])} after")
     table.add_row("measured", measured(after))
-    table.add_row("file", f"{output / result['file']} ({size(result['file_bytes'])})")
+    table.add_row("file", f"{output / result['file']} ({decimal(result['file_bytes'])})")
     table.add_row("time", f"{result['wall_s']:.1f} s, of which training {result['train_s']:.1f} s")
     wide_console().print(table)
 

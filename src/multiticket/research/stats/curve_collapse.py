@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from multiticket.evaluate.paired import student_t
+from scipy.special import stdtrit
 
 EXPONENTS = np.round(np.arange(0.0, 2.0001, 0.02), 2)
 RESAMPLES = 200
@@ -69,7 +68,7 @@ def collapse(runs: Sequence[Run], resamples: int = RESAMPLES, seed: int = 0) -> 
         )
     exponent = float(EXPONENTS[best])
     variance = _variance(cells, densities, resamples, seed)
-    wide = None if variance is None else student_t(0.975, len(densities) - 1) * float(np.sqrt(variance))
+    wide = None if variance is None else float(stdtrit(len(densities) - 1, 0.975) * np.sqrt(variance))
     return Collapse(
         exponent=exponent,
         interval=None if wide is None else (exponent - wide, exponent + wide),

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from multiticket.research.stats.distributions import f_quantile, f_tail
+from scipy.special import fdtrc, fdtri
 
 PERMUTATIONS = 10_000
 
@@ -71,8 +70,8 @@ def heterogeneity(
     # for equal sizes this is F itself; for unequal ones it is the variance of the unweighted means that is F-like
     f_means = harmonic * float(means.var(ddof=1)) / max(float(within_square[0]), floor)
     ends = (
-        (f_means / f_quantile(0.975, above, below) - 1) / harmonic,
-        (f_means / f_quantile(0.025, above, below) - 1) / harmonic,
+        float((f_means / fdtri(above, below, 0.975) - 1) / harmonic),
+        float((f_means / fdtri(above, below, 0.025) - 1) / harmonic),
     )
     variance = max(0.0, float(between_square[0] - within_square[0]) / effective)
     generator = np.random.default_rng(seed)
@@ -87,7 +86,7 @@ def heterogeneity(
         ratio=variance / max(float(within_square[0]), floor),
         ratio_interval=(max(0.0, ends[0]), max(0.0, ends[1])),
         f=f,
-        p_value=f_tail(f, above, below),
+        p_value=float(fdtrc(above, below, f)),
         permutation_p=float((at_least.sum() + 1) / (permutations + 1)),
     )
 

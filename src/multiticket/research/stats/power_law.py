@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from multiticket.evaluate.paired import student_t
+from scipy.special import stdtrit
+from scipy.stats import linregress
 
 RESAMPLES = 10_000
 
@@ -40,30 +40,20 @@ def power_law(x: Sequence[float], y: Sequence[float], resamples: int = RESAMPLES
     """
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if len(a) != len(b) or len(a) < 3 or len(set(a.tolist())) < 2:
-        raise ValueError("An exponent takes three points or more, at two different places or more.")
+        raise ValueError("A power law needs three points or more, at two different places or more.")
     if not (np.isfinite(a).all() and np.isfinite(b).all() and (a > 0).all() and (b > 0).all()):
-        raise ValueError("An exponent takes numbers above nought.")
+        raise ValueError("A power law needs positive values.")
     a, b = np.log(a), np.log(b)
-    slope, level = _line(a, b)
-    residual = b - level - slope * a
-    freedom = len(a) - 2
-    spread = float(((a - a.mean()) ** 2).sum())
-    wide = student_t(0.975, freedom) * float(np.sqrt((residual**2).sum() / freedom / spread))
-    total = float(((b - b.mean()) ** 2).sum())
+    line = linregress(a, b)
+    slope, wide = float(line.slope), float(stdtrit(len(a) - 2, 0.975) * line.stderr)
     return PowerLaw(
         exponent=slope,
         interval=(slope - wide, slope + wide),
         bootstrap=_bootstrap(a, b, resamples, seed),
-        scale=float(np.exp(level)),
-        r_squared=1.0 - float((residual**2).sum()) / total if total > 0 else 1.0,
+        scale=float(np.exp(line.intercept)),
+        r_squared=float(line.rvalue) ** 2 if np.ptp(b) else 1.0,
         n=len(a),
     )
-
-
-def _line(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float]:
-    centred = a - a.mean()
-    slope = float((centred * b).sum() / (centred**2).sum())
-    return slope, float(b.mean() - slope * a.mean())
 
 
 def _bootstrap(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 EXACT_UP_TO = 8
 """Runs of which all orders are gone through (40,320 of them)."""
@@ -31,14 +32,6 @@ class RankCorrelation:
     """The chance that any of the predictors tried has as large a Spearman correlation, were the outcome shuffled."""
 
 
-def ranks(values: Sequence[float]) -> np.ndarray:
-    """1 ... n as float64 (n,), ties sharing their mean rank."""
-    array = np.asarray(values, dtype=np.float64)
-    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
-    ends = counts.cumsum()
-    return (ends - (counts - 1) / 2)[inverse]
-
-
 def correlations(
     predictors: Mapping[str, Sequence[float]], outcome: Sequence[float]
 ) -> list[RankCorrelation]:
@@ -59,7 +52,7 @@ def correlations(
     if not named:
         return []
     orders = _orders(count)
-    spearman = _spearman(np.stack([ranks(values) for values in named.values()]), ranks(outcome), orders)
+    spearman = _spearman(rankdata([*named.values()], axis=1), rankdata(outcome), orders)
     kendall = _kendall([_signs(values) for values in named.values()], _signs(outcome), orders)
     strongest = np.abs(spearman).max(0)
     return [

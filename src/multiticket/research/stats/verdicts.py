@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multiticket.evaluate.paired import Difference, Scores, paired_difference, student_t
-from multiticket.research.stats.distributions import student_tail
+from scipy.special import stdtr, stdtrit
+
+from multiticket.evaluate.paired import Difference, Scores, paired_difference
 from multiticket.research.stats.multiplicity import holm
 
 MARGIN = 0.02
@@ -93,12 +94,12 @@ def judge_all(pairs: Sequence[tuple[Scores, Scores, int]], margin: float = MARGI
 
 def non_inferiority_p(difference: Difference, margin: float) -> float:
     """One-sided p of "worse by at least `margin`": P(T > (difference + margin) / standard error)."""
-    return student_tail(
-        (difference.difference + margin) / difference.standard_error, difference.degrees_of_freedom
-    )
+    t = (difference.difference + margin) / difference.standard_error
+    return float(stdtr(difference.degrees_of_freedom, -t))
 
 
 def interval_at(difference: Difference, confidence: float) -> tuple[float, float]:
     """The two-sided interval of a difference at another confidence than 95 %, within [-1, 1]."""
-    wide = student_t((1 + confidence) / 2, difference.degrees_of_freedom) * difference.standard_error
+    quantile = float(stdtrit(difference.degrees_of_freedom, (1 + confidence) / 2))
+    wide = quantile * difference.standard_error
     return max(-1.0, difference.difference - wide), min(1.0, difference.difference + wide)

@@ -7,7 +7,6 @@ can share a folder, and nobody has to clean up after one that was killed.
 
 from __future__ import annotations
 
-import fcntl
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from multiticket.research.study.choice import settled
 from multiticket.research.study.evaluate_others import is_done, measure_elsewhere
@@ -44,13 +45,16 @@ def claimed(folder: Path, run: StudyRun) -> Iterator[bool]:
     """Whether the run is ours until the block ends; False while another process has it."""
     path = folder / LOCKS / f"{run.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
         yield True
+    finally:
+        lock.release()
 
 
 def state_of(folder: Path, run: StudyRun) -> RunState:
