@@ -111,3 +111,11 @@ def test_default_folders_differ_where_runs_do() -> None:
 def test_settings_are_checked_without_torch() -> None:
     code = "import sys; from multiticket import config; config.build({}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_folder_is_named_after_a_task_with_options_of_any_length() -> None:
+    options = "my:score@data/a b.jsonl,system_prompt=Think: then, say *it*." + "!" * 300
+    name = config.build({"task": options}).default_output().name
+    assert len(name) < 200
+    assert re.fullmatch(r"my_score@data_a_b\.jsonl_system_prompt=[A-Za-z0-9._@+=-]*", name)
+    assert config.build({"task": options + "!"}).default_output().name != name

@@ -7,6 +7,7 @@ with weight decay 0.01, clip norm 1.0, constant rate) at a size for the shipped 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -227,7 +228,13 @@ class RunConfig(BaseModel):
             names += [f"rank{self.lora_rank}" if self.lora_rank else f"{self.density:g}", f"seed{self.seed}"]
         else:
             names += [f"seed{self.seed}"]
-        return Path("runs") / "-".join(name.replace(":", "_").replace("/", "_") for name in names)
+        return Path("runs") / "-".join(map(folder_word, names))
+
+
+def folder_word(name: str) -> str:
+    """A name as part of a folder's: a task's options may hold anything, and at any length."""
+    word = re.sub(r"[^A-Za-z0-9._@+=-]", "_", name)
+    return word if len(word) <= 80 else f"{word[:70]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _usual_rate(arm: Any, density: float, alpha: Any) -> float:

@@ -173,9 +173,15 @@ def test_a_score_that_nearly_always_fails_ends_the_run() -> None:
         raise KeyError("gold")
 
     function = ScoreFunction(broken, "my:score", 5)
-    problems = [PROBLEMS[0]] * 64
-    with pytest.raises(ValueError, match=r"failed on 64 of 64 completions.*KeyError: 'gold'"):
-        function(["1"] * 64, problems)
+    assert function(["1"] * 6, PROBLEMS) == [0.0] * 6
+    with pytest.raises(ValueError, match=r"failed on 12 of 12 completions.*KeyError: 'gold'"):
+        function(["1"] * 6, PROBLEMS)
+
+    often = ScoreFunction(lambda c, a: 1.0 if c == "right" else None, "my:score", 5)
+    said = ["right", *["wrong"] * 30]
+    assert often(said, [PROBLEMS[0]] * 31) == [1.0, *[0.0] * 30]
+    with pytest.raises(ValueError, match="failed on 91 of 93 completions, so nothing can be learned"):
+        often(["right", *["wrong"] * 61], [PROBLEMS[0]] * 62)
 
 
 def test_a_builtin_is_a_score_too() -> None:

@@ -62,6 +62,12 @@ class RunFolder:
         except OSError as error:
             raise ValueError(f"Cannot write the run folder {self.path}: {error.strerror}.") from None
 
+    def take_back(self) -> None:
+        """Remove what `create` made, and a folder that is empty then: of a run that could not begin."""
+        self.config.unlink(missing_ok=True)
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
     def read_config(self) -> RunConfig:
         """The settings the run was started with. Raises ValueError if there is no run."""
         if not self.config.exists():

@@ -24,8 +24,10 @@ from multiticket.tasks.judging import Problem
 
 TOGETHER = 32
 """Calls of an async function that wait at the same time."""
-FIRST_CALLS = 64
-"""Completions after which a score that nearly always fails ends the run."""
+FIRST_CALLS = 8
+"""Completions after which a score that always failed ends the run."""
+MANY_CALLS = 64
+"""Completions after which one that nearly always failed does."""
 NEARLY_ALL = 0.95
 HANGS_IN_A_ROW = 3
 
@@ -64,7 +66,8 @@ class ScoreFunction:
         else:
             scores = [self._one(c, p) for c, p in zip(completions, problems, strict=True)]
         self.calls += len(scores)
-        if self.calls >= FIRST_CALLS and self.failures >= NEARLY_ALL * self.calls:
+        share = 1.0 if self.calls < MANY_CALLS else NEARLY_ALL
+        if self.calls >= FIRST_CALLS and self.failures >= share * self.calls:
             raise ValueError(
                 f"The score {self.name} failed on {self.failures} of {self.calls} completions, so nothing can be "
                 f"learned from it; mend it first. {self._last}"

@@ -109,7 +109,12 @@ def run_training(
         folder.create(config)
         with explained(folder):
             folder.result.unlink(missing_ok=True)  # of fewer steps, if there is one
-            before = run.measure_start()
+            try:
+                before = run.measure_start()
+            except ValueError:
+                if not resume:
+                    folder.take_back()
+                raise
             train_s, stopped = run.train()
             kept = run.keep(stopped)
             after = run.measure_kept()

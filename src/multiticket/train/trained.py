@@ -14,7 +14,7 @@ from multiticket.quiet import hush, hush_loaded
 hush()
 
 from multiticket import tasks  # noqa: E402
-from multiticket.config import EvalConfig, RunConfig  # noqa: E402
+from multiticket.config import EvalConfig, RunConfig, folder_word  # noqa: E402
 from multiticket.evaluate.evaluation import Evaluation, evaluate  # noqa: E402
 from multiticket.models import load_model  # noqa: E402
 from multiticket.runs.folder import RunFolder  # noqa: E402
@@ -151,5 +151,5 @@ def results_file(trained: Trained, task: str, settings: EvalConfig) -> Path | No
     problems = settings.problems or "all"
     words = [trained.name(), task, settings.split, f"{problems}x{settings.samples}"]
     words += [f"t{settings.temperature:g}", f"seed{settings.seed}"]
-    name = "-".join(str(word) for word in words).replace(":", "_").replace("/", "_")
+    name = "-".join(folder_word(str(word)) for word in words)
     return run.path / "evals" / f"{name}.jsonl"
