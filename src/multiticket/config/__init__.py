@@ -1,5 +1,7 @@
 """Every setting of a run, checked before torch is imported.
 
+A setting is declared here and nowhere else: its name is the key in a YAML file and in ``config.json``, and with its
+type, bounds, default and docstring it becomes an option of ``multiticket train`` (:mod:`multiticket.config.options`).
 The defaults are the paper's recipe (GRPO with a mean-only advantage, no KL penalty, temperature 1, AdamW
 with weight decay 0.01, clip norm 1.0, constant rate) at a size for the shipped one-million-parameter base:
 512 rollouts a step. A setting that cannot be right is refused with one sentence, as a :class:`ValueError`.
@@ -7,56 +9,69 @@ with weight decay 0.01, clip norm 1.0, constant rate) at a size for the shipped 
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from multiticket.tasks.asking import PLACE, Asking
+if TYPE_CHECKING:
+    from multiticket.tasks.asking import Asking
 
 Arm = Literal["full", "ticket", "lora"]
 RATE_TIMES_DENSITY = 1e-4
 """What the shipped bases learn well with: runs of every density lie on one curve over rate x density."""
 LORA_RATE_TIMES_ALPHA = 1e-2
 """For LoRA: what a first step moves goes by rate x alpha, whatever the rank, since its ranks move together."""
-WATCHING = frozenset(
-    {"eval", "eval_every", "samples_every", "keep_last", "report_to", "stop_on_collapse", "collapse"}
-)
-"""Settings that change what is seen of a run, and not what it learns: a ticket does not name them."""
+
+
+class Role(enum.Enum):
+    """What a setting leaves alone; noted in its type."""
+
+    WATCHING = "what a run learns: it changes what is seen of it, and a ticket does not name it"
+    RESUMABLE = "what was computed already: a run that goes on may be given another"
 
 
 class EvalConfig(BaseModel):
     """How a model is measured, before and after a run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     split: Literal["train", "validation", "test"] = "test"
-    problems: int | None = Field(default=512, ge=1)
-    """Problems measured: the first ones of the split; None for all."""
+    """Which problems: those of the test, or the validation split to choose settings by."""
+    problems: int | None = Field(default=512, ge=0)
+    """Problems measured, from the split's beginning; 0 for all."""
     samples: int = Field(default=4, ge=1)
     """Sampled completions a problem."""
     temperature: float = Field(default=1.0, gt=0)
+    """Of the sampled completions that are measured."""
     seed: int = Field(default=0, ge=0)
-    """Seeds the sampling, so that one model always gets one score."""
+    """Seed of the sampling, so that one model always gets one score."""
     batch_size: int = Field(default=512, ge=1)
     """Completions generated together, at most."""
     batch_tokens: int = Field(default=2**17, ge=1)
     """Tokens of completions generated together, prompts included, at most: what the generation cache holds."""
 
+    @field_validator("problems", mode="before")
+    @classmethod
+    def _nought_is_all(cls, value: Any) -> Any:
+        return None if isinstance(value, int) and value == 0 else value
+
 
 class CollapseConfig(BaseModel):
     """What counts as a collapse; beyond anything that was seen in a run that learns."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     kl: float = Field(default=0.15, gt=0)
-    """Nats a token that a step moves the policy. The first step of a 1 M model that sorts letters: 0.004 at the best
-    rate, 0.04 at three times that. Arithmetic at ten times its rate: 0.16 to 0.59 in five steps, nothing learned."""
+    """Nats a token: steps in a row that each move the policy by more are a collapse."""
+    # The first step of a 1 M model that sorts letters: 0.004 at the best rate, 0.04 at three times that. Arithmetic at
+    # ten times its rate: 0.16 to 0.59 in five steps, nothing learned.
     kl_steps: int = Field(default=5, ge=1)
-    """Steps in a row above `kl`."""
+    """How many such steps."""
     length_steps: int = Field(default=20, ge=1)
     """Steps in a row with nearly all completions cut off, or empty, and less than half of the best reward so far."""
     reward_steps: int = Field(default=20, ge=1)
@@ -66,83 +81,91 @@ class CollapseConfig(BaseModel):
 class RunConfig(BaseModel):
     """One training run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     task: str = "arithmetic"
-    """A task's name, or "module:attribute"."""
+    """A name, such as gsm8k or reasoning_gym:chain_sum, or your own "module:task" or "module:score@data.jsonl"."""
     model: str = "tiny-qwen2"
     """A shipped base, a folder with a Hugging Face checkpoint, or a name on the hub."""
     arm: Arm = "ticket"
+    """What is trained: full (every parameter), ticket (those of a mask), or lora."""
     method: str = "random"
-    """How the ticket arm's mask chooses positions."""
+    """How the mask chooses positions: random, layers, modules, columns, magnitude, fisher and others."""
     density: float = Field(default=0.01, gt=0, le=1)
     """Trained fraction of every tensor; 1 for the full arm; for LoRA, the rank is chosen to come near it."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Seeds the mask and, unless `training_seed` is given, the order of problems and the sampling."""
+    """Seed of the mask and, where `training_seed` is not given, of the training."""
     part: int = Field(default=0, ge=0)
-    """Which disjoint slice of the seed's permutation the mask takes."""
+    """Which disjoint part of the seed's permutation the mask takes."""
     scope: str = "all"
-    """Which tensors the mask covers: all, or name patterns separated by commas."""
+    """Tensors that the mask covers: all, or name patterns separated by commas, such as '*mlp*'."""
     mask_options: dict[str, Any] = Field(default_factory=dict)
-    """What a method needs beside density and seed, such as `layers: first`."""
+    """What the method needs beside density and seed, such as "layers: first"."""
     lora_rank: int | None = Field(default=None, ge=1)
-    """None: the one that trains nearest to density * all parameters."""
+    """By default the rank that trains nearest to density * all parameters."""
     lora_alpha: float = Field(default=32.0, gt=0)
-    """The adapter is scaled by alpha / rank, so that one rate suits all ranks."""
+    """The adapter is scaled by alpha / rank, so that one learning rate suits all ranks."""
     training_seed: int = Field(ge=0, lt=2**32)
-    """Seeds the order of problems and the sampling: `seed` where it is not given."""
+    """Seed of the training alone: the order of problems and the sampling. By default that of the mask."""
 
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"]
-    """Where it is not given: 1e-4 (full), 1e-4 / density (ticket), 1e-2 / lora_alpha; auto: found by `target_kl`."""
+    """A number, or auto: the rate that moves `target_kl` a step. By default 1e-4 / density; full training 1e-4; LoRA
+    1e-2 / `lora_alpha`."""
     target_kl: float = Field(default=0.15, gt=0)
-    """The KL that a step should move, in nats a completion, with `learning_rate: auto`."""
+    """The KL that a step is to move with the learning rate auto, in nats a completion."""
     rate_control: Literal["probe", "average", "hold"] = "average"
-    """With `auto`: keep the rate that the first batch gives, correct it over the first five steps, or to the end."""
-    steps: int = Field(default=50, ge=1)
+    """With the learning rate auto: keep what the first batch gives (probe), correct it over five steps (average), or
+    to the end (hold)."""
+    steps: Annotated[int, Role.RESUMABLE] = Field(default=50, ge=1)
     """Optimiser steps."""
     rollouts: int = Field(default=512, ge=2)
     """Completions a step."""
     group: int = Field(default=16, ge=2)
-    """Completions a problem; their mean reward is what each is compared with."""
+    """Completions a problem; each is compared with their mean reward."""
     micro_batch: int = Field(ge=1)
-    """Rollouts in one forward and backward pass; where it is not given, all of a step's at once."""
+    """Rollouts in one forward and backward pass. By default all of a step's."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
-    """None: the task's own."""
+    """Longest completion. By default the task's own."""
     system_prompt: str | None = None
-    """Said before every problem; None: the task's own, "" for none."""
+    """Said before every problem; '' for none. By default the task's own."""
     prompt_template: str | None = None
-    """Stands around every problem, in the place of `{prompt}`; None: the task's own."""
+    """Stands around every problem, in the place of {prompt}. By default the task's own."""
     examples: Annotated[int, Field(ge=0)] | str | None = None
     """Solved problems shown before, as turns: how many of the training problems, or a file of JSON lines."""
     temperature: float = Field(default=1.0, gt=0)
+    """Of the rollouts."""
     beta: float = Field(default=0.0, ge=0)
-    """Weight of the KL penalty against the reference policy (the unbiased reverse KL's gradient, TRL's default)."""
+    """Weight of the KL penalty against the reference policy."""
     reference: Literal["base", "start"] = "base"
-    """The policy that `beta` holds on to: the base model, or what the run starts from where that is a ticket."""
+    """The policy that the penalty holds on to: the base, or what the run starts from where that is a ticket."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's, of all that is trained."""
     clip_norm: float = Field(default=1.0, gt=0)
-    """Largest gradient norm of what is trained: the values for a ticket."""
+    """Largest gradient norm of what is trained: the values, for a ticket."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the model's weights while they are trained; a ticket's values are kept in it."""
+    """Of the model's weights in training; a ticket's values are kept in it."""
     kl_rollouts: int = Field(default=64, ge=0)
-    """Rollouts on which each step's KL is estimated, at the cost of one forward pass over them; 0: not at all."""
+    """Rollouts on which each step's KL is estimated, for one forward pass over them; 0 for not at all."""
 
     grpo: dict[str, Any] = Field(default_factory=dict)
-    """Options of TRL's ``GRPOConfig`` by their own names, such as ``use_vllm: true``; checked when TRL is imported."""
+    """Options of TRL's GRPOConfig by their own names; on a command line --set name=value, as often as wanted."""
 
-    save_every: int | None = Field(default=None, ge=1)
-    """Steps between checkpoints; None: none."""
-    keep_last: int = Field(default=2, ge=1)
-    """Checkpoints kept: the newest ones, beside the best on held-out problems."""
-    eval: EvalConfig = Field(default_factory=EvalConfig)
-    eval_every: int | None = Field(default=None, ge=1)
-    """Steps between measurements on validation problems, taken as `eval` says; the best step's checkpoint is kept."""
-    samples_every: int | None = Field(default=10, ge=1)
-    """Steps between sample completions in the log; None: none."""
-    report_to: tuple[Literal["wandb", "trackio"], ...] = ()
-    """Where metrics go beside the run folder and its TensorBoard files."""
-    stop_on_collapse: bool = True
-    collapse: CollapseConfig = Field(default_factory=CollapseConfig)
+    save_every: Annotated[int | None, Role.RESUMABLE] = Field(default=None, ge=1)
+    """Steps between checkpoints. By default there are none."""
+    keep_last: Annotated[int, Role.WATCHING, Role.RESUMABLE] = Field(default=2, ge=1)
+    """Newest checkpoints that are kept, beside the best on validation problems."""
+    eval: Annotated[EvalConfig, Role.WATCHING] = Field(default_factory=EvalConfig)
+    """How the model is measured before and after."""
+    eval_every: Annotated[int | None, Role.WATCHING] = Field(default=None, ge=1)
+    """Steps between measurements on validation problems; the best step's checkpoint is kept. By default none."""
+    samples_every: Annotated[int | None, Role.WATCHING] = Field(default=10, ge=1)
+    """Steps between sample completions in the log."""
+    report_to: Annotated[tuple[Literal["wandb", "trackio"], ...], Role.WATCHING, Role.RESUMABLE] = ()
+    """Where metrics go beside the run folder and its TensorBoard files; both with a comma."""
+    stop_on_collapse: Annotated[bool, Role.WATCHING, Role.RESUMABLE] = True
+    """Stop when KL, length or reward collapse, and keep what was there before."""
+    collapse: Annotated[CollapseConfig, Role.WATCHING] = Field(default_factory=CollapseConfig)
+    """What counts as a collapse."""
     from_ticket: str | None = None
     """A ticket to go on from: the same mask on the same base, starting with its values."""
 
@@ -183,6 +206,8 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_asked(self) -> RunConfig:
+        from multiticket.tasks.asking import PLACE
+
         if self.prompt_template is not None and PLACE not in self.prompt_template:
             raise ValueError(
                 f"prompt_template needs {PLACE} where the problem goes, and {self.prompt_template!r} has none"
@@ -208,6 +233,8 @@ class RunConfig(BaseModel):
     @property
     def asking(self) -> Asking:
         """How the model is asked, as far as the settings say."""
+        from multiticket.tasks.asking import Asking
+
         return Asking.of(
             {name: getattr(self, name) for name in ("system_prompt", "prompt_template", "examples", "grpo")}
         )
@@ -235,6 +262,15 @@ def folder_word(name: str) -> str:
     """A name as part of a folder's: a task's options may hold anything, and at any length."""
     word = re.sub(r"[^A-Za-z0-9._@+=-]", "_", name)
     return word if len(word) <= 80 else f"{word[:70]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def having(role: Role) -> frozenset[str]:
+    """The settings of a role."""
+    return frozenset(name for name, field in RunConfig.model_fields.items() if role in field.metadata)
+
+
+WATCHING = having(Role.WATCHING)
+RESUMABLE = having(Role.RESUMABLE)
 
 
 def _usual_rate(arm: Any, density: float, alpha: Any) -> float:
@@ -275,21 +311,29 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if the file is missing, is not YAML, or holds something else than settings.
     """
-    import yaml
-
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Cannot read the settings in {path}: {error}.") from None
     try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+        settings = read_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}.") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise ValueError(f"{path} must hold settings as 'name: value' lines.")
-    return {key: _as_number(value) for key, value in settings.items()}
+    return settings
+
+
+def read_yaml(text: str) -> Any:
+    """What a text says in YAML, with 1e-3 read as a number. Raises ValueError, with the reason alone, for no YAML."""
+    import yaml
+
+    try:
+        return _as_number(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def read_options(given: Sequence[str]) -> dict[str, Any]:
@@ -298,8 +342,6 @@ def read_options(given: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: if a word is not of that form, or a name is given twice.
     """
-    import yaml
-
     options: dict[str, Any] = {}
     for word in given:
         name, equals, text = word.partition("=")
@@ -309,8 +351,8 @@ def read_options(given: Sequence[str]) -> dict[str, Any]:
         if name in options:
             raise ValueError(f"TRL's {name} is set twice: give it once.")
         try:
-            options[name] = _as_number(yaml.safe_load(text))
-        except yaml.YAMLError:
+            options[name] = read_yaml(text)
+        except ValueError:
             raise ValueError(f"The value of {name} cannot be read: {text!r}.") from None
     return options
 
