@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,16 +12,14 @@ from multiticket.quiet import hush, hush_loaded
 
 hush()
 
-from multiticket import tasks  # noqa: E402
+from multiticket import arms, tasks  # noqa: E402
+from multiticket.arms.adapter import adapter_base, with_adapter  # noqa: E402
 from multiticket.config import EvalConfig, RunConfig, folder_word  # noqa: E402
 from multiticket.evaluate.evaluation import Evaluation, evaluate  # noqa: E402
 from multiticket.models import load_model  # noqa: E402
 from multiticket.runs.folder import RunFolder  # noqa: E402
-from multiticket.sparse import attach  # noqa: E402
 from multiticket.tasks import Asking, asked  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
-from multiticket.train.arms import build_mask, with_adapter  # noqa: E402
-from multiticket.train.trainer import VALUES_FILE, load_values  # noqa: E402
 
 DEFAULT_MODEL, DEFAULT_TASK = "tiny-qwen2", "arithmetic"
 
@@ -98,20 +95,6 @@ def _measure_adapter(
     return evaluate(adapted, tokenizer, chosen, config.eval, tokens), about
 
 
-def adapter_base(adapter: Path) -> str:
-    """The base that a PEFT adapter's folder names. ValueError if it is no such folder or names none."""
-    try:
-        named = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        named = named["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{adapter} is not a PEFT adapter: it has no adapter_config.json that names a base."
-        ) from None
-    if not named:
-        raise ValueError(f"The adapter in {adapter} does not say what its base is: name it as MODEL.")
-    return str(named)
-
-
 def _measure_checkpoint(
     config: RunConfig, checkpoint: Path, task: str | None
 ) -> tuple[Evaluation, dict[str, Any]]:
@@ -121,14 +104,7 @@ def _measure_checkpoint(
     started = run.read_config()
     chosen = tasks.get(task or started.task)
     about = {"model": started.model, "task": chosen.name, "checkpoint": str(checkpoint)}
-    if started.arm == "full":
-        model, tokenizer = load_model(str(checkpoint), started.dtype)
-    elif started.arm == "lora":
-        base, tokenizer = load_model(started.model, started.dtype)
-        model = with_adapter(base, checkpoint)
-    else:
-        model, tokenizer = load_model(started.model, started.dtype)
-        load_values(attach(model, build_mask(model, started, tokenizer)), checkpoint / VALUES_FILE)
+    model, tokenizer = arms.get(started.arm).read(checkpoint, started)
     chosen = asked(chosen, tokenizer, _asking(config, started.model_dump() if task is None else {}))
     tokens = config.max_completion_tokens or started.max_completion_tokens
     return evaluate(model, tokenizer, chosen, config.eval, tokens), about
@@ -137,6 +113,15 @@ def _measure_checkpoint(
 def _asking(config: RunConfig, told: Mapping[str, Any]) -> Asking:
     """How the model is asked: as the command says, and else as in the training."""
     return config.asking.over(Asking.of(told))
+
+
+def measure_kept(run: RunFolder, task: str) -> Evaluation:
+    """What a finished run kept, on any task, measured as the run was."""
+    config = run.read_config()
+    arm = arms.get(config.arm)
+    model, tokenizer = arm.read(run.path / arm.kept, config)
+    chosen = asked(tasks.get(task), tokenizer, config.asking)
+    return evaluate(model, tokenizer, chosen, config.eval, config.max_completion_tokens)
 
 
 def results_file(trained: Trained, task: str, settings: EvalConfig) -> Path | None:
