@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 
-from multiticket.sparse import native
-from multiticket.sparse.crop import row_starts
-from multiticket.sparse.gradient import linear_values_grad
+from multiticket.sparse.gradient import native
+from multiticket.sparse.gradient.crop import row_starts
+from multiticket.sparse.gradient.linear import linear_values_grad
 
 SHAPES = {
     "cpu": [(128, 128), (256, 512), (512, 512), (2048, 512), (512, 2048), (8192, 512)],
@@ -36,7 +36,7 @@ SHAPES = {
 DENSITIES = {"cpu": [0.001, 0.01, 0.05, 0.1], "cuda": [0.0001, 0.001, 0.003, 0.01, 0.03, 0.1]}
 TOKENS = {"cpu": [256, 1024], "cuda": [4096, 16384]}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-FITTED = ("native", "sampled", "triton")
+FITTED = ("native", "sampled")
 
 
 def ways(
@@ -52,7 +52,7 @@ def ways(
     x = torch.randn(tokens, columns, generator=generator, device=device).to(dtype)
     found: dict[str, Callable[[], Any]] = {"dense": lambda: dy.T @ x}
     compiled = ["native"] if device == "cpu" and native.library() is not None else []
-    for method in ["blocks", "triton"] if device == "cuda" else [*compiled, "sampled", "blocks"]:
+    for method in ["blocks"] if device == "cuda" else [*compiled, "sampled", "blocks"]:
         of = on_host if method == "blocks" else starts
         found[method] = lambda method=method, of=of: linear_values_grad(dy, x, positions, of, method)
     return found
@@ -87,17 +87,12 @@ def ceilings() -> dict[str, float]:
 
 
 def achieved(case: dict[str, Any], way: str, itemsize: int) -> dict[str, float]:
-    """Operations a second that a way needs (all of the dense product's, or k dot products), and bytes a second."""
+    """Operations a second of the dense product that a way makes, and bytes a second that it reads and writes."""
     rows, columns, tokens, seconds = case["rows"], case["columns"], case["tokens"], case[f"{way}_s"]
     entries = rows * columns
-    k = max(1, int(entries * case["density"]))
     operands = (rows + columns) * tokens * itemsize
-    written = entries * (itemsize if way == "dense" else 4) if way != "triton" else k * 4
-    dots = k if way == "triton" else entries
-    found = {"flops": 2 * dots * tokens / seconds, "bytes": (operands + written) / seconds}
-    if way == "triton":  # every dot product reads two rows, from a cache
-        found["gathered_bytes"] = 2 * k * tokens * itemsize / seconds
-    return found
+    written = entries * (itemsize if way == "dense" else 4)
+    return {"flops": 2 * entries * tokens / seconds, "bytes": (operands + written) / seconds}
 
 
 def median_ratio(above: list[float], below: list[float]) -> float:

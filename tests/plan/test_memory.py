@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import multiticket as mt
 from multiticket.plan.memory import RESERVE, ArmPlan, naive_head_bytes, plan
-from multiticket.sparse import native
-from multiticket.sparse.factored import factors_under_hooks
+from multiticket.sparse.gradient import native
+from multiticket.sparse.gradient.factored import factors_under_hooks
 
 QWEN2 = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 112, "num_hidden_layers": 3}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -380,7 +380,7 @@ def test_twice_the_batch_takes_twice_the_activations(shape: tuple[str, Any]) -> 
     [
         ({"dtype": "int8"}, "no dtype 'int8'"),
         ({"device": "tpu"}, "no device 'tpu'"),
-        ({"arms": ["full", "half"]}, "full, ticket, lora"),
+        ({"arms": ["full", "shira"]}, "full, ticket, lora"),
         ({"arms": []}, "full, ticket, lora"),
         ({"density": 0.0}, "density must be above 0"),
         ({"tokens": 0}, "tokens must be at least 1"),

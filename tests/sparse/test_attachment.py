@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM
 
 import multiticket as mt
 
+pytestmark = pytest.mark.usefixtures("path")
+
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {n: p.detach().clone() for n, p in model.named_parameters() if not n.endswith("__values")}

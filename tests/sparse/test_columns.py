@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multiticket.sparse import native
-from multiticket.sparse.columns import MOST_TAKEN, column_sums, take_columns
+from multiticket.sparse.gradient import native
+from multiticket.sparse.gradient.columns import MOST_TAKEN, column_sums, take_columns
 
 
 @settings(max_examples=80, deadline=None)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import multiticket as mt
+
+pytestmark = pytest.mark.usefixtures("path")
 
 
 class Small(nn.Module):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import multiticket as mt
-from multiticket.sparse import native
-from multiticket.sparse.crop import crop, row_starts
+from multiticket.sparse.gradient import native
+from multiticket.sparse.gradient.crop import crop, row_starts
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -11,12 +10,11 @@ from test_exactness import DENSITY, assert_gradients_are_the_dense_ones, dense_g
 from toy_models import FAMILIES, build, tokens
 
 import multiticket as mt
-from multiticket.sparse import triton_kernel
-from multiticket.sparse.crop import row_starts
-from multiticket.sparse.gradient import linear_reference, linear_values_grad
+from multiticket.sparse.gradient.crop import row_starts
+from multiticket.sparse.gradient.linear import linear_reference, linear_values_grad
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-METHODS = ["sampled", "blocks", *(["triton"] if find_spec("triton") else [])]
+METHODS = ["sampled", "blocks"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -29,10 +27,7 @@ def toy(family: str = "qwen2", dtype: torch.dtype = torch.float32) -> tuple[torc
 @pytest.mark.parametrize(
     ("rows", "columns", "count", "k"), [(1, 1, 1, 1), (33, 17, 129, 70), (300, 520, 77, 1560), (64, 48, 0, 9)]
 )
-def test_linear_gradient_is_the_dense_one_at_the_positions(
-    method, dtype, rows, columns, count, k, monkeypatch
-):
-    monkeypatch.setattr(triton_kernel, "SLAB_BYTES", 1 << 15)
+def test_linear_gradient_is_the_dense_one_at_the_positions(method, dtype, rows, columns, count, k):
     generator = torch.Generator().manual_seed(rows)
     positions = torch.randperm(rows * columns, generator=generator)[:k].sort().values.int().cuda()
     dy = torch.randn(count, rows, generator=generator).cuda().to(dtype)
@@ -104,7 +99,7 @@ def test_values_changed_by_hand_are_noticed_before_the_next_forward_pass():
         assert torch.equal(dense.take(attachment.mask.indices(name, "cuda")), values.detach().bfloat16())
 
 
-@pytest.mark.parametrize("method", ["blocks", *(["triton"] if find_spec("triton") else [])])
+@pytest.mark.parametrize("method", ["hooks", "blocks"])
 def test_forward_backward_and_the_write_never_wait_for_the_device(method):
     """After the first step, which compiles kernels and makes tables."""
     model, ids = toy(dtype=torch.bfloat16)
@@ -141,7 +136,7 @@ def test_autocast_and_loss_scaling(dtype):
     scaler.update()
 
 
-@pytest.mark.parametrize("method", ["blocks", *(["triton"] if find_spec("triton") else [])])
+@pytest.mark.parametrize("method", ["hooks", "blocks"])
 def test_compiled_in_one_graph_the_gradients_are_the_same(method):
     model, ids = toy(dtype=torch.bfloat16)
     attachment = mt.attach(model, mt.Mask.random(model, DENSITY), gradient=method)

@@ -12,8 +12,8 @@ from torch import nn
 from toy_models import positions_of
 
 import multiticket as mt
-from multiticket.sparse import embedding_gradient
-from multiticket.sparse.crop import row_starts
+from multiticket.sparse.gradient import embedding as embedding_gradient
+from multiticket.sparse.gradient.crop import row_starts
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,6 +12,8 @@ from toy_models import FAMILIES, build, qwen2, tokens
 
 import multiticket as mt
 
+pytestmark = pytest.mark.usefixtures("path")
+
 DENSITY = 0.2
 
 
@@ -57,7 +59,7 @@ def test_gradients_through_the_models_own_forward(family, checkpointing):
 
 @pytest.mark.parametrize("method", ["native", "sampled", "blocks"])
 def test_each_linear_method_in_a_whole_model(method, monkeypatch):
-    monkeypatch.setattr("multiticket.sparse.masked_weight.choose_method", lambda *_: method)
+    monkeypatch.setattr("multiticket.sparse.direct.weight.choose_method", lambda *_: method)
     model = build("llama")
     ids = tokens()
     dense = dense_gradients(model, lambda model: loss_of(model, ids))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import multiticket as mt
-from multiticket.sparse import factored, native
+from multiticket.sparse.gradient import factored, native
 
 TOKENS, WIDTH, INNER = 12, 8, 24
 
@@ -77,14 +77,14 @@ def products(monkeypatch) -> list[tuple[int, ...]]:
             found.append(tuple(x.shape))
         return parts
 
-    monkeypatch.setattr("multiticket.sparse.layers.factors", noted)
+    monkeypatch.setattr("multiticket.sparse.direct.layers.factors", noted)
     return found
 
 
 def test_multiplied_again_it_gives_the_same_bits(products, monkeypatch):
     with_factors = gradients(lambda model, x: model(x))
     assert products == [(TOKENS, INNER)]
-    monkeypatch.setattr("multiticket.sparse.layers.factors", lambda x, scaled: None)
+    monkeypatch.setattr("multiticket.sparse.direct.layers.factors", lambda x, scaled: None)
     kept = gradients(lambda model, x: model(x))
     assert all(torch.equal(with_factors[name], kept[name]) for name in kept)
 
@@ -148,7 +148,7 @@ def normed_gradients(run, *how) -> dict[str, Tensor]:
 def test_a_norms_output_is_made_again_with_the_same_bits(scope, weight_first, products, monkeypatch):
     made_again = normed_gradients(lambda model, x: model(x), scope, weight_first)
     assert products == [(3, TOKENS, WIDTH)] * 2
-    monkeypatch.setattr("multiticket.sparse.layers.factors", lambda x, scaled: None)
+    monkeypatch.setattr("multiticket.sparse.direct.layers.factors", lambda x, scaled: None)
     kept = normed_gradients(lambda model, x: model(x), scope, weight_first)
     assert all(torch.equal(made_again[name], kept[name]) for name in kept)
 

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_models import positions_of
 
-from multiticket.sparse import blocks, gradient, sampled
-from multiticket.sparse.crop import row_starts
-from multiticket.sparse.crossover import Cost, choose_method
+from multiticket.sparse.gradient import blocks, sampled
+from multiticket.sparse.gradient import linear as gradient
+from multiticket.sparse.gradient.choice import Cost, choose_method
+from multiticket.sparse.gradient.crop import row_starts
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,7 +88,7 @@ def test_the_operator_is_registered_as_torch_library_asks(method):
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_k_dot_products_are_chosen_for_large_and_sparse_weights_on_a_cpu(compiled, monkeypatch):
-    monkeypatch.setattr("multiticket.sparse.native.library", lambda: object() if compiled else None)
+    monkeypatch.setattr("multiticket.sparse.gradient.native.library", lambda: object() if compiled else None)
     cpu = torch.device("cpu")
     assert choose_method(cpu, 2048, 512, 10_486) == ("native" if compiled else "sampled")
     assert choose_method(cpu, 8192, 512, 41_943, torch.float16) == "sampled"

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import multiticket as mt
-from multiticket.sparse import native
-from multiticket.sparse.crop import row_starts
-from multiticket.sparse.crossover import choose_method
-from multiticket.sparse.gradient import linear_reference, values_grad
+from multiticket.sparse.gradient import native
+from multiticket.sparse.gradient.choice import choose_method
+from multiticket.sparse.gradient.crop import row_starts
+from multiticket.sparse.gradient.linear import linear_reference, values_grad
 
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
 

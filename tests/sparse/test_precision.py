@@ -17,6 +17,8 @@ from toy_models import build, tokens
 import multiticket as mt
 from multiticket.sparse.rounding import RoundingWatch
 
+pytestmark = pytest.mark.usefixtures("path")
+
 HALVES = [torch.bfloat16, torch.float16]
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9),

@@ -11,7 +11,7 @@ from toy_models import build
 from two_ranks import toy
 
 import multiticket as mt
-from multiticket.sparse.refusals import refuse_strategy
+from multiticket.sparse.support import refuse_strategy
 
 
 class Params4bit(nn.Parameter):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import multiticket as mt
-from multiticket.sparse.scale import MaskedVector
+from multiticket.sparse.autograd.scale import MaskedVector
 
 
 class Norm(nn.Module):

@@ -17,6 +17,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 import multiticket as mt
 
+pytestmark = pytest.mark.usefixtures("path")
+
 HEADS = {
     "tied": qwen2,
     "untied": lambda: qwen2(tied=False),
@@ -119,7 +121,7 @@ class Sizes(TorchDispatchMode):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_no_gradient_of_the_whole_head_is_ever_made(tied, bias, tmp_path, monkeypatch):
-    monkeypatch.setattr("multiticket.sparse.blocks.BLOCK_ENTRIES", 10 * 64)
+    monkeypatch.setattr("multiticket.sparse.gradient.blocks.BLOCK_ENTRIES", 10 * 64)
 
     def build() -> nn.Module:
         torch.manual_seed(0)

@@ -76,7 +76,7 @@ def evaluate(
 
         tasks.get(task)
 
-    from multiticket.evaluate.trained import Trained, measure, results_file
+    from multiticket.train.trained import Trained, measure, results_file
 
     trained = Trained(ticket, adapter, checkpoint)
     evaluation, about = measure(run, model, trained, task, verbose)

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from multiticket.arms.facts import ARMS, Facts
-
 if TYPE_CHECKING:
     from multiticket.tasks.asking import Asking
 
-    Arm = str
-else:
-    Arm = Literal[tuple(ARMS)]
+Arm = Literal["full", "ticket", "lora"]
+RATE_TIMES_DENSITY = 1e-4
+"""What the shipped bases learn well with: runs of every density lie on one curve over rate x density."""
+LORA_RATE_TIMES_ALPHA = 1e-2
+"""For LoRA: what a first step moves goes by rate x alpha, whatever the rank, since its ranks move together."""
 
 
 class Role(enum.Enum):
@@ -88,11 +88,11 @@ class RunConfig(BaseModel):
     model: str = "tiny-qwen2"
     """A shipped base, a folder with a Hugging Face checkpoint, or a name on the hub."""
     arm: Arm = "ticket"
-    """What is trained: every parameter (full), those of a mask (ticket), or an adapter by its method's name (lora)."""
+    """What is trained: full (every parameter), ticket (those of a mask), or lora."""
     method: str = "random"
     """How the mask chooses positions: random, layers, modules, columns, magnitude, fisher and others."""
     density: float = Field(default=0.01, gt=0, le=1)
-    """Trained fraction of every tensor; 1 for the full arm; an adapter's rank is chosen to come near it."""
+    """Trained fraction of every tensor; 1 for the full arm; for LoRA, the rank is chosen to come near it."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the mask and, where `training_seed` is not given, of the training."""
     part: int = Field(default=0, ge=0)
@@ -102,7 +102,7 @@ class RunConfig(BaseModel):
     mask_options: dict[str, Any] = Field(default_factory=dict)
     """What the method needs beside density and seed, such as "layers: first"."""
     lora_rank: int | None = Field(default=None, ge=1)
-    """Of an adapter. By default the one that trains nearest to density * all parameters."""
+    """By default the rank that trains nearest to density * all parameters."""
     lora_alpha: float = Field(default=32.0, gt=0)
     """The adapter is scaled by alpha / rank, so that one learning rate suits all ranks."""
     training_seed: int = Field(ge=0, lt=2**32)
@@ -176,15 +176,19 @@ class RunConfig(BaseModel):
         if not isinstance(values, Mapping):
             return values
         filled = dict(values)
-        arm = ARMS.get(str(filled.get("arm", cls.model_fields["arm"].default)))
-        if arm is not None and (density := arm.density(filled.get("density"))) is not None:
-            filled["density"] = density
+        if filled.get("arm") == "full":
+            if filled.get("density") not in (None, 1, 1.0):
+                raise ValueError(
+                    "the full arm trains every parameter: leave density out, or take arm 'ticket'"
+                )
+            filled["density"] = 1.0
         if filled.get("training_seed") is None:
             filled["training_seed"] = filled.get("seed", 0)
         if filled.get("learning_rate") is None:
-            density, alpha = filled.get("density", 0.01), filled.get("lora_alpha", 32.0)
-            if arm is not None and all(isinstance(one, (int, float)) and one > 0 for one in (density, alpha)):
-                filled["learning_rate"] = arm.usual_rate(density, alpha)
+            density = filled.get("density", 0.01)
+            if isinstance(density, (int, float)) and density > 0:
+                alpha = filled.get("lora_alpha", 32.0)
+                filled["learning_rate"] = _usual_rate(filled.get("arm"), density, alpha)
         if isinstance(filled.get("report_to"), str):
             filled["report_to"] = [name.strip() for name in filled["report_to"].split(",") if name.strip()]
         if filled.get("micro_batch") is None:
@@ -193,7 +197,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _only_tickets_go_on(self) -> RunConfig:
-        if self.from_ticket is not None and not self.facts.takes_ticket:
+        if self.from_ticket is not None and self.arm != "ticket":
             raise ValueError(
                 f"from_ticket goes on with a ticket's own mask, which the {self.arm} arm does not have: "
                 "take arm 'ticket', or merge the ticket first and give the merged checkpoint as model"
@@ -236,18 +240,21 @@ class RunConfig(BaseModel):
         )
 
     @property
-    def facts(self) -> Facts:
-        """What is known of the arm."""
-        return ARMS[self.arm]
-
-    @property
     def usual_rate(self) -> float:
         """What `learning_rate` is where it is not given."""
-        return self.facts.usual_rate(self.density, self.lora_alpha)
+        return _usual_rate(self.arm, self.density, self.lora_alpha)
 
     def default_output(self) -> Path:
         """The run folder's name where none is given: what distinguishes the run, below ``runs/``."""
-        names = [self.task, Path(self.model).name, self.arm, *self.facts.folder_words(self)]
+        names = [self.task, Path(self.model).name, self.arm]
+        if self.arm == "ticket":
+            names += [self.method, f"{self.density:g}", f"seed{self.seed}"]
+            names += [f"part{self.part}"] if self.part else []
+            names += ["continued"] if self.from_ticket is not None else []
+        elif self.arm == "lora":
+            names += [f"rank{self.lora_rank}" if self.lora_rank else f"{self.density:g}", f"seed{self.seed}"]
+        else:
+            names += [f"seed{self.seed}"]
         return Path("runs") / "-".join(map(folder_word, names))
 
 
@@ -264,6 +271,12 @@ def having(role: Role) -> frozenset[str]:
 
 WATCHING = having(Role.WATCHING)
 RESUMABLE = having(Role.RESUMABLE)
+
+
+def _usual_rate(arm: Any, density: float, alpha: Any) -> float:
+    if arm == "lora" and isinstance(alpha, (int, float)) and alpha > 0:
+        return LORA_RATE_TIMES_ALPHA / alpha
+    return RATE_TIMES_DENSITY / density
 
 
 def build(settings: Mapping[str, Any]) -> RunConfig:

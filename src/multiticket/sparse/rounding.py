@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from multiticket.sparse.attachment import Attachment
-from multiticket.sparse.distributed import local
+from multiticket.sparse.sharded import local
 
 
 class RoundingWatch:
@@ -16,24 +16,29 @@ class RoundingWatch:
     """
 
     def __init__(self, attachment: Attachment) -> None:
-        self._before: list[tuple[str, Tensor]] = []
         self._attachment = attachment
-        for name, values in attachment.named_parameters():
-            if attachment.dense_dtype(name).itemsize < values.dtype.itemsize:
-                self._before.append((name, local(values).clone()))
+        self._before = [
+            local(values).clone() if dtype.itemsize < values.dtype.itemsize else None
+            for values, dtype in attachment.values_by_dtype()
+        ]
 
     def counts(self) -> Tensor:
         """How many values moved since but left their weight as it was, and how many moved: (2,), fp32.
 
         Of what this rank holds: under FSDP2, add up the ranks'.
         """
-        now = dict(self._attachment.named_parameters())
-        hidden = moved = torch.zeros((), device=next(iter(now.values())).device)
-        for name, before in self._before:
-            after, dtype = local(now[name]), self._attachment.dense_dtype(name)
-            changed = after != before
-            moved = moved + changed.sum()
-            hidden = hidden + (changed & (after.to(dtype) == before.to(dtype))).sum()
+        hidden: Tensor | float = 0.0
+        moved: Tensor | float = 0.0
+        for before, (values, dtype) in zip(self._before, self._attachment.values_by_dtype(), strict=True):
+            if before is not None:
+                after = local(values)
+                changed = after != before
+                moved = moved + changed.sum()
+                hidden = hidden + (changed & (after.to(dtype) == before.to(dtype))).sum()
+        device = next(self._attachment.parameters()).device
+        hidden, moved = (
+            torch.as_tensor(count, device=device, dtype=torch.float32) for count in (hidden, moved)
+        )
         return torch.stack([hidden, moved])
 
     def hidden(self) -> float:

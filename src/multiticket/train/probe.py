@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multiticket.sparse.distributed import local
+from multiticket.sparse.sharded import local
 
 
 class FirstStepProbe:

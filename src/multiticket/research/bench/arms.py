@@ -10,16 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from multiticket.arms.facts import ARMS
-from multiticket.config import RunConfig, build
 from multiticket.research.bench.shapes import Shape
 
-ADAPTERS = tuple(name for name, facts in ARMS.items() if facts.is_adapter)
-TICKETS: dict[str, dict[str, str]] = {"ticket": {}, "columns": {"method": "columns"}, "linear": {}}
-"""Masks that are compared, and how a run would ask for them."""
-FLOOR = "floor"
-"""Forward and input gradient, and nothing trained."""
-KINDS = tuple(dict.fromkeys((FLOOR, *(name for name in ARMS if name not in ADAPTERS), *TICKETS, *ADAPTERS)))
+KINDS = ("floor", "full", "ticket", "columns", "linear", "lora", "shira")
+ADAPTERS = ("lora", "shira")
 DENSITIES = (0.1, 0.01, 0.001, 0.0001)
 ANCHOR = 0.01
 """Density of the ticket that sets how many values the rivals train, and of the columns mask."""
@@ -37,15 +31,7 @@ class Arm:
     density: float | None = None
     """Of a ticket, in each tensor of its scope."""
     rank: int | None = None
-    """Of an adapter."""
-
-    def settings(self, shape: Shape) -> RunConfig:
-        """As a run would name it. Not for the floor, which is no arm."""
-        if self.kind not in TICKETS:
-            alpha = {} if self.rank is None else {"lora_alpha": self.rank}
-            return build({"arm": self.kind, "lora_rank": self.rank, **alpha})
-        scope = ",".join(f"*.{name}.weight" for name in shape.linear) if self.kind == "linear" else "all"
-        return build({"arm": "ticket", "density": self.density, "scope": scope, **TICKETS[self.kind]})
+    """LoRA's, or SHiRA's r."""
 
 
 def choose_arms(shape: Shape, kinds: Sequence[str], densities: Sequence[float]) -> list[Arm]:
@@ -69,27 +55,33 @@ def choose_arms(shape: Shape, kinds: Sequence[str], densities: Sequence[float]) 
         raise ValueError(
             "A model this small has fewer weights than a rank of 1 trains; measure a larger one."
         )
-    made = {
-        FLOOR: [Arm(FLOOR, FLOOR)],
-        **{name: [Arm(facts.title(rank=rank), name)] for name, facts in ARMS.items()},
-        **{name: [Arm(ARMS[name].title(rank=rank), name, rank=rank)] for name in ADAPTERS},
-        "ticket": [Arm(f"ticket {_percent(density)}", "ticket", density=density) for density in densities],
-        "columns": [Arm(f"columns {_percent(ANCHOR)}", "columns", density=ANCHOR)],
-        "linear": [Arm("ticket, linear layers", "linear", density=matched)],
+    one_of = {
+        "floor": Arm("floor", "floor"),
+        "full": Arm("full", "full"),
+        "columns": Arm(f"columns {_percent(ANCHOR)}", "columns", density=ANCHOR),
+        "linear": Arm("ticket, linear layers", "linear", density=matched),
+        "lora": Arm(f"LoRA, rank {rank}", "lora", rank=rank),
+        "shira": Arm(f"SHiRA, r {rank}", "shira", rank=rank),
     }
-    arms = [arm for kind in kinds for arm in made[kind]]
+    arms = []
+    for kind in kinds:
+        if kind == "ticket":
+            arms += [Arm(f"ticket {_percent(density)}", "ticket", density=density) for density in densities]
+        else:
+            arms.append(one_of[kind])
     refuse_unmatched(arms, {arm.name: expected_values(shape, arm) for arm in arms})
     return arms
 
 
 def expected_values(shape: Shape, arm: Arm) -> int:
     """How many values ``arm`` trains."""
-    if arm.kind == FLOOR:
+    if arm.kind == "floor":
         return 0
+    if arm.kind == "full":
+        return shape.parameters
     if arm.rank is not None:
         return arm.rank * shape.values_per_rank
-    if arm.density is None:
-        return shape.parameters
+    assert arm.density is not None
     sizes = [rows * columns for rows, columns in shape.linear.values()] * shape.layers
     return sum(int(size * arm.density) for size in (sizes if arm.kind == "linear" else shape.tensor_sizes))
 
@@ -101,7 +93,7 @@ def comparable(count: int, other: int) -> bool:
 
 def refuse_unmatched(arms: Sequence[Arm], trained: Mapping[str, int]) -> None:
     """Raises ValueError where LoRA or SHiRA trains another number of values than every ticket beside it."""
-    tickets = [arm for arm in arms if arm.kind in TICKETS and not TICKETS[arm.kind]]  # of random positions
+    tickets = [arm for arm in arms if arm.kind in ("ticket", "linear")]
     for arm in arms:
         if arm.kind in ADAPTERS and tickets:
             matches = [ticket for ticket in tickets if comparable(trained[arm.name], trained[ticket.name])]

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from multiticket.research.bench.arms import FLOOR, Arm
+from multiticket.research.bench.arms import Arm
 from multiticket.research.bench.shapes import Shape
 
 LEARNING_RATE = 1e-5
@@ -72,14 +72,28 @@ def build_model(setup: Setup) -> Any:
 
 def prepare(arm: Arm, shape: Shape, model: Any) -> tuple[Any, list[Any]]:
     """The model as ``arm`` trains it, and the parameters that its optimiser steps."""
-    if arm.kind == FLOOR:
+    import multiticket as mt
+
+    if arm.kind == "full":
+        return model, list(model.parameters())
+    if arm.kind == "floor":
         model.requires_grad_(False)
         return model, []
-    from multiticket import arms
+    if arm.rank is not None:
+        import peft
 
-    config = arm.settings(shape)
-    prepared = arms.get(config.arm).prepare(model, None, config)
-    return prepared.model, prepared.trained
+        modules = list(shape.linear)
+        adapter: Any = (
+            peft.LoraConfig(r=arm.rank, lora_alpha=arm.rank, target_modules=modules)
+            if arm.kind == "lora"
+            else peft.ShiraConfig(r=arm.rank, target_modules=modules)
+        )
+        model = peft.get_peft_model(model, adapter)
+        return model, [parameter for parameter in model.parameters() if parameter.requires_grad]
+    method = "columns" if arm.kind == "columns" else "random"
+    scope = ",".join(f"*.{name}.weight" for name in shape.linear) if arm.kind == "linear" else "all"
+    mask = mt.Mask.from_rule(model, mt.MaskRule(method, arm.density, scope=scope))
+    return model, list(mt.attach(model, mask).parameters())
 
 
 def make_step(setup: Setup, model: Any, trained: list[Any]) -> Callable[[], None]:

@@ -11,8 +11,6 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from multiticket.arms.facts import ARMS
-
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
@@ -51,7 +49,14 @@ RUN_COLUMNS = ("arm", "base", "after", "after, greedy", "trained parameters", "f
 
 def arm_name(result: Mapping[str, Any], short: bool = False) -> str:
     """``full``, ``lora rank 4 (seed 0)`` or ``ticket 1 % (seed 0)``; of a ticket `short`: ``1 %, seed 0``."""
-    return ARMS[result["arm"]].run_name(result, short)
+    if result["arm"] == "full":
+        return "full"
+    if result["arm"] == "lora":
+        return f"lora rank {result['lora_rank']} (seed {result['seed']})"
+    part = f", part {result['part']}" if result["part"] else ""
+    method = "" if result["method"] == "random" else f"{result['method']}, "
+    share, rest = f"{100 * result['density']:g} %", f"{method}seed {result['seed']}{part}"
+    return f"{share}, {rest}" if short else f"ticket {share} ({rest})"
 
 
 def print_runs(results: Sequence[Mapping[str, Any]], title: str) -> None:

@@ -21,9 +21,18 @@ def is_done(folder: Path, run: StudyRun) -> bool:
 
 def measure_elsewhere(folder: Path, run: StudyRun) -> None:
     """Measure what a finished run kept on the other tasks, each as its own was; what is measured is left."""
-    from multiticket.evaluate.trained import measure_kept
+    from multiticket.train.trained import Trained, measure
 
+    run_folder = RunFolder(folder / run.name)
+    config = run_folder.read_config()
+    trained = {
+        "full": Trained(),
+        "ticket": Trained(ticket=run_folder.ticket),
+        "lora": Trained(adapter=run_folder.adapter),
+    }[config.arm]
+    model = str(run_folder.model) if config.arm == "full" else config.model
     for task in run.also:
-        path = results_file(folder / run.name, task)
+        path = results_file(run_folder.path, task)
         if not path.exists():
-            measure_kept(RunFolder(folder / run.name), task).save(path)
+            evaluation, _ = measure(config, model, trained, task)
+            evaluation.save(path)

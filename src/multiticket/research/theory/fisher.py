@@ -11,7 +11,6 @@ from multiticket.quiet import hush, hush_loaded
 hush()
 
 from multiticket import tasks  # noqa: E402
-from multiticket.evaluate.trained import DEFAULT_TASK  # noqa: E402
 from multiticket.mask import Mask  # noqa: E402
 from multiticket.research.theory.control_masks import control_mask, settings  # noqa: E402
 from multiticket.research.theory.delocalisation import (  # noqa: E402
@@ -33,6 +32,7 @@ from multiticket.research.theory.spectrum import (  # noqa: E402
 )
 from multiticket.research.theory.states import find_state  # noqa: E402
 from multiticket.research.theory.subspace import kept, predicted_error_of  # noqa: E402
+from multiticket.train.trained import DEFAULT_TASK  # noqa: E402
 
 KINDS_OF_GRADIENT = ("policy", "score")
 

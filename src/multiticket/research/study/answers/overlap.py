@@ -87,9 +87,9 @@ def _pairs(configs: list[RunConfig]) -> list[dict[str, Any]]:
     from multiticket.quiet import hush, hush_loaded
 
     hush()
-    from multiticket.arms.masks import mask_rule
     from multiticket.mask import Mask, overlap
     from multiticket.models import load_model
+    from multiticket.train.arms import mask_rule
 
     hush_loaded()
 

@@ -1,0 +1,1 @@
+"""The autograd functions by which a direct attachment reads its weights."""

@@ -1,0 +1,66 @@
+"""``attach``: the one way in, which chooses the path that a model's machine wants."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from multiticket.mask import Mask
+from multiticket.mask.names import masked_candidates
+from multiticket.sparse.attachment import Attachment
+from multiticket.sparse.direct.attachment import DirectAttachment
+from multiticket.sparse.gradient.choice import refuse_method_that_cannot_work
+from multiticket.sparse.hooked.attachment import HookedAttachment
+from multiticket.sparse.support import refuse_what_cannot_work
+
+HOOKS = "hooks"
+
+
+def attach(model: nn.Module, mask: Mask, gradient: str = "auto") -> Attachment:
+    """Freeze ``model`` and train the values at the mask's positions instead, in fp32.
+
+    Forward passes read the dense weights as before; backward passes give the values their gradient, which is the
+    dense gradient at the mask's positions, and keep no dense one. Any optimiser over the attachment's parameters
+    (or over the model's parameters that require a gradient) trains the mask and nothing else.
+
+    Args:
+        model: any module with real weights, on any device, in any floating-point dtype.
+        mask: positions in this model's tensors.
+        gradient: how the values get their gradient. ``hooks``: torch's own dense gradient of one weight at a time, of
+            which k entries are gathered; for accelerators. ``native``, ``sampled`` or ``blocks``: k gradients computed
+            in each linear layer; for CPUs and for FSDP2. ``auto``: ``hooks`` where the weights are on an accelerator or
+            the machine has one, except among several ranks that accelerate does not run as plain data parallelism
+            (there FSDP2 may follow); else the fastest of the three.
+
+    Returns:
+        The attachment, which knows the values, the base and the way back.
+
+    Raises:
+        ValueError: the model has an attachment already, lacks a masked tensor or has another shape for it, is
+            quantised, partitioned (DeepSpeed ZeRO-3, FSDP) or has no weights yet (meta device); or ``gradient`` is
+            none of those, or needs a C compiler that is not there.
+    """
+    parameters = masked_candidates(model)
+    refuse_what_cannot_work(model, mask, parameters)
+    if gradient == HOOKS or (gradient == "auto" and _hooks_fit(parameters, mask)):
+        return HookedAttachment(model, mask, parameters)
+    refuse_method_that_cannot_work(gradient)
+    return DirectAttachment(model, mask, parameters, gradient)
+
+
+def _hooks_fit(parameters: dict[str, nn.Parameter], mask: Mask) -> bool:
+    devices = {parameters[name].device for name in mask.names}
+    if len(devices) != 1 or (next(iter(devices)).type == "cpu" and not torch.accelerator.is_available()):
+        return False
+    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return ranks == 1 or _data_parallel_by_accelerate()
+
+
+def _data_parallel_by_accelerate() -> bool:
+    """Whether accelerate, if it is in use, will wrap models in DistributedDataParallel."""
+    state = sys.modules.get("accelerate.state")
+    shared = getattr(getattr(state, "AcceleratorState", None), "_shared_state", {})
+    return str(getattr(shared.get("distributed_type"), "value", "")).startswith("MULTI_")

@@ -1,0 +1,1 @@
+"""The path of CPUs and of FSDP2: k gradients are computed, and no dense one."""

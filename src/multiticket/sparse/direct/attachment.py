@@ -1,0 +1,209 @@
+"""The path of CPUs and of FSDP2: one parameter of values a tensor, k gradients computed and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multiticket.mask import Mask
+from multiticket.mask.fingerprint import fingerprint
+from multiticket.mask.names import masked_candidates
+from multiticket.sparse.attachment import Attachment, find_readers
+from multiticket.sparse.autograd.fused_head import use_sparse_head
+from multiticket.sparse.direct.layers import convert, gradient_method, masked_weights, restore
+from multiticket.sparse.direct.weight import MaskedWeight
+from multiticket.sparse.direct.write import any_changed, write_together
+from multiticket.sparse.sharded import local, own_share, reshard, sharded_layers, unshard_head, whole
+
+
+class DirectAttachment(Attachment):
+    """Each masked layer reads its weight through a view that autograd connects to the values."""
+
+    path = "direct"
+
+    def __init__(
+        self, model: nn.Module, mask: Mask, parameters: dict[str, nn.Parameter], gradient: str = "auto"
+    ) -> None:
+        super().__init__(model, mask, parameters)
+        readers = find_readers(model)
+        self._weights: dict[str, MaskedWeight] = {}
+        by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
+        for name in mask.names:
+            places = readers[id(parameters[name])]
+            owner, attribute = places[0]
+            weight = MaskedWeight(name, owner, attribute, mask.indices(name), gradient)
+            self._weights[name] = weight
+            for module, attribute in places:
+                by_module.setdefault(module, {})[attribute] = weight
+            if len(places) > 1 and hasattr(model, "tie_weights"):
+                by_module.setdefault(model, {})
+        for module, weights in by_module.items():
+            convert(module, weights)
+        self._modules = list(by_module)
+        self.base_fingerprint = fingerprint(mask, lambda name: self._weights[name].original)
+        self._before_forward = model.register_forward_pre_hook(self._prepare_forward, with_kwargs=True)
+        use_sparse_head()
+        self._watch()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The values (k,) of each masked tensor, under the dense weight's name."""
+        for name, weight in self._attached().items():
+            yield name, weight.values
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The values (k,) of each masked tensor: what an optimiser trains."""
+        for _, values in self.named_parameters():
+            yield values
+
+    def gradient_methods(self) -> dict[str, str]:
+        """How each tensor's gradient is computed, by name; of a tied weight, in each layer that has it, with ``+``.
+
+        ``native``, ``sampled`` or ``blocks`` in a linear layer (``sum`` for its bias), ``lookup`` in an
+        embedding, ``dense`` anywhere else.
+        """
+        methods: dict[str, list[str]] = {name: [] for name in self._attached()}
+        for module in self._modules:
+            for weight in masked_weights(module).values():
+                methods[weight.name].append(gradient_method(module, weight))
+        return {name: " + ".join(dict.fromkeys(ways)) for name, ways in methods.items()}
+
+    def dense_dtype(self, name: str) -> torch.dtype:
+        """The dtype of the dense weight ``name``, to which its values are rounded when they are written."""
+        return self._weights[name].dense.dtype
+
+    def dense_values(self, name: str) -> Tensor:
+        """What the dense weight ``name`` holds at the mask's positions (k,), in its own dtype."""
+        weight = self._attached()[name]
+        if weight.sharded:
+            self._refuse_what_was_not_written([weight])
+        weight.fresh_dense()
+        return weight.written
+
+    def flush(self) -> None:
+        """Write all values into the dense weights now.
+
+        Needed by no optimiser and no forward pass, except where FSDP2 shards the model or ``torch.compile`` compiled
+        it, and the values were changed otherwise than by a ``torch.optim`` optimiser: a sharded model's ranks write
+        together (every rank must call it), and a compiled graph compares no content, so that it has no breaks.
+        """
+        weights = list(self._attached().values())
+        write_together(weights, whole([weight.values for weight in weights]))
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The base model, for a reference policy: its values are in the weights, and no gradient is recorded."""
+        weights = list(self._attached().values())
+        outermost = not any(weight.showing_base for weight in weights)
+        if outermost:
+            for weight in weights:
+                weight.fresh_dense()
+                weight.show(base=True)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            if outermost:
+                reshard(self.model)
+                for weight in weights:
+                    weight.show(base=False)
+
+    def values_by_dtype(self) -> Iterator[tuple[Tensor, torch.dtype]]:
+        for weight in self._attached().values():
+            yield weight.values, weight.dense.dtype
+
+    def _before_step(self) -> None:
+        """Nothing: the gradients are the parameters' own."""
+
+    def _whole_values(self) -> dict[str, Tensor]:
+        weights = self._attached()
+        return dict(zip(weights, whole([weight.values for weight in weights.values()]), strict=True))
+
+    def _set_values(self, values: dict[str, Tensor]) -> None:
+        for name, weight in self._attached().items():
+            local(weight.values).copy_(own_share(weight.values, values[name]))
+
+    def detach(self, keep: bool = True) -> None:
+        """Give the model back as it was: classes, parameters, ``requires_grad``.
+
+        Args:
+            keep: True leaves the trained weights in place; False puts the base back, bit for bit.
+
+        Raises:
+            ValueError: FSDP2 shards the model; it holds the values, and does not let them go.
+        """
+        weights = self._attached()
+        if any(weight.sharded for weight in weights.values()):
+            raise ValueError(
+                "FSDP2 does not let go of parameters, so a sharded model cannot be detached; save the ticket and "
+                "apply it to the base, or gather the state dict and leave out its values."
+            )
+        for weight in weights.values():
+            if keep:
+                weight.fresh_dense()
+            else:
+                weight.show(base=True)
+            del weight.owner._parameters[weight.values_attribute]
+        for module in self._modules:
+            restore(module)
+        for name, parameter in masked_candidates(self.model).items():
+            parameter.requires_grad_(self._required_grad[name])
+        self._before_forward.remove()
+        self._unwatch()
+        self._weights = {}
+
+    def _attached(self) -> dict[str, MaskedWeight]:
+        if not self._weights:
+            raise ValueError("This attachment was detached; attach a mask again to train.")
+        self._notice_sharding()
+        reshard(self.model)
+        return self._weights
+
+    def _notice_sharding(self) -> bool:
+        sharded = bool(sharded_layers(self.model))
+        for weight in self._weights.values():
+            weight.sharded = weight.sharded or sharded
+        return any(weight.sharded for weight in self._weights.values())
+
+    def _refuse_what_was_not_written(self, weights: Iterable[MaskedWeight]) -> None:
+        """Where ranks must write together, one alone cannot repair what it finds changed. Not collective."""
+        changed = [weight.changed() for weight in weights if not weight.showing_base]
+        if changed and torch.stack([flag.to(changed[0].device) for flag in changed]).any():
+            raise RuntimeError(
+                "The values of a sharded model were changed otherwise than by an optimiser of torch.optim; call "
+                "flush() on the attachment after that, on every rank."
+            )
+
+    def _prepare_forward(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self._check_what_changed()
+        if kwargs.get("fused_lm_head") and torch.is_grad_enabled():
+            unshard_head(model)
+
+    def _check_what_changed(self) -> None:
+        """On accelerators, where a read compares no content: compare all of it with one wait for the device."""
+        if torch.compiler.is_compiling():
+            return
+        use_sparse_head()  # TRL may have been imported since
+        if self._notice_sharding():
+            self._refuse_what_was_not_written(self._weights.values())
+            return
+        away = [weight for weight in self._weights.values() if weight.values.device.type != "cpu"]
+        away = [weight for weight in away if not weight.showing_base]
+        for weight in away:
+            weight.fresh_dense()
+        if any_changed(away):
+            self.flush()
+
+    def _holds_any(self, parameters: set[int]) -> bool:
+        weights = self._attached().values()
+        for weight in weights:
+            first = weight.first_values()
+            if weight.sharded and id(first) in parameters and first is not weight.values:
+                raise RuntimeError(
+                    "The optimiser holds the values as they were before fully_shard replaced them, and trains nothing; "
+                    "make it after sharding."
+                )
+        return any(id(weight.values) in parameters for weight in weights)

@@ -1,0 +1,200 @@
+"""How a module is made to train its values: its class becomes a subclass of itself.
+
+Each masked parameter of the class turns into a property that returns a connected view (the general path: any
+forward, any other module or trainer that reads the weight), and linear and embedding layers get a forward that
+computes the k values' gradient alone. ``isinstance`` holds, parameter names stay, and nothing else is patched.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from multiticket.sparse.autograd.functions import MaskedEmbeddingFunction, MaskedLinearFunction
+from multiticket.sparse.direct.weight import MaskedWeight
+from multiticket.sparse.gradient.factored import factors
+from multiticket.sparse.sharded import is_sharded
+
+_ATTRIBUTE = "_masked_weights"
+
+
+def masked_weights(module: nn.Module) -> dict[str, MaskedWeight]:
+    """The masked weights that ``module`` reads, by attribute; a tied weight may be owned by another module."""
+    return module.__dict__.get(_ATTRIBUTE, {})
+
+
+class MaskedModule(nn.Module):
+    """What every module with a masked weight does besides its own work."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """Moves and casts as always, except that values never drop below fp32."""
+        owned = [weight for weight in masked_weights(self).values() if weight.owner is self]
+        kept = {id(tensor) for weight in owned for tensor in (weight.values, weight.values.grad)}
+
+        def apply(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if id(tensor) not in kept or not moved.is_floating_point():
+                return moved
+            dtype = torch.promote_types(torch.float32, moved.dtype)
+            return moved.to(dtype) if tensor.is_meta else tensor.to(moved.device, dtype)
+
+        return super()._apply(apply, recurse)
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        for weight in masked_weights(self).values():
+            weight.fresh_dense()
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for weight in masked_weights(self).values():
+            dense_alone = prefix + weight.values_attribute not in state_dict
+            dense_alone = dense_alone and weight.owner is self and prefix + weight.attribute in state_dict
+            if dense_alone and (weight.sharded or is_sharded(weight.dense)):
+                raise ValueError(
+                    f"The checkpoint holds {weight.name} without its values, which lie on other ranks once the model "
+                    "is sharded; load it first, then attach and shard."
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        for weight in masked_weights(self).values():
+            if weight.dense.is_meta:
+                continue
+            if prefix + weight.values_attribute in state_dict:
+                weight.write()
+            elif weight.owner is self and prefix + weight.attribute in state_dict:
+                weight.take_values_from_dense()
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer whose weight gradient is a sampled product, and a masked bias's a sum of the columns it needs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        masked = masked_weights(self)
+        weight, bias = masked.get("weight"), masked.get("bias")
+        if weight is None or not weight.trains:
+            return super().forward(x)
+        positions, starts, rows, columns, method = weight.route()
+        trained_bias = bias if bias is not None and bias.trains else None
+        device = x.device.type
+        if device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+            x = x.to(torch.get_autocast_dtype(device))
+        return MaskedLinearFunction.apply(
+            x,
+            self.bias if trained_bias is None else trained_bias.fresh_dense(),
+            None if trained_bias is None else trained_bias.values,
+            None if trained_bias is None else trained_bias.positions,
+            weight.values,
+            weight.fresh_dense(),
+            positions,
+            starts,
+            rows,
+            columns,
+            method,
+            factors(x, scaled=method == "native") if columns is None else None,
+            not torch.compiler.is_compiling() and _last_input.is_again(x),
+        )
+
+
+class _LastInput(threading.local):
+    """What this thread's last masked linear layer read: queries, keys and values read one input, as gate and up do."""
+
+    def __init__(self) -> None:
+        self.seen: weakref.ref[Tensor] | None = None
+
+    def is_again(self, x: Tensor) -> bool:
+        """Whether ``x`` was the last input too; it is from now on."""
+        again = self.seen is not None and self.seen() is x
+        self.seen = weakref.ref(x)
+        return again
+
+
+_last_input = _LastInput()
+
+
+class MaskedEmbedding(nn.Embedding):
+    """An embedding whose backward pass touches only the rows that occurred."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        weight = masked_weights(self).get("weight")
+        special = self.scale_grad_by_freq or self.sparse
+        if weight is None or special or not weight.trains:
+            return F.embedding(
+                tokens,
+                self.weight,
+                self.padding_idx,
+                self.max_norm,
+                self.norm_type,
+                self.scale_grad_by_freq,
+                self.sparse and weight is None,
+            )
+        padding = -1 if self.padding_idx is None else self.padding_idx
+        return MaskedEmbeddingFunction.apply(
+            tokens, weight.values, weight.fresh_dense(), weight.positions, weight.starts, padding
+        )
+
+
+_FAST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: MaskedLinear,
+    nn.Embedding: MaskedEmbedding,
+}
+
+
+def _connected_property(attribute: str) -> property:
+    return property(lambda module: masked_weights(module)[attribute].connected())
+
+
+@cache
+def masked_class(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
+    """A subclass of ``cls`` whose ``attributes`` are connected reads.
+
+    The layer with the sampled product stands *behind* ``cls`` in the resolution order, so that a class with a
+    forward of its own keeps it, and its ``super().forward`` arrives at the sampled product.
+    """
+    fast = next((fast for plain, fast in _FAST_LAYERS.items() if issubclass(cls, plain)), None)
+    if fast is None:
+        bases: tuple[type, ...] = (MaskedModule, cls)
+    elif cls in _FAST_LAYERS:
+        bases = (MaskedModule, fast)
+    else:
+        bases = (MaskedModule, cls, fast)
+    members: dict[str, Any] = {name: _connected_property(name) for name in attributes}
+    if hasattr(
+        cls, "tie_weights"
+    ):  # transformers': ties what ``get_parameter`` returns, if that is a parameter
+        members["tie_weights"] = torch.no_grad()(cls.tie_weights)
+    members.update(__module__=cls.__module__, __qualname__=cls.__qualname__, __doc__=cls.__doc__)
+    return type(cls.__name__, bases, members)
+
+
+def gradient_method(module: nn.Module, weight: MaskedWeight) -> str:
+    """How ``module`` computes the gradient of ``weight``'s values in its own forward.
+
+    A linear layer's weight by one of ``crossover.METHODS`` and its bias by ``sum``, an embedding by ``lookup``; else
+    ``dense``, then gathered.
+    """
+    if isinstance(module, MaskedLinear):
+        return weight.method if weight.attribute == "weight" else "sum"
+    return "lookup" if isinstance(module, MaskedEmbedding) else "dense"
+
+
+def convert(module: nn.Module, weights: dict[str, MaskedWeight]) -> None:
+    """Make ``module`` train ``weights``, by attribute."""
+    module.__dict__[_ATTRIBUTE] = weights
+    cls: Any = type(module)
+    module.__class__ = masked_class(cls, tuple(sorted(weights)))
+
+
+def restore(module: nn.Module) -> None:
+    """Undo ``convert``."""
+    cls = type(module)
+    assert cls.__bases__[0] is MaskedModule, f"{cls} was wrapped again after attach"
+    original = cls.__bases__[1]
+    plain = {fast: layer for layer, fast in _FAST_LAYERS.items()}
+    module.__class__ = plain.get(original, original)
+    del module.__dict__[_ATTRIBUTE]

@@ -1,0 +1,249 @@
+"""One masked weight: where its values live, and how they reach the dense weight."""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import Tensor, nn
+
+from multiticket.mask.names import VALUES_SUFFIX
+from multiticket.sparse.autograd.functions import ConnectedView
+from multiticket.sparse.autograd.scale import connected_view
+from multiticket.sparse.gradient import native
+from multiticket.sparse.gradient.choice import choose_method
+from multiticket.sparse.gradient.crop import Crop, crop, row_starts
+from multiticket.sparse.sharded import is_sharded, local, own_entries, own_share, whole
+
+
+class MaskedWeight:
+    """Binds the fp32 values of one masked tensor to the dense weight they belong to.
+
+    Both are parameters of ``owner`` and are looked up there each time: wrappers (accelerate, ``fully_shard``,
+    ``to_empty``) replace parameter objects, so a held one would train nothing.
+    """
+
+    name: str
+    """The dense weight's name in the model, without wrappers' prefixes."""
+    owner: nn.Module
+    """The module that holds the dense weight and its values; of tied modules, the first."""
+    original: Tensor
+    """The base's values at the positions (k,), in the dense weight's dtype."""
+    written: Tensor
+    """What the dense weight holds at the positions (k,), in the dense weight's dtype."""
+    sharded: bool
+    """Whether FSDP2 manages the weight. Then no read writes it, for a read is not known to happen on every rank."""
+
+    def __init__(
+        self, name: str, owner: nn.Module, attribute: str, positions: Tensor, gradient: str = "auto"
+    ) -> None:
+        self.name = name
+        self.owner = owner
+        self.attribute = attribute
+        self.values_attribute = attribute + VALUES_SUFFIX
+        dense = self.dense
+        self.shape = dense.shape
+        self._positions = positions.to(dense.device, torch.int32 if dense.numel() < 2**31 else torch.int64)
+        self.gradient = gradient
+        self._starts = row_starts(self._positions, *dense.shape) if dense.dim() == 2 else None
+        self._crop = None if self._starts is None else crop(self._positions, self._starts, *dense.shape)
+        self._host_starts: Tensor | None = None
+        self._route: tuple[Tensor, Tensor, Tensor | None, Tensor | None, str] | None = None
+        self._route_of: tuple[torch.device, torch.dtype] | None = None
+        self.original = dense.detach().take(positions.to(dense.device))
+        self.written = self.original.clone()
+        self.showing_base = False
+        self.sharded = False
+        self._own: tuple[slice, int] | None = None
+        self._view: weakref.ref[Tensor] | None = None
+        self._view_of: tuple[int, ...] = ()
+        values = nn.Parameter(self.original.to(torch.promote_types(torch.float32, dense.dtype), copy=True))
+        owner.register_parameter(self.values_attribute, values)
+        self._version = values._version
+        self.first_values = weakref.ref(values)
+        if dense.dim() == 2 and not dense.is_meta:
+            self.route()  # before a compiler sees it made, and compiles again for it
+
+    @property
+    def dense(self) -> Tensor:
+        """The frozen dense weight."""
+        dense = self.owner._parameters[self.attribute]
+        assert dense is not None
+        return dense
+
+    @property
+    def values(self) -> nn.Parameter:
+        """The trained values (k,), fp32 (fp64 under a fp64 weight)."""
+        values = self.owner._parameters[self.values_attribute]
+        assert values is not None
+        return values
+
+    @property
+    def positions(self) -> Tensor:
+        """Sorted flat positions (k,), int32 where they fit, on the weight's device."""
+        if self._positions.device != self.dense.device:
+            self._positions = self._positions.to(self.dense.device)
+        return self._positions
+
+    @property
+    def starts(self) -> Tensor:
+        """``row_starts`` of the positions, for a 2-D weight."""
+        if self._starts is None or self._starts.device != self.positions.device:
+            self._starts = row_starts(self.positions, *self.shape)
+        return self._starts
+
+    @property
+    def host_starts(self) -> Tensor:
+        """``starts`` in the host's memory."""
+        if self._host_starts is None:
+            self._host_starts = self.starts.cpu()
+        return self._host_starts
+
+    @property
+    def crop(self) -> Crop:
+        """The positions within the rows and columns that they touch, for a 2-D weight."""
+        assert self._crop is not None
+        if self._crop.positions.device != self.positions.device:
+            self._crop = self._crop.to(self.positions.device)
+        return self._crop
+
+    @property
+    def method(self) -> str:
+        """How the gradient of the values is computed in a linear layer."""
+        if self.gradient != "auto":
+            return self.gradient
+        dense = self.dense
+        return choose_method(dense.device, *self.crop.shape, self._positions.numel(), dense.dtype)
+
+    def route(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, str]:
+        """What a linear layer's backward pass goes by: positions and starts within the crop, its rows and columns, and
+        the method. Made once for a device and a dtype: a layer asks in every forward pass."""
+        dense = self.dense
+        of = (dense.device, dense.dtype)
+        if self._route is None or self._route_of != of:
+            crop, method = self.crop, self.method
+            starts = crop.host_starts if method == "blocks" else crop.starts
+            self._route, self._route_of = (crop.positions, starts, crop.rows, crop.columns, method), of
+        return self._route
+
+    @property
+    def trains(self) -> bool:
+        """Whether a read of the weight now must be connected to the values."""
+        return torch.is_grad_enabled() and not self.showing_base and self.values.requires_grad
+
+    def fresh_dense(self) -> Tensor:
+        """The dense weight, written first if the values have changed since it was last written."""
+        dense = self.dense
+        if self.showing_base or torch.compiler.is_compiling():
+            return dense
+        if self.sharded or dense.is_meta or is_sharded(dense):
+            return dense
+        if self.is_stale():
+            self.write()
+        return dense
+
+    def connected(self) -> Tensor:
+        """The weight for any reader: connected to the values where gradients are recorded.
+
+        While a view is in use, the next reader gets the same one: tied weights are recognised by ``is``. Outside its
+        layer's forward, a weight that FSDP2 shards is the parameter itself, which FSDP2 asks for by this very way.
+        """
+        dense = self.fresh_dense()
+        if not self.trains or dense.is_meta or is_sharded(dense):
+            return dense
+        if torch.compiler.is_compiling():
+            return ConnectedView.apply(self.values, dense, self.positions)
+        view = None if self._view is None else self._view()
+        source = (id(dense), id(self.values))
+        if view is None or self._view_of != source or view.data_ptr() != dense.data_ptr():
+            view = connected_view(self.values, dense, self.positions)
+            if dense.dim() == 2:
+                view._masked_weight = self  # for TRL's fused head, which reads the weight by itself
+            self._view, self._view_of = weakref.ref(view), source
+        return view
+
+    def is_stale(self) -> bool:
+        """Whether the dense weight is not what the values say it should be.
+
+        Fused optimisers and writes through ``.data`` leave the version counter alone, so the content is compared.
+        On an accelerator that would wait for the device at each read: there the counter alone is asked here, and
+        ``Attachment`` compares the content of all values at once, before each forward pass of the model.
+        """
+        values, dense, written = self.values, self.dense, self.written
+        if written.dtype != dense.dtype or written.device != dense.device or values._version != self._version:
+            return True
+        return written.device.type == "cpu" and not self.matches_values()
+
+    def matches_values(self) -> bool:
+        """Whether ``written`` is the values, rounded."""
+        values: Tensor = self.values
+        if values.dtype != self.written.dtype:
+            values = values.detach().to(self.written.dtype)
+        return torch.equal(values, self.written)
+
+    def changed(self) -> Tensor:
+        """Whether what this rank holds of the values is not what was written last, as a tensor: nobody waits."""
+        values = local(self.values)
+        written = own_share(self.values, self.written)
+        if (
+            values.dtype.itemsize < 4
+        ):  # whole for a forward pass, under a policy that casts: too coarse to tell
+            return torch.zeros((), dtype=torch.bool, device=values.device)
+        rounded = values.to(written.dtype)
+        return ((rounded != written) & ~rounded.isnan()).any()
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Write the values into the dense weight, rounded to its dtype. Collective where they are sharded."""
+        self.write_whole(*whole([self.values]))
+
+    @torch.no_grad()
+    def write_whole(self, values: Tensor) -> None:
+        """Write ``values`` (k,), which are the weight's own; of a sharded weight, what lies in this rank's rows."""
+        dense = self.dense
+        self.accept(values.to(device=dense.device, dtype=dense.dtype, copy=True))
+
+    @torch.no_grad()
+    def accept(self, written: Tensor, in_place: bool = False) -> None:
+        """Take ``written`` (k,) for the weight's content, and put it there unless it is ``in_place``."""
+        self.written = written
+        if not in_place:
+            self._put(self.dense, written)
+        self._version = self.values._version
+
+    @torch.no_grad()
+    def take_values_from_dense(self) -> None:
+        """The other way: after a plain checkpoint was loaded into the dense weight, the values follow it."""
+        assert not is_sharded(self.dense)
+        self.values.copy_(self.dense.take(self.positions.long()))
+        self.write()
+
+    @torch.no_grad()
+    def show(self, base: bool) -> None:
+        """Put the base's values, or the trained ones, into the dense weight for a while.
+
+        Written past the version counter: the content is back before any backward pass that could miss it.
+        """
+        dense = self.dense
+        shown = self.original.to(dense.device, dense.dtype) if base else self.written
+        self._put(dense.data, shown)
+        self.showing_base = base
+
+    def _put(self, dense: Tensor, content: Tensor) -> None:
+        if not is_sharded(dense):
+            write_at(dense, self.positions, content)
+            return
+        if self._own is None:
+            self._own = own_entries(dense, self.positions)
+        entries, begin = self._own
+        write_at(local(dense), self.positions[entries] - begin, content[entries])
+
+
+def write_at(dense: Tensor, positions: Tensor, content: Tensor) -> None:
+    """``dense.put_(positions, content)``, at a fraction of its time for a weight that lies in one piece."""
+    if native.can_write(dense, positions, content):
+        native.write(dense, positions, content)
+    elif dense.is_contiguous():
+        dense.view(-1).index_copy_(0, positions.long(), content)
+    else:
+        dense.put_(positions.long(), content)

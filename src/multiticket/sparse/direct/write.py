@@ -1,0 +1,86 @@
+"""After a step, the values of all weights go into the dense ones, with few calls for all of them.
+
+What a weight's write costs is its calls, not its bytes: at 1 % of a 0.5B model 290 weights take 5 million values, 10
+MB. So the values are rounded as one tensor, and one kernel puts all of them in their places: the compiled one on a CPU,
+Triton's on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multiticket.sparse.direct.weight import MaskedWeight
+from multiticket.sparse.gradient import native
+from multiticket.sparse.sharded import is_sharded
+
+
+@torch.no_grad()
+def write_together(weights: Sequence[MaskedWeight], values: Sequence[Tensor]) -> None:
+    """``write_whole`` for each of ``weights`` with its ``values`` (k,)."""
+    for group in _alike(zip(weights, values, strict=True)):
+        own = [weight for weight, _ in group]
+        dense = own[0].dense
+        if is_sharded(dense):
+            for weight, content in group:
+                weight.write_whole(content)
+            continue
+        flat = torch.cat([content.to(dense.device) for _, content in group]).to(dense.dtype)
+        placed = _scatter(flat, own)
+        for weight, piece in zip(own, flat.split([w.positions.numel() for w in own]), strict=True):
+            weight.accept(piece, placed)
+
+
+@torch.no_grad()
+def any_changed(weights: Sequence[MaskedWeight]) -> bool:
+    """Whether the values of any weight are not what was written last; waits for the device once."""
+    changed = []
+    for group in _alike((weight, weight.values) for weight in weights):
+        values = torch.cat([content.detach() for _, content in group])
+        written = torch.cat([weight.written for weight, _ in group])
+        changed.append((values.to(written.dtype) != written).any())
+    return bool(changed) and bool(torch.stack([flag.to(changed[0].device) for flag in changed]).any())
+
+
+def _alike(pairs: Iterable[tuple[MaskedWeight, Tensor]]) -> Iterator[list[tuple[MaskedWeight, Tensor]]]:
+    """In groups that can be one tensor."""
+    groups: dict[tuple[object, ...], list[tuple[MaskedWeight, Tensor]]] = {}
+    for weight, content in pairs:
+        dense = weight.dense
+        key = (content.dtype, content.device, dense.dtype, dense.device, is_sharded(dense))
+        groups.setdefault(key, []).append((weight, content))
+    yield from groups.values()
+
+
+def _scatter(flat: Tensor, weights: Sequence[MaskedWeight]) -> bool:
+    """Put ``flat``, the weights' values one after the other, in its places by one kernel; whether that was possible."""
+    places = [(weight.dense, weight.positions) for weight in weights]
+    if flat.device.type == "cpu":
+        if not all(native.can_write(dense, at, flat) for dense, at in places):
+            return False
+        native.write_many([dense for dense, _ in places], [at for _, at in places], flat)
+        return True
+    if flat.device.type != "cuda" or find_spec("triton") is None:
+        return False
+    if not all(dense.is_contiguous() and at.dtype == torch.int32 for dense, at in places):
+        return False
+    _places(places).write(flat)
+    return True
+
+
+_last_places: tuple[tuple[int, ...], Any] | None = None
+
+
+def _places(places: Sequence[tuple[Tensor, Tensor]]) -> Any:
+    """The kernel's tables, made anew when an address changes, which is when a weight is moved."""
+    global _last_places
+    key = tuple(tensor.data_ptr() for place in places for tensor in place)
+    if _last_places is None or _last_places[0] != key:
+        from multiticket.sparse.triton_kernels import Places  # triton is imported where it is used
+
+        _last_places = key, Places([dense for dense, _ in places], [at for _, at in places])
+    return _last_places[1]

@@ -1,0 +1,1 @@
+"""How k entries of a weight gradient are computed, on a CPU or anywhere."""

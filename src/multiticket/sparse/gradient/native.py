@@ -1,0 +1,276 @@
+"""``native.c``, built by the machine's own C compiler when it is first wanted: k dot products, columns, and writes.
+
+torch's sampled product needs both operands transposed, and a transposing copy in torch takes one thread and, for 1 %
+of the entries, twice the time of the dot products. The C code transposes in the cache, on all threads. It is
+compiled once (about a second) into the user's cache folder; where there is no compiler, ``sampled`` is used instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multiticket.sparse.gradient.factored import product
+
+SOURCE = Path(__file__).with_suffix(".c")
+FLAGS = (
+    *("-O3", "-shared", "-fPIC", "-w"),
+    *("-fno-math-errno", "-fno-trapping-math"),
+)
+DTYPES = (torch.float32, torch.bfloat16)
+BLOCK = 64
+"""Tokens a block; ``B`` in the C source."""
+LEAST_FOR_THREADS = 1 << 15
+"""Entries of the operands below which a second thread costs more than it brings."""
+LEAST_WRITES = 1 << 12
+"""As many for writes, which wait for memory."""
+MOST_SUMS = 1 << 22
+"""Sums that threads with tokens of their own may hold in all: 16 MiB."""
+MOST_TURNED = 1 << 22
+"""Entries of an input whose transpose is kept for the next layer that reads it: 16 MiB."""
+
+
+def can_take(dy: Tensor, positions: Tensor) -> bool:
+    """Whether operands of this kind are for ``native``: fp32 or bf16 on a CPU, with positions below 2**31."""
+    return dy.device.type == "cpu" and dy.dtype in DTYPES and positions.dtype == torch.int32
+
+
+def native(
+    dy: Tensor,
+    x: Tensor,
+    positions: Tensor,
+    starts: Tensor,
+    factors: Sequence[Tensor] = (),
+    again: bool = False,
+) -> Tensor:
+    """Gradient at sorted ``positions`` (k,) from dy (tokens, rows) and x (tokens, columns) of its dtype; fp32.
+
+    With ``factors``, from the product of x and these, one after the other, with the same bits; in fp32 no product is
+    made in memory. They are one of the shape of x, or one a token (tokens, 1) and one a column (1, columns).
+
+    ``again`` says that this thread's next call will likely have the same x and factors, as queries, keys and values do:
+    what was transposed is kept for it.
+    """
+    built = library()
+    assert built is not None
+    assert can_take(dy, positions)
+    dy, x = (operand if operand.stride(-1) == 1 else operand.contiguous() for operand in (dy, x))
+    if factors and not _can_multiply(x, factors):
+        x, factors = product(x, factors).contiguous(), ()
+    pointers = [factor.data_ptr() for factor in factors]
+    times, by_token, by_column = (None, *pointers) if len(factors) == 2 else (*pointers, *[None] * 3)[:3]
+    (tokens, rows), columns = dy.shape, x.shape[1]
+    threads = torch.get_num_threads() if dy.numel() + x.numel() >= LEAST_FOR_THREADS else 1
+    splits = max(1, min(threads, -(-tokens // BLOCK), MOST_SUMS // max(1, positions.numel())))
+    sums = torch.empty(splits, positions.numel())
+    turned = _turned.find((x, *factors))
+    has_turned = turned is not None and splits == threads
+    if not has_turned and again and splits == threads and x.numel() <= MOST_TURNED:
+        turned = torch.empty(-(-tokens // BLOCK), columns * BLOCK)
+    _turned.keep((x, *factors), turned if again else None)
+    scratch = None if turned is not None else torch.empty(threads, columns * BLOCK)
+    built.multiticket_sampled(
+        *(dy.data_ptr(), dy.stride(0), x.data_ptr(), x.stride(0)),
+        *(times, by_token, by_column),
+        *(dy.dtype == torch.bfloat16, tokens, rows, columns),
+        *(starts.data_ptr(), positions.data_ptr(), sums.data_ptr()),
+        None if scratch is None else scratch.data_ptr(),
+        None if turned is None else turned.data_ptr(),
+        *(has_turned, splits, threads),
+    )
+    return sums[0]
+
+
+class _Turned(threading.local):
+    """An input that was transposed, and the transpose, from one call to the next."""
+
+    def __init__(self) -> None:
+        self.parts: tuple[Tensor, ...] = ()
+        self.versions: list[int] = []
+        self.turned: Tensor | None = None
+
+    def find(self, parts: tuple[Tensor, ...]) -> Tensor | None:
+        """The transpose of what these tensors multiply to, if it was kept and they have not changed since."""
+        if self.turned is None or len(parts) != len(self.parts):
+            return None
+        for part, kept, version in zip(parts, self.parts, self.versions, strict=True):
+            same = part.data_ptr() == kept.data_ptr() and part.dtype == kept.dtype
+            if not (same and part.shape == kept.shape and part.stride() == kept.stride()):
+                return None
+            if part._version != version:
+                return None
+        return self.turned
+
+    def keep(self, parts: tuple[Tensor, ...], turned: Tensor | None) -> None:
+        """Keep ``turned``, or nothing; ``parts`` are held with it, so that nothing else comes to lie where they lie."""
+        self.parts = () if turned is None else parts
+        self.versions = [part._version for part in self.parts]
+        self.turned = turned
+
+
+_turned = _Turned()
+
+
+def _can_multiply(x: Tensor, factors: Sequence[Tensor]) -> bool:
+    """Whether the kernel multiplies x by these as it reads them."""
+    if x.dtype != torch.float32:
+        return False
+    if len(factors) == 1:
+        return factors[0].stride() == x.stride()
+    return all(factor.is_contiguous() for factor in factors)
+
+
+def columns(x: Tensor, positions: Tensor) -> Tensor:
+    """``x[:, positions]`` for x (tokens, features) and positions (k,) that `can_take` takes: (tokens, k), its dtype."""
+    built = library()
+    assert built is not None
+    x = x if x.stride(1) == 1 else x.contiguous()
+    taken = x.new_empty(x.shape[0], positions.numel())
+    built.multiticket_columns(
+        *(x.data_ptr(), x.stride(0), x.dtype == torch.bfloat16, x.shape[0]),
+        *(positions.data_ptr(), positions.numel(), taken.data_ptr()),
+    )
+    return taken
+
+
+def column_sums(dy: Tensor, positions: Tensor, times: Tensor | None = None) -> Tensor:
+    """``dy[:, positions].sum(0)`` (k,) in fp32, or that of its product with ``times`` (tokens, k) of the same dtype."""
+    built = library()
+    assert built is not None
+    dy = dy if dy.stride(1) == 1 else dy.contiguous()
+    sums = torch.empty(positions.numel())
+    built.multiticket_column_sums(
+        *(dy.data_ptr(), dy.stride(0)),
+        None if times is None else times.data_ptr(),
+        *(dy.dtype == torch.bfloat16, dy.shape[0]),
+        *(positions.data_ptr(), positions.numel(), sums.data_ptr()),
+    )
+    return sums
+
+
+def can_write(dense: Tensor, positions: Tensor, content: Tensor) -> bool:
+    """Whether `write` may be asked: a CPU weight in one piece, its own dtype, positions below 2**31, and a compiler."""
+    plain = (
+        type(dense) in (Tensor, torch.nn.Parameter) and dense.device.type == "cpu" and dense.is_contiguous()
+    )
+    whole = content.dtype == dense.dtype and content.is_contiguous() and dense.dtype.itemsize in (2, 4, 8)
+    return plain and whole and positions.dtype == torch.int32 and library() is not None
+
+
+def write(dense: Tensor, positions: Tensor, content: Tensor) -> None:
+    """``dense.put_(positions, content)`` for sorted positions (k,) and content (k,), in a few nanoseconds an entry."""
+    write_many([dense], [positions], content)
+
+
+def write_many(dense: Sequence[Tensor], positions: Sequence[Tensor], content: Tensor) -> None:
+    """``write`` for each of the weights, with its piece of ``content``: the pieces lie one after the other.
+
+    All weights have the dtype of ``content``. torch is told of the changes, as of any other in place.
+    """
+    writer(dense, positions)(content)
+    for one in dense:
+        torch.autograd.graph.increment_version(one)
+
+
+def writer(dense: Sequence[Tensor], positions: Sequence[Tensor]) -> Callable[[Tensor], None]:
+    """A function that writes content into these weights, for as long as they stay where they are; torch is not told."""
+    built = library()
+    assert built is not None
+    counts = [one.numel() for one in positions]
+    pointers, numbers = ctypes.c_void_p * len(counts), ctypes.c_int64 * len(counts)
+    threads = torch.get_num_threads() if sum(counts) >= LEAST_WRITES else 1
+    into, at = pointers(*(one.data_ptr() for one in dense)), pointers(*(one.data_ptr() for one in positions))
+    sizes = numbers(*counts)
+    held = (*dense, *positions)  # addresses stay theirs
+
+    def put(content: Tensor) -> None:
+        assert held is not None
+        built.multiticket_write(
+            len(counts), into, content.dtype.itemsize, at, sizes, content.data_ptr(), threads
+        )
+
+    return put
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The built kernel, from the cache folder or built now; None where no compiler can build it."""
+    compiler = _compiler()
+    if compiler is None:
+        return None
+    for openmp in (("-fopenmp",), ()):
+        try:
+            path = _build(compiler, openmp)
+            built = ctypes.CDLL(str(path))
+            _declare(built)
+        except (OSError, subprocess.SubprocessError, AttributeError):
+            continue
+        return built
+    return None
+
+
+def _declare(built: ctypes.CDLL) -> None:
+    pointer: Any = ctypes.c_void_p
+    integer, number = ctypes.c_int, ctypes.c_int64
+    operand = [pointer, number]
+    sampled = [*operand * 2, *[pointer] * 3, integer, *[number] * 3, *[pointer] * 5, *[integer] * 3]
+    built.multiticket_sampled.argtypes = sampled
+    built.multiticket_columns.argtypes = [*operand, integer, number, *operand, pointer]
+    built.multiticket_column_sums.argtypes = [*operand, pointer, integer, number, *operand, pointer]
+    built.multiticket_write.argtypes = [number, pointer, integer, *[pointer] * 3, integer]
+    for function in ("sampled", "columns", "column_sums", "write"):
+        getattr(built, f"multiticket_{function}").restype = None
+
+
+def _compiler() -> list[str] | None:
+    chosen = os.environ.get("CC")
+    if chosen:
+        return shlex.split(chosen)
+    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    return None if found is None else [found]
+
+
+def _build(compiler: list[str], openmp: tuple[str, ...]) -> Path:
+    """The shared library's path: as it was built before by this compiler from this source, or built now."""
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
+    made_of = [SOURCE.read_bytes(), version, platform.machine().encode(), repr((FLAGS, openmp)).encode()]
+    name = f"native-{hashlib.sha256(b'|'.join(made_of)).hexdigest()[:16]}.so"
+    folder = _cache_folder()
+    path = folder / name
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / name
+            command = [*compiler, *FLAGS, *openmp, "-o", str(made), str(SOURCE)]
+            subprocess.run(command, capture_output=True, check=True, timeout=120)
+            made.replace(path)
+    return path
+
+
+def _cache_folder() -> Path:
+    """The user's cache folder, or one for this process alone where that cannot be written."""
+    try:
+        home = os.environ.get("XDG_CACHE_HOME")
+        folder = (Path(home) if home else Path.home() / ".cache") / "multiticket"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    except (OSError, RuntimeError):
+        pass
+    folder = Path(tempfile.mkdtemp(prefix="multiticket-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

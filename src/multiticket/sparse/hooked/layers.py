@@ -1,0 +1,196 @@
+"""What attaching changes of a module: its class becomes a subclass of itself that looks after its aliases.
+
+A masked attribute is shadowed by its alias in the module's own dictionary, which Python asks before it asks for
+parameters: the module's forward is torch's own, and reads a leaf over the same memory.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from multiticket.sparse.hooked.functions import AnchoredLookup, LeanLinear, Lookup, TracedLinear
+from multiticket.sparse.hooked.plan import LinearPlan
+from multiticket.sparse.hooked.tensor import MaskedTensor
+
+_RECORD = "_ticket_record"
+
+
+@dataclass
+class Record:
+    """What a converted module knows of its attachment."""
+
+    attachment: Any
+    tensors: dict[str, MaskedTensor] = field(default_factory=dict)
+    """By attribute; a tied tensor may be owned by another module."""
+    linear: LinearPlan | None = None
+    """Of a linear layer's masked weight."""
+    anchors: bool = False
+    """Whether it is the model's first embedding."""
+
+
+def record_of(module: nn.Module) -> Record | None:
+    """The record of a module that an attachment converted."""
+    return module.__dict__.get(_RECORD)
+
+
+class HookedModule(nn.Module):
+    """What every converted module does besides its own work."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """Moves and casts as always, except that values never drop below fp32; aliases follow."""
+        attachment = self.__dict__[_RECORD].attachment
+        mine = self is attachment.model
+        kept = {id(t) for p in attachment.parameters() for t in (p, p.grad)} if mine else set()
+
+        def apply(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if id(tensor) not in kept or not moved.is_floating_point():
+                return moved
+            dtype = torch.promote_types(torch.float32, moved.dtype)
+            return moved.to(dtype) if tensor.is_meta else tensor.to(moved.device, dtype)
+
+        super()._apply(apply, recurse)
+        attachment._moved = True
+        if mine:
+            attachment._settle()
+        return self
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        attachment = self.__dict__[_RECORD].attachment
+        if self is attachment.model:
+            attachment._ensure_written()
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        attachment = self.__dict__[_RECORD].attachment
+        if self is attachment.model:
+            attachment._before_load(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Of the whole model a copy with an attachment of its own; of a part, a plain copy of that part."""
+        attachment = self.__dict__[_RECORD].attachment
+        if self is attachment.model:
+            return attachment._copy_model(memo)
+        plain = plain_class(type(self))
+        twin = plain.__new__(plain)
+        memo[id(self)] = twin
+        left = {_RECORD, *self.__dict__[_RECORD].tensors}
+        twin.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k not in left})
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "A model with an attachment cannot be pickled; save attachment.ticket() or attachment.state_dict(), or "
+            "detach it first."
+        )
+
+
+class HookedLinear(nn.Linear):
+    """A linear layer: torch's own forward over the alias, or a lean function where the plan asks for one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        record = self.__dict__[_RECORD]
+        plan = record.linear
+        if plan is None or not torch.is_grad_enabled():
+            return F.linear(x, self.weight, self.bias)
+        compiling = torch.compiler.is_compiling()
+        if not compiling and not plan.lean:
+            return F.linear(x, self.weight, self.bias)
+        tensor = plan.tensor
+        device = x.device.type
+        if device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+            x = x.to(torch.get_autocast_dtype(device))
+        if compiling:
+            return TracedLinear.apply(
+                x,
+                self.bias,
+                tensor.leaf,
+                tensor.dense,
+                plan.positions,
+                plan.rows,
+                plan.columns,
+                plan.bounds,
+            )
+        return LeanLinear.apply(x, self.bias, tensor.leaf, plan)
+
+
+class HookedEmbedding(nn.Embedding):
+    """An embedding whose backward pass touches only the rows that occurred; the model's first ends the pass."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        record = self.__dict__[_RECORD]
+        tensor = record.tensors.get("weight")
+        if not torch.is_grad_enabled() or self.scale_grad_by_freq or self.sparse:
+            return super().forward(tokens)
+        padding = -1 if self.padding_idx is None else self.padding_idx
+        if record.anchors and not torch.compiler.is_compiling():
+            collector = record.attachment._collector
+            values = [group.parameter for group in collector.groups]
+            dense = self._parameters["weight"] if tensor is None else tensor.dense
+            return AnchoredLookup.apply(tokens, dense, padding, tensor, collector, collector.probe, *values)
+        if tensor is None:
+            return super().forward(tokens)
+        return Lookup.apply(tokens, tensor.leaf, tensor.dense, tensor.positions, padding)
+
+
+_LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: HookedLinear, nn.Embedding: HookedEmbedding}
+
+
+@cache
+def hooked_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """A subclass of ``cls`` that looks after its aliases.
+
+    A layer of ours stands *behind* ``cls`` in the resolution order, so that a class with a forward of its own keeps it,
+    and its ``super().forward`` arrives at ours.
+    """
+    layer = next((layer for plain, layer in _LAYERS.items() if issubclass(cls, plain)), None)
+    if layer is None:
+        bases: tuple[type, ...] = (HookedModule, cls)
+    elif cls in _LAYERS:
+        bases = (HookedModule, layer)
+    else:
+        bases = (HookedModule, cls, layer)
+    members: dict[str, Any] = {}
+    if hasattr(cls, "tie_weights"):  # transformers': registers what ``get_parameter`` returns
+        members["tie_weights"] = _tie_past_aliases(cls.tie_weights)
+    members.update(__module__=cls.__module__, __qualname__=cls.__qualname__, __doc__=cls.__doc__)
+    return type(cls.__name__, bases, members)
+
+
+def _tie_past_aliases(tie: Any) -> Any:
+    def tie_weights(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.__dict__[_RECORD].attachment._without_aliases():
+            return tie(self, *args, **kwargs)
+
+    return tie_weights
+
+
+def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """What ``hooked_class`` was made from."""
+    assert cls.__bases__[0] is HookedModule, f"{cls} was wrapped again after attach"
+    original = cls.__bases__[1]
+    return {layer: plain for plain, layer in _LAYERS.items()}.get(original, original)
+
+
+def convert(module: nn.Module, record: Record) -> None:
+    """Make ``module`` look after the aliases that will shadow its weights."""
+    module.__dict__[_RECORD] = record
+    cls: Any = type(module)
+    module.__class__ = hooked_class(cls)
+
+
+def restore(module: nn.Module) -> None:
+    """Undo ``convert``."""
+    record: Record = module.__dict__.pop(_RECORD)
+    for attribute in record.tensors:
+        module.__dict__.pop(attribute, None)
+    module.__class__ = plain_class(type(module))

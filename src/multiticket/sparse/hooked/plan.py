@@ -1,0 +1,88 @@
+"""How a linear layer's weight gradient is gathered, decided once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multiticket.sparse.gradient.blocks import rows_of_a_block
+from multiticket.sparse.hooked.tensor import MaskedTensor
+
+
+@dataclass
+class LinearPlan:
+    """Of one masked linear weight (rows, columns).
+
+    What a hook would hold is the layer's whole input until the backward pass, and its dense gradient for a moment. That
+    is too much where the mask needs few columns of the input, where the input is a product that autograd keeps in
+    factors anyway, and where the gradient is as large as a vocabulary's.
+    """
+
+    tensor: MaskedTensor
+    collector: Any
+    rows: Tensor | None
+    """Rows that the mask touches, if few."""
+    columns: Tensor | None
+    """Columns that the mask touches, if few."""
+    positions: Tensor
+    """Within those rows and columns (k,)."""
+    complete: bool
+    """Whether the mask takes every entry of them: the product is the gradient, and nothing is gathered."""
+    narrowing: bool
+    """From wider than the model's width back to it: in a gated block, the input is a product, and the widest
+    activation."""
+    bounds: tuple[tuple[int, int, int, int], ...]
+    """(row, end_row, begin, end) of each block of rows that is multiplied together, and of its positions."""
+
+    @property
+    def lean(self) -> bool:
+        """Whether a function of ours is to be preferred to torch's own forward and a hook."""
+        cropped = self.rows is not None or self.columns is not None
+        return cropped or self.narrowing or len(self.bounds) > 1
+
+    @property
+    def method(self) -> str:
+        """Its name: ``thin`` or ``blocks``, ``factors`` (where the input has any), or ``hook``."""
+        if self.rows is not None or self.columns is not None:
+            return "thin"
+        if len(self.bounds) > 1:
+            return "blocks"
+        return "factors" if self.narrowing else "hook"
+
+    def gather(self, dy: Tensor, x: Tensor) -> None:
+        """Put k entries of ``dy^T x`` in their place, from dy (tokens, rows) and x (tokens, columns kept)."""
+        if self.rows is not None:
+            dy = dy.index_select(1, self.rows)
+        if len(self.bounds) == 1:
+            gradient = (dy.t() @ x).view(-1)
+            self.collector.put(self.tensor, gradient, None if self.complete else self.positions)
+            return
+        pieces = []
+        for row, end_row, begin, end in self.bounds:
+            if begin < end:
+                block = (dy[:, row:end_row].t() @ x).view(-1)
+                inside = self.positions[begin:end]
+                pieces.append(block.index_select(0, inside - row * x.shape[1] if row else inside))
+        self.collector.put(self.tensor, torch.cat(pieces), None)
+
+
+def plan_linear(tensor: MaskedTensor, collector: Any, width: int) -> LinearPlan:
+    """The plan of a masked linear weight in a model that embeds tokens in ``width`` features (0: it embeds none)."""
+    crop = tensor.crop
+    rows, columns = crop.shape
+    step = rows_of_a_block(columns, tensor.dense.device)
+    edges = [*range(0, rows, step), rows]
+    starts = crop.host_starts[torch.tensor(edges)].tolist()
+    return LinearPlan(
+        tensor=tensor,
+        collector=collector,
+        rows=crop.rows,
+        columns=crop.columns,
+        positions=crop.positions,
+        complete=crop.positions.numel() == rows * columns,
+        narrowing=max(tensor.shape[0], width) < tensor.shape[1],
+        bounds=tuple(zip(edges, edges[1:], starts, starts[1:], strict=False)),
+    )

@@ -1,0 +1,118 @@
+"""One masked tensor: where it lies, which entries train, and the leaves through which autograd reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multiticket.sparse.gradient.crop import Crop, crop, row_starts
+
+
+class MaskedTensor:
+    """A frozen weight, its positions, and its two leaves.
+
+    The *alias* is a leaf over the weight's own memory: modules read it in the weight's place, so that their forward is
+    torch's own. The *leaf* holds the k values, for functions that compute only k gradients.
+    """
+
+    values_of: Any
+    """The ``Values`` that hold its values."""
+    slot: int
+    """Its place among those tensors."""
+    begin: int
+    end: int
+    """Where its values lie among all."""
+    out: Tensor
+    """Where its gathered gradient goes (k,), in the weight's dtype."""
+    leaf: Tensor
+    """Its values (k,) as a leaf, which receives a gradient and nothing else."""
+    alias: nn.Parameter
+    """The weight as a leaf: the same memory, and a gradient that a hook gathers."""
+    known: nn.Parameter
+    """The frozen weight as it was when the alias was made."""
+    address: int
+    """Where its memory was."""
+
+    def __init__(self, name: str, places: Sequence[tuple[nn.Module, str]], positions: Tensor) -> None:
+        self.name = name
+        self.places = places
+        self.owner, self.attribute = places[0]
+        dense = self.dense
+        self.shape = dense.shape
+        self._positions = positions.to(dense.device, torch.int32 if dense.numel() < 2**31 else torch.int64)
+        self._crop: Crop | None = None
+        self._host_starts: Tensor | None = None
+
+    @property
+    def dense(self) -> nn.Parameter:
+        """The frozen weight, looked up each time: wrappers replace parameter objects."""
+        dense = self.owner._parameters[self.attribute]
+        assert dense is not None
+        return dense
+
+    @property
+    def positions(self) -> Tensor:
+        """Sorted flat positions (k,), int32 where they fit, on the weight's device."""
+        if self._positions.device != self.dense.device and not self.dense.is_meta:
+            self._positions = self._positions.to(self.dense.device)
+        return self._positions
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether its gradient is so small that it may stay until the backward pass ends: a norm's weight, a bias."""
+        return self.dense.dim() < 2
+
+    def taken(self) -> Tensor:
+        """What the weight holds at the positions (k,), in its own dtype."""
+        return self.dense.detach().take(self.positions.long())
+
+    def make_leaf(self, values: Tensor) -> None:
+        """Make the leaf: a view of the memory of ``values`` (n,)."""
+        self.leaf = values.detach()[self.begin : self.end].requires_grad_(True)
+        mine, begin, end = self.values_of, self.begin, self.end
+
+        def hook(leaf: Tensor) -> None:
+            if leaf.grad is not None:
+                mine.extra.append((begin, end, leaf.grad))
+                leaf.grad = None
+                mine.collector.noticed()
+
+        self.leaf.register_post_accumulate_grad_hook(hook)
+        self._leaf_node = torch.autograd.graph.get_gradient_edge(self.leaf).node
+
+    def accumulates(self) -> bool:
+        """Within a backward pass: whether it is one that accumulates into leaves, not one for chosen inputs alone."""
+        return torch._C._will_engine_execute_node(self._leaf_node)
+
+    @property
+    def crop(self) -> Crop:
+        """The positions within the rows and columns that they touch, of a matrix."""
+        if self._crop is None or self._crop.positions.device != self.positions.device:
+            self._crop = crop(self.positions, self.starts, *self.shape)
+        return self._crop
+
+    @property
+    def starts(self) -> Tensor:
+        """``row_starts`` of the positions, of a matrix."""
+        return row_starts(self.positions, *self.shape)
+
+    # What TRL's fused head asks of a weight
+
+    @property
+    def values(self) -> Tensor:
+        """The leaf that receives the gradient."""
+        return self.leaf
+
+    def fresh_dense(self) -> Tensor:
+        """The weight, without history."""
+        return self.dense.detach()
+
+    @property
+    def host_starts(self) -> Tensor:
+        """``starts`` in the host's memory."""
+        if self._host_starts is None:
+            self._host_starts = self.starts.cpu()
+        return self._host_starts

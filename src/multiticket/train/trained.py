@@ -1,0 +1,155 @@
+"""What ``multiticket eval`` measures: a base, a base with a ticket or an adapter, or a run's checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from multiticket.quiet import hush, hush_loaded
+
+hush()
+
+from multiticket import tasks  # noqa: E402
+from multiticket.config import EvalConfig, RunConfig, folder_word  # noqa: E402
+from multiticket.evaluate.evaluation import Evaluation, evaluate  # noqa: E402
+from multiticket.models import load_model  # noqa: E402
+from multiticket.runs.folder import RunFolder  # noqa: E402
+from multiticket.sparse import attach  # noqa: E402
+from multiticket.tasks import Asking, asked  # noqa: E402
+from multiticket.ticket import Ticket  # noqa: E402
+from multiticket.train.arms import build_mask, with_adapter  # noqa: E402
+from multiticket.train.trainer import VALUES_FILE, load_values  # noqa: E402
+
+DEFAULT_MODEL, DEFAULT_TASK = "tiny-qwen2", "arithmetic"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where trained values are; at most one of the three."""
+
+    ticket: Path | None = None
+    adapter: Path | None = None
+    checkpoint: Path | None = None
+
+    def name(self) -> str | None:
+        """``ticket``, ``adapter``, ``step-N``, or None for a base."""
+        if self.checkpoint is not None:
+            return self.checkpoint.resolve().name
+        return "ticket" if self.ticket is not None else "adapter" if self.adapter is not None else None
+
+    def run(self) -> RunFolder | None:
+        """The run that these values are of, if they lie in its folder."""
+        if self.checkpoint is not None:
+            return RunFolder(self.checkpoint.resolve().parent.parent)
+        place = self.ticket or self.adapter
+        folder = RunFolder(place.resolve().parent) if place is not None else None
+        return folder if folder is not None and folder.config.exists() else None
+
+
+def measure(
+    config: RunConfig, model: str | None, trained: Trained, task: str | None, verbose: bool = False
+) -> tuple[Evaluation, dict[str, Any]]:
+    """The evaluation of one subject, and what it was: model, task and where the trained values came from.
+
+    Args:
+        config: gives the dtype (not for a checkpoint, whose run says) and how to measure.
+        model: the base; None: the one that the ticket, the adapter or the run names, else ``tiny-qwen2``.
+        task: None: the ticket's or the run's, else ``arithmetic``.
+    """
+    if not verbose:
+        hush_loaded()
+    if trained.checkpoint is not None:
+        return _measure_checkpoint(config, trained.checkpoint, task)
+    if trained.adapter is not None:
+        return _measure_adapter(config, model, trained, task)
+    loaded = Ticket.load(trained.ticket) if trained.ticket is not None else None
+    told = dict(loaded.provenance) if loaded is not None else {}
+    model = model or told.get("model") or DEFAULT_MODEL
+    chosen = tasks.get(task or told.get("task") or DEFAULT_TASK)
+    base, tokenizer = load_model(model, config.dtype)
+    about = {"model": model, "task": chosen.name}
+    chosen = asked(chosen, tokenizer, _asking(config, told if task is None else {}))
+    if loaded is None:
+        return evaluate(base, tokenizer, chosen, config.eval, config.max_completion_tokens), about
+    tokens = config.max_completion_tokens or (told.get("max_completion_tokens") if task is None else None)
+    with loaded.applied(base):
+        evaluation = evaluate(base, tokenizer, chosen, config.eval, tokens)
+    return evaluation, {**about, "ticket": str(trained.ticket)}
+
+
+def _measure_adapter(
+    config: RunConfig, model: str | None, trained: Trained, task: str | None
+) -> tuple[Evaluation, dict[str, Any]]:
+    adapter, run = trained.adapter, trained.run()
+    assert adapter is not None
+    started = run.read_config() if run is not None else None
+    model = model or (started.model if started is not None else adapter_base(adapter))
+    chosen = tasks.get(task or (started.task if started is not None else DEFAULT_TASK))
+    told = started.model_dump() if started is not None and task is None else {}
+    tokens = config.max_completion_tokens or told.get("max_completion_tokens")
+    base, tokenizer = load_model(model, config.dtype)
+    chosen = asked(chosen, tokenizer, _asking(config, told))
+    adapted = with_adapter(base, adapter)
+    about = {"model": model, "task": chosen.name, "adapter": str(adapter)}
+    return evaluate(adapted, tokenizer, chosen, config.eval, tokens), about
+
+
+def adapter_base(adapter: Path) -> str:
+    """The base that a PEFT adapter's folder names. ValueError if it is no such folder or names none."""
+    try:
+        named = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        named = named["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{adapter} is not a PEFT adapter: it has no adapter_config.json that names a base."
+        ) from None
+    if not named:
+        raise ValueError(f"The adapter in {adapter} does not say what its base is: name it as MODEL.")
+    return str(named)
+
+
+def _measure_checkpoint(
+    config: RunConfig, checkpoint: Path, task: str | None
+) -> tuple[Evaluation, dict[str, Any]]:
+    run = RunFolder(checkpoint.resolve().parent.parent)
+    if not checkpoint.is_dir() or not run.config.exists():
+        raise ValueError(f"{checkpoint} is not a checkpoint: give a run's checkpoints/step-N folder.")
+    started = run.read_config()
+    chosen = tasks.get(task or started.task)
+    about = {"model": started.model, "task": chosen.name, "checkpoint": str(checkpoint)}
+    if started.arm == "full":
+        model, tokenizer = load_model(str(checkpoint), started.dtype)
+    elif started.arm == "lora":
+        base, tokenizer = load_model(started.model, started.dtype)
+        model = with_adapter(base, checkpoint)
+    else:
+        model, tokenizer = load_model(started.model, started.dtype)
+        load_values(attach(model, build_mask(model, started, tokenizer)), checkpoint / VALUES_FILE)
+    chosen = asked(chosen, tokenizer, _asking(config, started.model_dump() if task is None else {}))
+    tokens = config.max_completion_tokens or started.max_completion_tokens
+    return evaluate(model, tokenizer, chosen, config.eval, tokens), about
+
+
+def _asking(config: RunConfig, told: Mapping[str, Any]) -> Asking:
+    """How the model is asked: as the command says, and else as in the training."""
+    return config.asking.over(Asking.of(told))
+
+
+def results_file(trained: Trained, task: str, settings: EvalConfig) -> Path | None:
+    """Where the results of single problems are kept if nowhere else is said: in the run that was measured.
+
+    The name tells all that the results depend on, so that the same name is the same measurement. None for what is
+    of no run, or of one whose folder cannot be written.
+    """
+    run = trained.run()
+    if run is None or not os.access(run.path, os.W_OK):
+        return None
+    problems = settings.problems or "all"
+    words = [trained.name(), task, settings.split, f"{problems}x{settings.samples}"]
+    words += [f"t{settings.temperature:g}", f"seed{settings.seed}"]
+    name = "-".join(folder_word(str(word)) for word in words)
+    return run.path / "evals" / f"{name}.jsonl"
