@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 LIBRARY = ("mask", "ticket", "sparse")
 ROOMS = (
     *LIBRARY,
+    "errors",
     "tasks",
     "bases",
     "quiet",

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from multiticket import bases
+from multiticket.errors import why_not_loaded
 
 
 def load_model(name: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -29,11 +30,10 @@ def load_model(name: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreT
         tokenizer: Any = AutoTokenizer.from_pretrained(place, padding_side="left", truncation_side="left")
         model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
         known = ", ".join(bases.names())
         raise ValueError(
             f"Cannot load the model {name!r}: give a shipped base ({known}), a checkpoint folder, or a hub name; "
-            f"the reason given was: {reason}."
+            f"{why_not_loaded(error)}."
         ) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

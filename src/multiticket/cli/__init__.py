@@ -16,7 +16,7 @@ app = typer.Typer(
     help="Train any random sparse subnetwork of a language model by reinforcement learning.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 train.register(app)
 evaluate.register(app)
@@ -51,11 +51,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command. A user's mistake is one sentence on standard error and exit code 2; a bug keeps its traceback."""
     sys.path.append("")  # last, so that "my_module:my_task" is found in the current folder and hides nothing
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="multiticket", standalone_mode=False)
     except KeyboardInterrupt:
         _say("Interrupted.")
         sys.exit(130)
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # which has printed it
+            sys.exit(0)
         if type(error).__name__ == "RunInterrupted":  # asked to stop by a signal, in whichever command
             _say(str(error))
             sys.exit(getattr(error, "code", 1))
@@ -75,11 +77,9 @@ def mistake(error: Exception, *programs: str) -> str | None:
     """
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's own usage errors
         text = " ".join(error.format_message().split())
-        return (
-            f"{text} See 'multiticket --help'."
-            if text.endswith((".", "?"))
-            else f"{text}. See 'multiticket --help'."
-        )
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "multiticket"
+        return f"{text if text.endswith(('.', '?')) else f'{text}.'} See '{command} --help'."
     if type(error).__name__ == "Abort":
         return "Aborted."
     if isinstance(error, ModuleNotFoundError) and error.name in TRAIN_LIBRARIES:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from multiticket.cli.outputs import refuse_unwritable
+from multiticket.cli.outputs import Command, Json, give, refuse_unwritable
 from multiticket.research.bench.arms import ADAPTERS, DENSITIES, KINDS
 from multiticket.research.bench.shapes import SHAPES, choose_shape
 
@@ -19,7 +19,7 @@ ROUNDS, SWEEP_ROUNDS = 15, 7
 
 
 def register(app: typer.Typer) -> None:
-    app.command("bench")(bench)
+    app.command("bench", cls=Command)(bench)
 
 
 def bench(
@@ -49,7 +49,7 @@ def bench(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Measure every arm under torch.compile.")
     ] = False,
-    json: Annotated[Path | None, typer.Option(help="Also write every number here.")] = None,
+    json: Json = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw it, as a PNG.")] = None,
 ) -> None:
     """Step time and peak memory of full training, tickets, LoRA and SHiRA, beside a floor that trains nothing.
@@ -96,9 +96,8 @@ def bench(
         result = results.run(conditions, chosen, dense, _say)
         caption, shown = show.caption(result), show.table(result)
     _say("")
-    print(f"{caption}{' (first point)' if sweep in ('width', 'tokens') else ''}\n\n{shown}")
-    if json:
-        results.save_json({**results.machine(device), **result}, json)
+    first = " (first point)" if sweep in ("width", "tokens") else ""
+    give({**results.machine(device), **result}, json, lambda: print(f"{caption}{first}\n\n{shown}"))
     if plot:
         show.draw(result, plot)
 
@@ -110,7 +109,7 @@ def _numbers(text: str, option: str) -> list[float]:
         raise ValueError(f"--{option} takes numbers separated by commas, not {text!r}.") from None
 
 
-def _refuse_before_measuring(json: Path | None, plot: Path | None, extras: dict[str, bool]) -> None:
+def _refuse_before_measuring(json: str | None, plot: Path | None, extras: dict[str, bool]) -> None:
     """What would fail after minutes of measuring fails now."""
     refuse_unwritable(json, plot)
     needed = {"transformers": "train", **({"matplotlib": "train"} if plot else {})}

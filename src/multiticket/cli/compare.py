@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
+
+from multiticket.cli.outputs import Command, Json, give, refuse_unwritable
 
 SIDE = "Run folder or file of results; several with commas between, or a pattern in quotes."
 
 
 def register(app: typer.Typer) -> None:
-    app.command("compare")(compare)
+    app.command("compare", cls=Command)(compare)
 
 
 def compare(
@@ -20,16 +21,13 @@ def compare(
     margin: Annotated[
         float, typer.Option(help="Accuracy that B may lose against A and still count as no worse.")
     ] = 0.02,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+    json: Json = None,
 ) -> None:
     """B against A, problem by problem: the difference with its 95 % interval, and whether B is no worse."""
+    refuse_unwritable(json)
     from multiticket.evaluate import comparison
     from multiticket.evaluate.problem_results import read_side
+    from multiticket.research.report.comparison_table import print_comparison
 
     result = comparison.compare(read_side(a), read_side(b), margin)
-    if as_json:
-        print(json.dumps(result, indent=2))
-    else:
-        from multiticket.research.report.comparison_table import print_comparison
-
-        print_comparison(result)
+    give(result, json, lambda: print_comparison(result))

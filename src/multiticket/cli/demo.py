@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from multiticket.cli.outputs import STANDARD_OUTPUT, Command, Json, give, refuse_unwritable
+from multiticket.runs.folder import read_json
+
+NUMBERS = "demo.json"
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("demo")(demo)
+    app.command("demo", cls=Command)(demo)
 
 
 def demo(
@@ -23,8 +29,19 @@ def demo(
     steps: Annotated[
         int | None, typer.Option(help="Optimiser steps of each run; default: the recipes'.")
     ] = None,
+    json: Json = None,
 ) -> None:
     """Train the full arm and two random 1 % tickets on arithmetic, and show that a ticket is all that it says."""
+    refuse_unwritable(json)
+    with redirect_stdout(sys.stderr) if json == STANDARD_OUTPUT else nullcontext():
+        exact = _demonstrate(output, recipes, steps)
+    give(read_json(output / NUMBERS), json, lambda: None)
+    if not exact:
+        raise typer.Exit(1)
+
+
+def _demonstrate(output: Path, recipes: Path | None, steps: int | None) -> bool:
+    """Do it, saying what comes of it; whether every revert was exact."""
     from multiticket.research.report import demo as parts
     from multiticket.research.report.tables import print_runs, wide_console
 
@@ -57,10 +74,9 @@ def demo(
             f"changed), reverted {revert.reverted[:12]}: {same}."
         )
     parts.draw(results, folders, output / parts.PICTURE)
-    parts.save_summary(output / "demo.json", results, overlap, reverts)
-    say(f"\nPicture: {output / parts.PICTURE}    numbers: {output / 'demo.json'}")
+    parts.save_summary(output / NUMBERS, results, overlap, reverts)
+    say(f"\nPicture: {output / parts.PICTURE}    numbers: {output / NUMBERS}")
     for result, folder in zip(results, folders, strict=True):
         say(f"{parts.arm_name(result)}: {folder}/{result['file']}    log: {folder}/metrics.jsonl")
     say(f"tensorboard --logdir {output}    done in {time.monotonic() - started:.0f} s")
-    if any(revert.reverted != revert.base or revert.changed == 0 for revert in reverts):
-        raise typer.Exit(1)
+    return all(revert.reverted == revert.base and revert.changed for revert in reverts)

@@ -2,75 +2,82 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from multiticket.cli.outputs import Command, Json, give, one_model, refuse_unwritable
+from multiticket.cli.settings import with_settings
+
+ASKED = ("dtype", "max_completion_tokens", "system_prompt", "prompt_template", "examples")
+"""A run's settings that a measurement takes beside those of the evaluation."""
+
 
 def register(app: typer.Typer) -> None:
-    app.command("eval")(evaluate)
+    from multiticket.config.options import options
+
+    settings = [
+        (option, ["--" + option.path[-1].replace("_", "-")])
+        for option in options()
+        if option.path[0] in ("eval", *ASKED)
+    ]
+    app.command("eval", cls=Command)(with_settings(evaluate, settings))
 
 
 def evaluate(
-    model: Annotated[
-        str | None, typer.Argument(help="A shipped base, a checkpoint folder, or a hub name.")
+    model_argument: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A shipped base, a checkpoint folder, a hub name, or a finished run's folder.",
+        ),
     ] = None,
+    model: Annotated[str | None, typer.Option(help="The model, in the place of MODEL.")] = None,
     ticket: Annotated[
-        Path | None, typer.Option(help="A ticket file, measured on MODEL or the base it names.")
+        Path | None,
+        typer.Option(help="A ticket file or a run's folder, measured on MODEL or the base it names."),
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="A run's checkpoints/step-N folder.")] = None,
     adapter: Annotated[
-        Path | None, typer.Option(help="A PEFT adapter's folder, measured on MODEL or the base it names.")
+        Path | None,
+        typer.Option(help="A PEFT adapter's or a run's folder, measured on MODEL or the base it names."),
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="Default: the ticket's or the run's, else arithmetic.")
     ] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    problems: Annotated[
-        int, typer.Option(help="Problems measured, from the split's beginning; 0: all.")
-    ] = 512,
-    samples: Annotated[int, typer.Option(help="Sampled completions a problem.")] = 4,
-    temperature: Annotated[float, typer.Option(help="Of the sampled completions.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    max_completion_tokens: Annotated[
-        int | None, typer.Option(help="Longest completion; default: as trained, or the task's own.")
-    ] = None,
-    system_prompt: Annotated[
-        str | None, typer.Option(help="Said before every problem; default: as trained, or the task's own.")
-    ] = None,
-    prompt_template: Annotated[
-        str | None, typer.Option(help="Stands around every problem, in the place of {prompt}.")
-    ] = None,
-    examples: Annotated[
-        str | None,
-        typer.Option(help="Solved problems before, as turns: a number, or a file of prompts and answers."),
-    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Results of single problems; default for a run's: its evals folder.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: Json = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Let transformers talk.")] = False,
+    **given: Any,
 ) -> None:
     """Greedy and sampled accuracy on a fixed set of problems, with 95 % intervals."""
     from multiticket import config
+    from multiticket.config.options import settings_of
+    from multiticket.runs.folder import RunFolder
+    from multiticket.runs.kept import adapter_folder, is_run, kept_by, ticket_file
 
-    if sum(given is not None for given in (ticket, checkpoint, adapter)) > 1:
+    if sum(one is not None for one in (ticket, checkpoint, adapter)) > 1:
         raise ValueError("Give one of a ticket, an adapter and a checkpoint.")
+    refuse_unwritable(json)
     if output is not None:
         _require_writable(output)
-    asking = {
-        "system_prompt": system_prompt,
-        "prompt_template": prompt_template,
-        "examples": int(examples) if examples is not None and examples.isdigit() else examples,
-        "max_completion_tokens": max_completion_tokens,
-    }
-    asking = {name: value for name, value in asking.items() if value is not None}
-    measured = _settings(split, problems, samples, temperature, seed)
-    run = config.build({"dtype": dtype, "eval": measured, **asking})
+    model = one_model(model_argument, model)
+    if model is not None and is_run(Path(model)):
+        if ticket or checkpoint or adapter:
+            raise ValueError(f"{model} is a run, which was trained already: give its base as MODEL.")
+        task = task or RunFolder(Path(model)).read_config().task
+        made = kept_by(Path(model))
+        ticket, adapter = (made if made.is_file() else None), (made if made.name == "adapter" else None)
+        model = str(made) if made.name == "model" else None
+    ticket = ticket_file(ticket) if ticket is not None else None
+    adapter = adapter_folder(adapter) if adapter is not None else None
+    settings = settings_of(given)
+    run = config.build(settings)
+    asking = {*settings} & {*ASKED} - {"dtype"}
     if task is not None:
         from multiticket import tasks
 
@@ -86,12 +93,9 @@ def evaluate(
         evaluation.save(output)
         about["results"] = str(output)
     summary = {**about, **evaluation.summary()}
-    if as_json:
-        print(json.dumps(summary, indent=2))
-    else:
-        from multiticket.research.report.tables import print_evaluation
+    from multiticket.research.report.tables import print_evaluation
 
-        print_evaluation(summary)
+    give(summary, json, lambda: print_evaluation(summary))
 
 
 def _require_writable(output: Path) -> None:
@@ -101,13 +105,3 @@ def _require_writable(output: Path) -> None:
         place = place.parent
     if output.is_dir() or not place.is_dir() or not os.access(place, os.W_OK):
         raise ValueError(f"Cannot write results to {output}: give a file in a folder that can be written.")
-
-
-def _settings(split: str, problems: int, samples: int, temperature: float, seed: int) -> dict[str, Any]:
-    return {
-        "split": split,
-        "problems": problems or None,
-        "samples": samples,
-        "temperature": temperature,
-        "seed": seed,
-    }

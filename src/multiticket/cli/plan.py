@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from multiticket.cli.outputs import Command, Json, give, one_model, refuse_unwritable
 
 if TYPE_CHECKING:
     from multiticket.plan.memory import Plan
@@ -32,11 +33,15 @@ SUMS = frozenset({"state", "training", "generation"})
 
 
 def register(app: typer.Typer) -> None:
-    app.command("plan")(plan)
+    app.command("plan", cls=Command)(plan)
 
 
 def plan(
-    model: Annotated[str, typer.Argument(help="A shipped base, a folder with a config.json, or a hub name.")],
+    model_argument: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A shipped base, a folder with a config.json, or a hub name."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model, in the place of MODEL.")] = None,
     density: Annotated[float, typer.Option(help="Of the ticket.")] = 0.01,
     tokens: Annotated[int, typer.Option(help="Prompt and completion together.")] = 1024,
     batch: Annotated[int, typer.Option(help="Sequences in one forward and backward pass.")] = 4,
@@ -58,7 +63,7 @@ def plan(
         int | None, typer.Option(help="Sequences generated at once; default: the batch.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where it will train, cuda or cpu.")] = "cuda",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, in bytes.")] = False,
+    json: Json = None,
 ) -> None:
     """What training costs in memory, by component, for full, LoRA and ticket, from the model's configuration alone."""
     from multiticket.quiet import hush
@@ -66,6 +71,10 @@ def plan(
     hush()
     from multiticket.plan import memory as planning
 
+    model = one_model(model_argument, model)
+    if model is None:
+        raise ValueError("Name a model: multiticket plan MODEL.")
+    refuse_unwritable(json)
     size = None if gpu_memory is None else parse_memory(gpu_memory)
     chosen = [arm.strip() for arm in arms.split(",")]
     planned = planning.plan(
@@ -81,10 +90,7 @@ def plan(
         completions=completions,
         device=device,
     )
-    if as_json:
-        print(json.dumps(planned.to_json(size), indent=2))
-    else:
-        _print(planned, size)
+    give(planned.to_json(size), json, lambda: _print(planned, size))
 
 
 def _print(plan: Plan, gpu_memory: int | None) -> None:

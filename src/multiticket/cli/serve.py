@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from multiticket.cli.outputs import one_model
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
@@ -16,7 +18,11 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     context: typer.Context,
-    base: Annotated[str, typer.Argument(help="The base: a folder, a name on the hub, or a shipped base.")],
+    base: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="The base: a folder, a name on the hub, or a shipped base."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The base, in the place of MODEL.")] = None,
     ticket: Annotated[
         list[str] | None,
         typer.Option(
@@ -26,9 +32,12 @@ def serve(
 ) -> None:
     """Serve a base and its tickets; the request's model field chooses. All other options go to 'vllm serve'."""
     from multiticket import bases
-    from multiticket.cli.tickets import _ticket_file
     from multiticket.integrations.vllm.command import serve_command
+    from multiticket.runs.kept import ticket_file
 
+    base = one_model(base, model)
+    if base is None:
+        raise ValueError("Name a base: multiticket serve MODEL.")
     tickets: dict[str, Path] = {}
     for text in ticket or []:
         name, equals, file = text.partition("=")
@@ -36,7 +45,7 @@ def serve(
             raise ValueError(f"Say --ticket NAME=FILE, not --ticket {text}.")
         if name in tickets:
             raise ValueError(f"Two tickets are called {name!r}; give each its own name.")
-        tickets[name] = _ticket_file(Path(file))
+        tickets[name] = ticket_file(Path(file))
     place = bases.resolve(base)
     named = any(option.startswith(("--served-model-name", "--served_model_name")) for option in context.args)
     command, environment = serve_command(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -11,29 +10,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from multiticket.cli.outputs import Command, Json, give, refuse_unwritable
+
 if TYPE_CHECKING:
     from multiticket.research.study.page_section import Section
     from multiticket.research.study.runner import RunState
 
 FILE = Annotated[Path, typer.Argument(help="The study's YAML file.")]
-FOLDER = Annotated[Path | None, typer.Option("--output", help="Its folder; default runs/NAME.")]
+FOLDER = Annotated[
+    Path | None, typer.Option("--runs", "--output", help="The study's folder; default runs/NAME.")
+]
 
 
 def register(app: typer.Typer) -> None:
     study = typer.Typer(
         help="Grids of runs from one file: done, resumed, gathered, judged.", no_args_is_help=True
     )
-    study.command("run")(run)
-    study.command("status")(status)
-    study.command("collect")(collect)
-    study.command("report")(report)
-    study.command("rerun")(rerun)
+    study.command("run", cls=Command)(run)
+    study.command("status", cls=Command)(status)
+    study.command("collect", cls=Command)(collect)
+    study.command("report", cls=Command)(report)
+    study.command("rerun", cls=Command)(rerun)
     app.add_typer(study, name="study")
 
 
 def run(
     file: FILE,
-    output: FOLDER = None,
+    runs: FOLDER = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
     address: Annotated[
@@ -41,6 +44,7 @@ def run(
     ] = None,
     cpus: Annotated[float, typer.Option(help="CPUs that Ray reserves for a run.")] = 1,
     gpus: Annotated[float, typer.Option(help="GPUs that Ray reserves for a run.")] = 0,
+    json: Json = None,
 ) -> None:
     """Do what is missing of a study. Started twice, both share the work; stopped, it goes on where it was."""
     from multiticket.research.study.executors import start_local
@@ -48,8 +52,9 @@ def run(
 
     if executor not in ("local", "ray"):
         raise ValueError(f"There is no executor {executor!r}: give local or ray.")
+    refuse_unwritable(json)
     study = load(file)
-    folder = output or Path("runs") / study.name
+    folder = runs or Path("runs") / study.name
     if executor == "ray":
         from multiticket.research.study.ray_cluster import start_ray
 
@@ -66,48 +71,61 @@ def run(
     finally:
         stop()
     failed = [state for state in states if state.state == "failed"]
-    for state in failed:
-        reason = (folder / state.run.name / "error.txt").read_text(encoding="utf-8").splitlines()[0]
-        print(f"{state.run.name} failed: {reason}")
+
+    def print_failures() -> None:
+        for state in failed:
+            reason = (folder / state.run.name / "error.txt").read_text(encoding="utf-8").splitlines()[0]
+            print(f"{state.run.name} failed: {reason}")
+
+    give(_rows(states), json, print_failures)
     if failed or any(state.state != "done" for state in states):
         raise typer.Exit(1)
 
 
-def status(
-    file: FILE, output: FOLDER = None, as_json: Annotated[bool, typer.Option("--json")] = False
-) -> None:
+def status(file: FILE, runs: FOLDER = None, json: Json = None) -> None:
     """How far a study is: done, running, failed and waiting runs."""
     from multiticket.research.study.grid import load
     from multiticket.research.study.runner import state_of
 
+    refuse_unwritable(json)
     study = load(file)
-    states = [state_of(output or Path("runs") / study.name, one) for one in study.runs]
-    if as_json:
-        rows = [
-            {"run": s.run.name, "state": s.state, "step": s.step, "of": s.run.config.steps} for s in states
-        ]
-        print(json.dumps(rows, indent=2))
-        return
-    for state in states:
-        print(f"{state.state:8} {state.step:5}/{state.run.config.steps:<5} {state.run.name}")
-    print(_summary(states))
+    states = [state_of(runs or Path("runs") / study.name, one) for one in study.runs]
+
+    def print_states() -> None:
+        for state in states:
+            print(f"{state.state:8} {state.step:5}/{state.run.config.steps:<5} {state.run.name}")
+        print(_summary(states))
+
+    give(_rows(states), json, print_states)
+
+
+def _rows(states: Sequence[RunState]) -> list[dict[str, Any]]:
+    return [{"run": s.run.name, "state": s.state, "step": s.step, "of": s.run.config.steps} for s in states]
 
 
 def collect(
     file: FILE,
-    output: FOLDER = None,
-    to: Annotated[Path | None, typer.Option(help="The table; default FOLDER/runs.parquet.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="The study's folder; default runs/NAME.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "--to", help="The table; default runs.parquet in the study's folder."),
+    ] = None,
+    json: Json = None,
 ) -> None:
     """Write one Parquet table of all finished runs."""
-    from multiticket.research.study.collect import records, write_parquet
+    from multiticket.research.study.collect import TABLE, records, write_parquet
     from multiticket.research.study.grid import load
 
+    refuse_unwritable(json)
     study = load(file)
-    folder = output or Path("runs") / study.name
+    if output is not None and output.is_dir():  # the study's folder, as --output was before there was --runs
+        runs, output = runs or output, output / TABLE
+    folder = runs or Path("runs") / study.name
     rows = records(study, folder)
-    path = to or folder / "runs.parquet"
+    path = output or folder / TABLE
     write_parquet(rows, path)
-    print(f"{path}: {len(rows)} of {len(study.runs)} runs")
+    found = {"table": str(path), "finished": len(rows), "runs": len(study.runs)}
+    give(found, json, lambda: print(f"{path}: {len(rows)} of {len(study.runs)} runs"))
 
 
 def report(
@@ -118,8 +136,10 @@ def report(
         Path | None, typer.Option(help="Where the report goes; default: report, in the study's folder.")
     ] = None,
     runs: Annotated[Path | None, typer.Option(help="The study's folder; default runs/NAME.")] = None,
+    json: Json = None,
 ) -> None:
     """Answer the study's questions from its finished runs: an HTML page, its figures, JSON, and a table of the runs."""
+    refuse_unwritable(json)
     if file.is_dir():
         if output or runs:
             raise ValueError(
@@ -127,7 +147,7 @@ def report(
             )
         from multiticket.research.report.study_page import redraw
 
-        _print_verdicts(*redraw(file))
+        _give_verdicts(*redraw(file), json)
         return
     import shlex
 
@@ -147,7 +167,7 @@ def report(
     again += ["--runs", str(runs)] if runs else []
     if rows := records(study, folder):
         write_parquet(rows, place / TABLE)
-    _print_verdicts(sections, write_report(sections, place, study.title, shlex.join(again)))
+    _give_verdicts(sections, write_report(sections, place, study.title, shlex.join(again)), json)
 
 
 def rerun(
@@ -156,11 +176,13 @@ def rerun(
     ],
     run: Annotated[str, typer.Argument(help="The run's name, as the page has it.")],
     output: Annotated[Path | None, typer.Option(help="Its folder; default runs/again/RUN.")] = None,
+    json: Json = None,
 ) -> None:
     """Do one run of a finished study again, from the settings in its table."""
     from multiticket.research.study.collect import read_run
     from multiticket.runs.folder import RunFolder
 
+    refuse_unwritable(json)
     config, before = read_run(folder, run)
     place = output or Path("runs") / "again" / run
     RunFolder(place).refuse_to_overwrite()
@@ -174,14 +196,21 @@ def rerun(
         raise typer.Exit(stop.code) from None
     from multiticket.research.report.tables import print_result, with_interval
 
-    print_result(result, place)
-    print(f"pass@1 after, in the study: {with_interval(before['eval']['after'])}")
+    def print_both() -> None:
+        print_result(result, place)
+        print(f"pass@1 after, in the study: {with_interval(before['eval']['after'])}")
+
+    give({**result, "in_the_study": before["eval"]["after"]}, json, print_both)
 
 
-def _print_verdicts(sections: Sequence[Section], page: Path) -> None:
-    for section in sections:
-        print(f"{section.verdict or '':19} {section.heading}")
-    print(page)
+def _give_verdicts(sections: Sequence[Section], page: Path, json: str | None) -> None:
+    def print_verdicts() -> None:
+        for section in sections:
+            print(f"{section.verdict or '':19} {section.heading}")
+        print(page)
+
+    said = [{"heading": section.heading, "verdict": section.verdict} for section in sections]
+    give({"page": str(page), "verdicts": said}, json, print_verdicts)
 
 
 def _follow(runs: Any, folder: Path, alive: Any, workers: int) -> list[RunState]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multiticket.cli.outputs import refuse_unwritable
+from multiticket.cli.outputs import Command, Json, give, one_model, refuse_unwritable
 
 if TYPE_CHECKING:
     from multiticket.research.theory.fisher import Sampling
@@ -18,10 +16,12 @@ if TYPE_CHECKING:
 PICTURES = (".svg", ".png", ".pdf")
 MASKS = "random,first-layer,last-layer,attention,mlp,columns,magnitude,fisher"
 
+MODEL_OPTION = Annotated[str | None, typer.Option("--model", help="The model, in the place of MODEL.")]
 MODEL = Annotated[
     str | None,
     typer.Argument(
-        help="A shipped base (default tiny-qwen2), a model's folder, a hub name, or a finished run."
+        metavar="[MODEL]",
+        help="A shipped base (default tiny-qwen2), a model's folder, a hub name, or a finished run.",
     ),
 ]
 TICKET = Annotated[Path | None, typer.Option(help="Instead of a base: a ticket, on the base it names.")]
@@ -34,12 +34,13 @@ GRADIENT = Annotated[
     str, typer.Option(help="policy: advantage times grad log p; score: grad log p (the Fisher matrix's).")
 ]
 SPLIT = Annotated[str, typer.Option(help="train, validation or test.")]
-PROBLEMS = Annotated[int, typer.Option(min=1, help="Problems answered, from the split's beginning.")]
+PROBLEMS = Annotated[
+    int, typer.Option(min=0, help="Problems answered, from the split's beginning; 0 for all.")
+]
 GROUP = Annotated[int, typer.Option(min=1, help="Completions a problem.")]
 SEED = Annotated[int, typer.Option(min=0, help="Seed of the sampling.")]
 RANK = Annotated[int, typer.Option(min=1, help="Leading eigenvectors looked at.")]
 MEMORY = Annotated[float, typer.Option(help="GiB of gradients at once; less takes more passes.")]
-JSON = Annotated[Path | None, typer.Option("--json", help="Also write every number here.")]
 PLOT = Annotated[Path | None, typer.Option("--plot", help="Also draw it: .svg, .png or .pdf.")]
 RUNS = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")]
 
@@ -49,11 +50,11 @@ def register(app: typer.Typer) -> None:
         help="Why sparse training works: KL, gradient spectrum, what masks keep, what updates do.",
         no_args_is_help=True,
     )
-    theory.command("kl")(kl)
-    theory.command("fisher")(fisher)
-    theory.command("subspace")(subspace)
-    theory.command("predict")(predict)
-    theory.command("updates")(updates)
+    theory.command("kl", cls=Command)(kl)
+    theory.command("fisher", cls=Command)(fisher)
+    theory.command("subspace", cls=Command)(subspace)
+    theory.command("predict", cls=Command)(predict)
+    theory.command("updates", cls=Command)(updates)
     app.add_typer(theory, name="theory")
 
 
@@ -70,7 +71,7 @@ def kl(
     problems: PROBLEMS = 64,
     group: GROUP = 4,
     seed: SEED = 0,
-    json: JSON = None,
+    json: Json = None,
     plot: PLOT = None,
 ) -> None:
     """KL between policies, exact over the vocabulary: from the base and from checkpoint to checkpoint, or of two
@@ -91,13 +92,15 @@ def kl(
     contexts = Contexts(split, problems, group, seed)
     if before is not None and after is not None:
         result = kl_of_states(before, after, task, contexts)
-        _keep(result, json)
-        print_kl_of_states(result)
+        give(result, json, lambda: print_kl_of_states(result))
         return
     found = [kl_of_run(run, contexts) for run in runs or []]
-    _keep({"runs": found}, json)
-    for one in found:
-        print_kl(one)
+
+    def print_runs() -> None:
+        for one in found:
+            print_kl(one)
+
+    give({"runs": found}, json, print_runs)
     if plot is not None:
         from multiticket.research.theory.plots import draw_kl
 
@@ -113,7 +116,7 @@ def predict(
     seed: SEED = 0,
     rank: RANK = 4,
     memory: MEMORY = 1.0,
-    json: JSON = None,
+    json: Json = None,
     plot: PLOT = None,
 ) -> None:
     """Whether what runs' masks keep before training goes with the accuracy after it: rank correlations over runs."""
@@ -123,8 +126,7 @@ def predict(
     from multiticket.research.theory.prediction import prediction
 
     result = prediction(runs, sampling, rank)
-    _keep(result, json)
-    print_prediction(result)
+    give(result, json, lambda: print_prediction(result))
     if plot is not None:
         from multiticket.research.theory.plots import draw_prediction
 
@@ -137,7 +139,7 @@ def updates(
     problems: PROBLEMS = 64,
     group: GROUP = 4,
     seed: SEED = 0,
-    json: JSON = None,
+    json: Json = None,
     plot: PLOT = None,
 ) -> None:
     """What finished runs did to the weights: how many moved and how far, in how many directions, and the KL it took."""
@@ -147,8 +149,7 @@ def updates(
     from multiticket.research.theory.trajectory import Contexts
 
     found = [update_of_run(run, Contexts(split, problems, group, seed)) for run in runs]
-    _keep({"runs": found}, json)
-    print_updates(found)
+    give({"runs": found}, json, lambda: print_updates(found))
     if plot is not None:
         from multiticket.research.theory.plots import draw_updates
 
@@ -156,7 +157,8 @@ def updates(
 
 
 def fisher(
-    model: MODEL = None,
+    model_argument: MODEL = None,
+    model: MODEL_OPTION = None,
     ticket: TICKET = None,
     checkpoint: CHECKPOINT = None,
     task: TASK = None,
@@ -167,21 +169,19 @@ def fisher(
     seed: SEED = 0,
     rank: RANK = 4,
     memory: MEMORY = 1.0,
-    json: JSON = None,
+    json: Json = None,
     plot: PLOT = None,
 ) -> None:
     """Spectrum of the per-completion gradients, beside noise, and how the leading directions lie in the parameters."""
-    sampling = _sampling(
-        _place(model, ticket, checkpoint), task, gradient, split, problems, group, seed, memory
-    )
+    place = _place(one_model(model_argument, model), ticket, checkpoint)
+    sampling = _sampling(place, task, gradient, split, problems, group, seed, memory)
     _refuse_before_measuring(json, plot)
     from multiticket.research.theory.fisher import measured, spectrum
 
     result = spectrum(measured(sampling), rank)
-    _keep(result, json)
     from multiticket.cli.theory_tables import print_spectrum
 
-    print_spectrum(result)
+    give(result, json, lambda: print_spectrum(result))
     if plot is not None:
         from multiticket.research.theory.plots import draw_spectrum
 
@@ -189,7 +189,8 @@ def fisher(
 
 
 def subspace(
-    model: MODEL = None,
+    model_argument: MODEL = None,
+    model: MODEL_OPTION = None,
     ticket: TICKET = None,
     checkpoint: CHECKPOINT = None,
     task: TASK = None,
@@ -203,13 +204,12 @@ def subspace(
     seed: SEED = 0,
     rank: RANK = 4,
     memory: MEMORY = 1.0,
-    json: JSON = None,
+    json: Json = None,
     plot: PLOT = None,
 ) -> None:
     """How much of the gradients' geometry masks keep, beside what random sampling should lose."""
-    sampling = _sampling(
-        _place(model, ticket, checkpoint), task, gradient, split, problems, group, seed, memory
-    )
+    place = _place(one_model(model_argument, model), ticket, checkpoint)
+    sampling = _sampling(place, task, gradient, split, problems, group, seed, memory)
     dense = _densities(densities)
     _refuse_before_measuring(json, plot)
     from multiticket.research.theory.fisher import mean_over_seeds, measured, subspaces
@@ -217,10 +217,9 @@ def subspace(
     chosen = [mask.strip() for mask in masks.split(",") if mask.strip()]
     result = subspaces(measured(sampling), chosen, dense, mask_seeds, rank)
     means = mean_over_seeds(result["masks"])
-    _keep({**result, "means": means}, json)
     from multiticket.cli.theory_tables import print_subspaces
 
-    print_subspaces(result, means)
+    give({**result, "means": means}, json, lambda: print_subspaces(result, means))
     if plot is not None:
         from multiticket.research.theory.plots import draw_subspaces
 
@@ -234,8 +233,10 @@ def _place(model: str | None, ticket: Path | None, checkpoint: Path | None) -> s
         raise ValueError(
             "Give one of MODEL, --ticket and --checkpoint: a ticket or checkpoint names its base."
         )
-    if ticket is not None and not ticket.is_file():
-        raise ValueError(f"There is no ticket {ticket}.")
+    if ticket is not None:
+        from multiticket.runs.kept import ticket_file
+
+        given = [str(ticket_file(ticket))]
     if checkpoint is not None and not checkpoint.is_dir():
         raise ValueError(f"There is no checkpoint {checkpoint}: give a run's checkpoints/step-N folder.")
     return given[0] if given else "tiny-qwen2"
@@ -269,26 +270,10 @@ def _densities(text: str) -> list[float]:
     return numbers
 
 
-def _refuse_before_measuring(json: Path | None, plot: Path | None) -> None:
+def _refuse_before_measuring(json: str | None, plot: Path | None) -> None:
     """What would fail after minutes of measuring fails now."""
     refuse_unwritable(json, plot)
     if plot is not None and plot.suffix not in PICTURES:
         raise ValueError(f"--plot writes {', '.join(PICTURES)}, not {plot.suffix or plot.name!r}.")
     if plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib: pip install 'multiticket[train]'.")
-
-
-def _keep(result: Mapping[str, Any], json: Path | None) -> None:
-    if json is not None:
-        from multiticket.runs.files import write_json
-
-        write_json(json, _plain(result))
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null in their place."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -97,7 +97,3 @@ def show(*things: Table | str) -> None:
 
     for thing in things:
         Console().print(Text(thing) if isinstance(thing, str) else thing)
-
-
-def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))

@@ -7,101 +7,110 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multiticket.cli.ticket_tables import facts, facts_table, layers_table, print_json, show, table
+from multiticket.cli.outputs import Command, Json, give, one_model, refuse_unwritable
+from multiticket.cli.ticket_tables import facts, facts_table, layers_table, show, table
+from multiticket.runs.kept import ticket_file
 
 if TYPE_CHECKING:
     from multiticket.ticket import Ticket
     from multiticket.ticket.checkpoint import Checkpoint
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TicketPath = Annotated[Path, typer.Argument(help="A ticket file, or a run folder that holds one.")]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="The base: a shipped one, a folder, or a hub name."),
+]
 TicketPaths = Annotated[list[Path], typer.Argument(help="Ticket files, or run folders that hold one.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     for command in (inspect, overlap, merge, compose, diff):
-        app.command(command.__name__)(command)
+        app.command(command.__name__, cls=Command)(command)
 
 
 def inspect(
     ticket: TicketPath,
-    base: Annotated[
+    model_argument: ModelArgument = None,
+    model: Annotated[
         str | None,
-        typer.Option(help="The base, to show what changed. Default: the one that the ticket names."),
+        typer.Option(
+            "--model",
+            "--base",
+            help="The base, to show what changed. Default: the one that the ticket names.",
+        ),
     ] = None,
-    as_json: Json = False,
+    json: Json = None,
 ) -> None:
     """Show a ticket's rule, base, provenance, and how far it moves each layer."""
     from multiticket.ticket.describe import by_layer, changes
 
-    path = _ticket_file(ticket)
+    refuse_unwritable(json)
+    path = ticket_file(ticket)
     loaded = _load(ticket)
-    checkpoint = _base_of(loaded, base)
+    checkpoint = _base_of(loaded, one_model(model_argument, model))
     layers = by_layer(changes(loaded, _reader(checkpoint, loaded) if checkpoint else None))
-    if as_json:
-        print_json(
-            {
-                **facts(path, loaded),
-                "norms_of": "change" if checkpoint else "values",
-                "layers": {
-                    name: {
-                        "numel": change.numel,
-                        "values": change.values,
-                        "moved": change.moved,
-                        "norm": change.norm,
-                        "largest": change.largest,
-                    }
-                    for name, change in layers.items()
-                },
+    found = {
+        **facts(path, loaded),
+        "norms_of": "change" if checkpoint else "values",
+        "layers": {
+            name: {
+                "numel": change.numel,
+                "values": change.values,
+                "moved": change.moved,
+                "norm": change.norm,
+                "largest": change.largest,
             }
-        )
-        return
-    show(facts_table(facts(path, loaded)), layers_table(layers, bool(checkpoint)))
-    if checkpoint is None:
-        show(
-            "The base was not found, so these are norms of the values; name it with --base to see the change."
-        )
+            for name, change in layers.items()
+        },
+    }
+
+    def print_found() -> None:
+        show(facts_table(facts(path, loaded)), layers_table(layers, bool(checkpoint)))
+        if checkpoint is None:
+            show(
+                "The base was not found, so these are norms of the values; name it with --model to see the change."
+            )
+
+    give(found, json, print_found)
 
 
 def overlap(
     tickets: TicketPaths,
     by_tensor: Annotated[bool, typer.Option("--by-tensor", help="Also by tensor.")] = False,
-    as_json: Json = False,
+    json: Json = None,
 ) -> None:
     """Compare the masks of two or more tickets with what chance would give."""
     from multiticket.mask import overlap_matrix
 
+    refuse_unwritable(json)
     if len(tickets) < 2:
         raise ValueError("Overlap needs at least two tickets.")
     matrix = overlap_matrix([_load(path).mask for path in tickets])
     pairs = [(i, j) for i in range(len(tickets)) for j in range(i + 1, len(tickets))]
     mean = sum(matrix[i][j].jaccard for i, j in pairs) / len(pairs)
     expected = sum(matrix[i][j].expected for i, j in pairs) / len(pairs)
-    if as_json:
-        print_json(
-            {
-                "tickets": [str(path) for path in tickets],
-                "nnz": [matrix[i][i].first for i in range(len(tickets))],
-                "jaccard": [[cell.jaccard for cell in row] for row in matrix],
-                "intersection": [[cell.intersection for cell in row] for row in matrix],
-                "expected": [[cell.expected for cell in row] for row in matrix],
-                "z": [[cell.z for cell in row] for row in matrix],
-                "mean_jaccard": mean,
-                "mean_expected": expected,
-            }
-            | (
-                {
-                    "tensors": {
-                        name: [[cell.tensors[name].jaccard for cell in row] for row in matrix]
-                        for name in matrix[0][0].tensors
-                    }
-                }
-                if by_tensor
-                else {}
-            )
-        )
-        return
+    found: dict[str, Any] = {
+        "tickets": [str(path) for path in tickets],
+        "nnz": [matrix[i][i].first for i in range(len(tickets))],
+        "jaccard": [[cell.jaccard for cell in row] for row in matrix],
+        "intersection": [[cell.intersection for cell in row] for row in matrix],
+        "expected": [[cell.expected for cell in row] for row in matrix],
+        "z": [[cell.z for cell in row] for row in matrix],
+        "mean_jaccard": mean,
+        "mean_expected": expected,
+    }
+    if by_tensor:
+        found["tensors"] = {
+            name: [[cell.tensors[name].jaccard for cell in row] for row in matrix]
+            for name in matrix[0][0].tensors
+        }
+    give(found, json, lambda: _print_overlap(tickets, matrix, pairs, found))
+
+
+def _print_overlap(
+    tickets: list[Path], matrix: Any, pairs: list[tuple[int, int]], found: dict[str, Any]
+) -> None:
     labels = [chr(ord("A") + i) if len(tickets) <= 26 else str(i + 1) for i in range(len(tickets))]
     rows = []
     for i, path in enumerate(tickets):
@@ -110,9 +119,10 @@ def overlap(
     show(table("Jaccard index of every two masks", ["", "ticket", "positions", *labels], rows))
     spread = ", ".join(f"{matrix[i][j].z:+.1f}" for i, j in pairs[:12]) + (" ..." if len(pairs) > 12 else "")
     show(
-        f"Mean {mean:.6f}; independent masks would share {expected:.6f}. Standard deviations from that: {spread}"
+        f"Mean {found['mean_jaccard']:.6f}; independent masks would share {found['mean_expected']:.6f}. "
+        f"Standard deviations from that: {spread}"
     )
-    if by_tensor:
+    if "tensors" in found:
         tensors = [
             [name, *(f"{matrix[i][j].tensors[name].jaccard:.5f}" for i, j in pairs)]
             for name in matrix[0][0].tensors
@@ -122,25 +132,26 @@ def overlap(
 
 def merge(
     ticket: TicketPath,
+    model_argument: ModelArgument = None,
+    *,
     output: Annotated[Path, typer.Option(help="A new folder for the merged checkpoint.")],
     model: Annotated[
         str | None,
         typer.Option(help="The base: a shipped one, a folder, or a hub name. Default: the ticket's own."),
     ] = None,
-    as_json: Json = False,
+    json: Json = None,
 ) -> None:
     """Write the base with the ticket in it as a plain Hugging Face checkpoint."""
     from multiticket.ticket import merge_checkpoint
 
+    refuse_unwritable(json)
     loaded = _load(ticket)
-    named = model or loaded.provenance.get("model")
+    named = one_model(model_argument, model) or loaded.provenance.get("model")
     if not isinstance(named, str):
         raise ValueError("The ticket does not say what base it belongs to; name it with --model.")
     done = merge_checkpoint(_folder(named), loaded, output)
-    if as_json:
-        print_json(done)
-    else:
-        show(f"Wrote {done['values']:,} values of {done['tensors']} tensors into a copy of {named}: {output}")
+    said = f"Wrote {done['values']:,} values of {done['tensors']} tensors into a copy of {named}: {output}"
+    give(done, json, lambda: show(said))
 
 
 def compose(
@@ -149,26 +160,29 @@ def compose(
     collisions: Annotated[
         str, typer.Option(help="Where positions collide: refuse, last (the later ticket's value) or mean.")
     ] = "refuse",
-    as_json: Json = False,
+    json: Json = None,
 ) -> None:
     """Put several tickets of one base into one file."""
     from multiticket.ticket import compose as composed
 
+    refuse_unwritable(json)
     _refuse_existing(output)
     whole = composed([_load(path) for path in tickets], collisions)
     whole.save(output)
     shared = whole.provenance["collisions"]["positions"]
-    if as_json:
-        print_json({**facts(output, whole), "collisions": shared})
-    else:
-        show(
-            f"Wrote {whole.nnz:,} values of {len(tickets)} tickets to {output}; {shared:,} positions collided."
-        )
+    said = f"Wrote {whole.nnz:,} values of {len(tickets)} tickets to {output}; {shared:,} positions collided."
+    give({**facts(output, whole), "collisions": shared}, json, lambda: show(said))
 
 
 def diff(
-    base: Annotated[str, typer.Argument(help="A shipped base, a checkpoint folder, or a hub name.")],
-    finetuned: Annotated[str, typer.Argument(help="A checkpoint that was trained from it.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[BASE] FINETUNED",
+            help="A shipped base, a checkpoint folder or a hub name, and a checkpoint that was trained from it.",
+        ),
+    ],
+    model: Annotated[str | None, typer.Option(help="The base, in the place of BASE.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="The ticket file to write; without it, only the report is made.")
     ] = None,
@@ -176,12 +190,16 @@ def diff(
         float | None, typer.Option(help="Keep only this fraction of each tensor: its largest changes.")
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Keep only changes larger than this.")] = 0.0,
-    as_json: Json = False,
+    json: Json = None,
 ) -> None:
     """Say how sparse a finished fine-tuning's update was, and turn it into a ticket."""
     from multiticket.ticket import changed_between
     from multiticket.ticket.changed import Update, by_group
 
+    if len(models) != (2 if model is None else 1):
+        raise ValueError("Name two models: multiticket diff BASE FINETUNED, or --model BASE FINETUNED.")
+    base, finetuned = (model or models[0]), models[-1]
+    refuse_unwritable(json)
     if output is not None:
         _refuse_existing(output)
     ticket, updates = changed_between(_folder(base), _folder(finetuned), tolerance, top)
@@ -190,28 +208,24 @@ def diff(
         total.add(update)
     if output is not None:
         ticket.save(output)
-    if as_json:
-        print_json(
-            {
-                "numel": total.numel,
-                "changed": total.changed,
-                "changed_beyond_1e-5": total.beyond_published,
-                "sparsity": total.sparsity,
-                "norm": total.squared**0.5,
-                "kept": total.kept,
-                "output": None if output is None else str(output),
-                "groups": {
-                    name: {
-                        "numel": group.numel,
-                        "changed": group.changed,
-                        "sparsity": group.sparsity,
-                        "kept": group.kept,
-                    }
-                    for name, group in by_group(updates).items()
-                },
+    found = {
+        "numel": total.numel,
+        "changed": total.changed,
+        "changed_beyond_1e-5": total.beyond_published,
+        "sparsity": total.sparsity,
+        "norm": total.squared**0.5,
+        "kept": total.kept,
+        "output": None if output is None else str(output),
+        "groups": {
+            name: {
+                "numel": group.numel,
+                "changed": group.changed,
+                "sparsity": group.sparsity,
+                "kept": group.kept,
             }
-        )
-        return
+            for name, group in by_group(updates).items()
+        },
+    }
     rows = [
         [
             name,
@@ -223,22 +237,15 @@ def diff(
         ]
         for name, g in [*by_group(updates).items(), ("all", total)]
     ]
-    show(table("What changed", ["", "entries", "changed", "sparsity at 1e-5", "norm", "in the ticket"], rows))
-    if output is not None:
-        show(f"Wrote {ticket.nnz:,} values to {output}.")
+    columns = ["", "entries", "changed", "sparsity at 1e-5", "norm", "in the ticket"]
+    written = [f"Wrote {ticket.nnz:,} values to {output}."] if output is not None else []
+    give(found, json, lambda: show(table("What changed", columns, rows), *written))
 
 
 def _load(path: Path) -> Ticket:
     from multiticket.ticket import Ticket
 
-    return Ticket.load(_ticket_file(path))
-
-
-def _ticket_file(path: Path) -> Path:
-    inside = path / "ticket.safetensors"
-    if path.is_dir() and not inside.is_file():
-        raise ValueError(f"{path} is a folder without a ticket.safetensors; name a ticket file.")
-    return inside if path.is_dir() else path
+    return Ticket.load(ticket_file(path))
 
 
 def _folder(name: str) -> Path:

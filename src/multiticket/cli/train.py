@@ -2,89 +2,45 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from multiticket.config.options import Option
-
-OPTIONS = {
-    "config": Annotated[
-        Path | None, typer.Option(help="YAML file with settings; options here go before it.")
-    ],
-    "output": Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")],
-    "resume": Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")],
-    "dry_run": Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run and what it needs; write nothing.")
-    ],
-    "as_json": Annotated[bool, typer.Option("--json", help="Print the result as JSON.")],
-    "verbose": Annotated[bool, typer.Option("--verbose", help="Let TRL and transformers talk.")],
-}
-"""What the command takes beside a run's settings."""
+from multiticket.cli.outputs import Command, Json, give, one_model, refuse_unwritable
+from multiticket.cli.settings import with_settings
 
 
 def register(app: typer.Typer) -> None:
-    app.command("train")(_with_settings(train))
-
-
-def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for every setting of a run, as :mod:`multiticket.config.options` reads them."""
     from multiticket.config.options import options
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    own = [one for one in inspect.signature(command).parameters.values() if one.name in OPTIONS]
-    parameters = [one.replace(kind=keyword, annotation=OPTIONS[one.name]) for one in own]
-    for option in options():
-        names = [f"{option.names[0]}/--no-{option.names[0][2:]}"] if option.kind is bool else option.names
-        default = typer.Option(
-            None,
-            *names,
-            help=option.help,
-            rich_help_panel=option.panel,
-            autocompletion=_words(option),
-        )
-        kind = option.kind | None
-        parameters.append(inspect.Parameter(option.parameter, keyword, default=default, annotation=kind))
-
-    def generated(**given: Any) -> None:
-        command(**given)
-
-    generated.__doc__ = command.__doc__
-    generated.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    generated.__annotations__ = {one.name: one.annotation for one in parameters}
-    return generated
-
-
-def _words(option: Option) -> Callable[[str], list[str]] | None:
-    """What a shell completes an option's value to, where that is one of a few words."""
-    if not option.choices:
-        return None
-
-    def complete(incomplete: str) -> list[str]:
-        return [word for word in option.choices if word.startswith(incomplete)]
-
-    return complete
+    settings = [(option, option.names) for option in options()]
+    app.command("train", cls=Command)(with_settings(train, settings))
 
 
 def train(
-    config: Path | None = None,
-    output: Path | None = None,
-    resume: bool = False,
-    dry_run: bool = False,
-    as_json: bool = False,
-    verbose: bool = False,
+    model_argument: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="The model, as with --model.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with settings; options here go before it.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and what it needs; write nothing.")
+    ] = False,
+    json: Json = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Let TRL and transformers talk.")] = False,
     **given: Any,
 ) -> None:
     """Train one arm on a task by GRPO, and measure it before and after."""
     from multiticket import config as settings
     from multiticket.config.options import settings_of
 
+    given["model"] = one_model(model_argument, given["model"])
+    refuse_unwritable(json)
     overrides = settings_of(given)
     if resume and dry_run:
         raise ValueError("A dry run looks at a run that is yet to start: leave --resume or --dry-run out.")
@@ -102,7 +58,7 @@ def train(
     if not resume:
         RunFolder(output).refuse_to_overwrite()
     if dry_run:
-        _preview(run_config, output, as_json, verbose)
+        _preview(run_config, output, json, verbose)
         return
 
     from multiticket.train.callbacks.interrupt import RunInterrupted
@@ -115,24 +71,17 @@ def train(
         raise typer.Exit(stop.code) from None
     if stopped := result.get("stopped"):
         print(f"multiticket: {_collapse_in_words(stopped)}", file=sys.stderr)
-    if as_json:
-        print(json.dumps(result, indent=2))
-    else:
-        from multiticket.research.report.tables import print_result
+    from multiticket.research.report.tables import print_result
 
-        print_result(result, output)
+    give(result, json, lambda: print_result(result, output))
 
 
-def _preview(run_config: Any, output: Path, as_json: bool, verbose: bool) -> None:
+def _preview(run_config: Any, output: Path, json: str | None, verbose: bool) -> None:
+    from multiticket.cli.dry_run import print_preview
     from multiticket.plan.preview import preview
 
     found = preview(run_config, output, verbose)
-    if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        from multiticket.cli.dry_run import print_preview
-
-        print_preview(found)
+    give(found, json, lambda: print_preview(found))
 
 
 def _with_the_tickets_mask(config: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -142,9 +91,10 @@ def _with_the_tickets_mask(config: Path | None, overrides: dict[str, Any]) -> di
     asked = {**(settings.read_settings(config) if config else {}), **overrides}
     if asked.get("from_ticket") is None:
         return overrides
+    from multiticket.runs.kept import ticket_file
     from multiticket.train.start import settings_from_ticket
 
-    return settings_from_ticket(asked["from_ticket"], asked)
+    return settings_from_ticket(str(ticket_file(Path(asked["from_ticket"]))), asked)
 
 
 def _collapse_in_words(stopped: dict[str, Any]) -> str:
@@ -163,6 +113,7 @@ def _config_to_resume(
     """The settings of an interrupted run; only how far it goes and how often it saves may change."""
     from multiticket import config as settings
     from multiticket.runs.folder import RunFolder
+    from multiticket.runs.kept import ticket_file
 
     if output is None:
         output = settings.load(config, overrides).default_output()
@@ -176,7 +127,7 @@ def _config_to_resume(
         if name in settings.RESUMABLE:
             continue
         if name == "from_ticket":
-            value = str(Path(value).resolve())
+            value = str(ticket_file(Path(value)).resolve())
         nested = name in ("eval", "grpo", "collapse") and isinstance(value, dict)
         now = {**whole[name], **value} if nested else value
         if whole.get(name) != now:

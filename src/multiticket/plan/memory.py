@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from multiticket import bases
+from multiticket.errors import first_sentence, why_not_loaded
 from multiticket.mask import Mask
 from multiticket.plan.activations import FULL_ROWS, PADDED_ROWS, cache_bytes, saved_by_forward
 from multiticket.plan.arms import STATE, make_full, make_lora, make_ticket
@@ -178,9 +179,9 @@ def plan(
             for arm in arms
         )
     except (NotImplementedError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"The forward pass of {config.model_type} cannot be planned without weights: {reason}; measure it instead."
+            f"The forward pass of {config.model_type} cannot be planned without weights, so measure it instead: "
+            f"{first_sentence(error)}."
         ) from error
     return Plan(
         model=model,
@@ -300,10 +301,9 @@ def _configuration(model: str) -> Any:
             str(Path(place).expanduser()) if Path(place).expanduser().is_dir() else place
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"Cannot read the configuration of {model!r}: give a shipped base ({', '.join(bases.names())}), a folder "
-            f"with a config.json, or a hub name; the reason given was: {reason}."
+            f"with a config.json, or a hub name; {why_not_loaded(error)}."
         ) from None
 
 
@@ -313,9 +313,8 @@ def _build(config: Any, dtype: str, padded: bool) -> Any:
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{config.model_type} is not a causal language model that can be planned: {reason}."
+            f"{config.model_type} is not a causal language model that can be planned: {first_sentence(error)}."
         ) from None
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(PADDED_ROWS if padded else FULL_ROWS)

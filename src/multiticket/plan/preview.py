@@ -15,6 +15,7 @@ from transformers import AutoTokenizer  # noqa: E402
 
 from multiticket import bases, tasks  # noqa: E402
 from multiticket.config import RunConfig, build  # noqa: E402
+from multiticket.errors import why_not_loaded  # noqa: E402
 from multiticket.evaluate.prompts import prompt_texts  # noqa: E402
 from multiticket.mask import Mask  # noqa: E402
 from multiticket.mask.scores import WEIGHT_SCORES  # noqa: E402
@@ -179,8 +180,7 @@ def _tokenizer(model: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"Cannot read the tokenizer of {model!r}, without which prompts have no length: give a shipped base "
-            f"({', '.join(bases.names())}), a checkpoint folder, or a hub name; the reason given was: {reason}."
+            f"({', '.join(bases.names())}), a checkpoint folder, or a hub name; {why_not_loaded(error)}."
         ) from None

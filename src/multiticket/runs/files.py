@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from multiticket.ticket.atomic import replacing
-
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name, then rename it."""
+    from multiticket.ticket.atomic import replacing  # tickets import torch, without which a run can be read
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(text.encode())

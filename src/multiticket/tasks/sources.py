@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from multiticket.errors import why_not_loaded
+
 Problems = list[tuple[str, str]]
 """(prompt, answer), in order."""
 Row = TypeVar("Row", bound=tuple[Any, ...])
@@ -96,7 +98,7 @@ def load_hub(name: str, split: str, config: str | None = None, instead: str = ""
     try:
         return list(load_dataset(name, config, split=split))
     except Exception as error:  # the hub's client, the network and the file system each have their own
-        reason = " ".join(str(error).split())[:200]
+        reason = why_not_loaded(error)
         raise ValueError(f"Cannot load {split} of the data set {name!r} ({reason}){instead}.") from None
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from multiticket.research.bench.arms import ADAPTERS, choose_arms, comparable
@@ -18,7 +16,6 @@ from multiticket.research.bench.operations import predict, predicted_over_floor
 from multiticket.research.bench.shapes import Shape, choose_shape
 from multiticket.research.bench.spread import ratio, spread
 from multiticket.research.bench.worker import Setup
-from multiticket.ticket.atomic import replacing
 
 REFERENCES = ("floor", "full", *ADAPTERS)
 SWEPT: dict[str, tuple[float, ...]] = {
@@ -192,8 +189,3 @@ def _processor() -> str:
     ):
         names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
     return names[0] if names else platform.processor()
-
-
-def save_json(result: Mapping[str, Any], path: Path) -> None:
-    with replacing(path) as file:
-        file.write((json.dumps(result, indent=1) + "\n").encode())

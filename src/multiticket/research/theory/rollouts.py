@@ -46,7 +46,7 @@ def sample_rollouts(
     seed: int = 0,
     max_completion_tokens: int | None = None,
 ) -> list[Rollout]:
-    """`group` rollouts of each of the first `problems` problems, sampled from the model; problem after problem.
+    """`group` rollouts of each of the first `problems` problems (0: all), sampled from the model, in order.
 
     The same model, arguments and machine give the same rollouts, and rollout s of problem i is the same however
     many others there are. Sampling gives text, which is tokenised again (as for ``fisher`` masks): where a
@@ -58,6 +58,7 @@ def sample_rollouts(
     """
     task = asked(task, tokenizer)
     given = task.problems(split)
+    problems = problems or len(given)
     if len(given) < problems:
         raise ValueError(
             f"The {split} split of task {task.name} has {len(given)} problems, not {problems}: ask for fewer."

@@ -1,0 +1,33 @@
+"""What other libraries' errors say, as whole sentences of ours."""
+
+from __future__ import annotations
+
+import os
+import re
+
+_OFFLINE = (
+    "couldn't connect",
+    "offline mode",
+    "outgoing traffic",
+    "connection error",
+    "max retries",
+    "locate the file",
+)
+"""How transformers and huggingface_hub put it that the hub does not answer, or is not to be asked."""
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first whole sentence of an error, without its stop, so that it can end a sentence of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    found = re.match(r".*?[.!?](?=\s|$)", text)
+    return (found[0] if found else text).rstrip(".!?: ")
+
+
+def why_not_loaded(error: BaseException) -> str:
+    """Why a model or tokenizer could not be loaded, to end a sentence: the hub's silence in few words."""
+    said = str(error).lower()
+    if any(words in said for words in _OFFLINE):
+        asked = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        why = "HF_HUB_OFFLINE keeps this process offline" if asked else "the hub cannot be reached"
+        return f"it is not in the local cache, and {why}"
+    return f"the reason given was: {first_sentence(error)}"
