@@ -13,7 +13,7 @@ from multiticket.mask.names import masked_candidates
 from multiticket.sparse.attachment import Attachment
 from multiticket.sparse.direct.attachment import DirectAttachment
 from multiticket.sparse.gradient.choice import refuse_method_that_cannot_work
-from multiticket.sparse.hooked.attachment import HookedAttachment
+from multiticket.sparse.hooked.attachment import HookedAttachment, input_embedding
 from multiticket.sparse.support import refuse_what_cannot_work
 
 HOOKS = "hooks"
@@ -45,18 +45,18 @@ def attach(model: nn.Module, mask: Mask, gradient: str = "auto") -> Attachment:
     """
     parameters = masked_candidates(model)
     refuse_what_cannot_work(model, mask, parameters)
-    if gradient == HOOKS or (gradient == "auto" and _hooks_fit(parameters, mask)):
+    if gradient == HOOKS or (gradient == "auto" and _hooks_fit(model, parameters, mask)):
         return HookedAttachment(model, mask, parameters)
     refuse_method_that_cannot_work(gradient)
     return DirectAttachment(model, mask, parameters, gradient)
 
 
-def _hooks_fit(parameters: dict[str, nn.Parameter], mask: Mask) -> bool:
+def _hooks_fit(model: nn.Module, parameters: dict[str, nn.Parameter], mask: Mask) -> bool:
     devices = {parameters[name].device for name in mask.names}
     if len(devices) != 1 or (next(iter(devices)).type == "cpu" and not torch.accelerator.is_available()):
         return False
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    return ranks == 1 or _data_parallel_by_accelerate()
+    return ranks == 1 or (_data_parallel_by_accelerate() and input_embedding(model) is not None)
 
 
 def _data_parallel_by_accelerate() -> bool:

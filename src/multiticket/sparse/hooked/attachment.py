@@ -192,7 +192,7 @@ class HookedAttachment(Attachment):
         for tensor in self._tensors.values():
             for module, attribute in tensor.places:
                 records.setdefault(module, Record(self)).tensors[attribute] = tensor
-        table = _input_embedding(self.model)
+        table = input_embedding(self.model)
         if table is not None:
             records.setdefault(table, Record(self)).anchors = True
         for module, record in records.items():
@@ -412,12 +412,12 @@ def model_device(parameters: dict[str, nn.Parameter], mask: Mask) -> str:
 def _ends(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
     """The modules at a language model's two ends, which resizing its vocabulary replaces."""
     head = getattr(model, "get_output_embeddings", lambda: None)
-    return _input_embedding(model), head()
+    return input_embedding(model), head()
 
 
-def _input_embedding(model: nn.Module) -> nn.Module | None:
+def input_embedding(model: nn.Module) -> nn.Module | None:
     """The embedding that the model's tokens go through, if it has one."""
-    ask = getattr(model, "get_input_embeddings", None)
+    ask = getattr(model, "getinput_embeddings", None)
     try:
         table = ask() if ask is not None else None
     except (NotImplementedError, AttributeError):  # transformers' answer for models without one

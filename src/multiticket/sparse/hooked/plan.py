@@ -37,11 +37,9 @@ class LinearPlan:
     bounds: tuple[tuple[int, int, int, int], ...]
     """(row, end_row, begin, end) of each block of rows that is multiplied together, and of its positions."""
 
-    @property
-    def lean(self) -> bool:
+    def __post_init__(self) -> None:
+        self.lean = self.method != "hook"
         """Whether a function of ours is to be preferred to torch's own forward and a hook."""
-        cropped = self.rows is not None or self.columns is not None
-        return cropped or self.narrowing or len(self.bounds) > 1
 
     @property
     def method(self) -> str:
