@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from toy_models import build, tokens
 
 import multiticket as mt
 
@@ -88,3 +89,43 @@ def test_after_a_step_by_hand_flush_reaches_a_compiled_model():
     after = compiled(tokens).detach()
     assert not torch.equal(after, before)
     torch.testing.assert_close(after, model(tokens).detach())
+
+
+@pytest.mark.parametrize("method", ["random", "columns", "rows"])
+def test_each_layer_compiled_by_itself_gives_the_dense_gradients(method, path):
+    torch._dynamo.reset()
+    model = build("llama", torch.float64)
+    ids = tokens()
+    twin = copy.deepcopy(model)
+    twin(input_ids=ids, use_cache=False).logits.square().mean().backward()
+    mask = mt.Mask.from_rule(model, mt.MaskRule(method, 0.05))
+    attachment = mt.attach(model, mask)
+    for layer in model.model.layers:
+        layer.compile(backend="aot_eager", fullgraph=True)
+    optimizer = torch.optim.SGD(attachment.parameters(), lr=0.0)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(input_ids=ids, use_cache=False).logits.square().mean().backward()
+        optimizer.step()
+    for name, values in attachment.named_parameters():
+        wanted = twin.get_parameter(name).grad.take(mask.indices(name))
+        torch.testing.assert_close(values.grad, wanted, rtol=1e-9, atol=1e-13)
+
+
+def test_a_compiled_step_leaves_the_compiler_nothing_it_cannot_see_through(path):
+    """On the path of accelerators no operator of ours is in the graph: k numbers leave it, by plain aten."""
+    torch._dynamo.reset()
+    operators = set()
+
+    def note(graph, _):
+        operators.update(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    torch.manual_seed(0)
+    model = Small().double()
+    mt.attach(model, mt.Mask.random(model, 0.3))
+    backend = torch._dynamo.backends.common.aot_autograd(fw_compiler=note, bw_compiler=note)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    compiled(torch.arange(12).view(3, 4)).square().mean().backward()
+    ours = {name for name in operators if "multiticket" in name}
+    assert not ours if path == "hooks" else ours

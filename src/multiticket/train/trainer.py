@@ -20,6 +20,7 @@ from trl.trainer.utils import RepeatSampler
 from multiticket.config import RunConfig
 from multiticket.runs.checkpoints import Checkpoints
 from multiticket.sparse import Attachment
+from multiticket.sparse.optimizer_state import load_either_layout
 from multiticket.sparse.sharded import reshard
 from multiticket.sparse.support import refuse_strategy
 from multiticket.train.arms import save_adapter
@@ -160,6 +161,13 @@ class RLVRTrainer(GRPOTrainer):
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """All of them, as in the paper: norms and biases are trained and decay like any other tensor."""
         return [name for name, _ in model.named_parameters()]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own, which also takes up what was saved on a machine of the other kind."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.attachment is not None and not self.is_fsdp_enabled:
+            load_either_layout(self.attachment, optimizer)
+        return optimizer
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         """TRL's order, but with each epoch's permutation a function of its number, so that resuming finds it again."""
