@@ -417,7 +417,7 @@ def _ends(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
 
 def input_embedding(model: nn.Module) -> nn.Module | None:
     """The embedding that the model's tokens go through, if it has one."""
-    ask = getattr(model, "getinput_embeddings", None)
+    ask = getattr(model, "get_input_embeddings", None)
     try:
         table = ask() if ask is not None else None
     except (NotImplementedError, AttributeError):  # transformers' answer for models without one
