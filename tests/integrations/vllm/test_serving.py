@@ -339,7 +339,7 @@ class TestCommand:
         ("arguments", "words"),
         [
             (["--ticket", "one"], "NAME=FILE"),
-            (["--ticket", "one=nowhere"], "No such file"),
+            (["--ticket", "one=nowhere"], "There is no ticket nowhere"),
             (["--ticket", "a/b=FILE"], "slash"),
             (["--ticket", "tiny-qwen2=FILE"], "base's name"),
             (["--ticket", "one=FILE", "--ticket", "one=FILE"], "Two tickets"),
