@@ -157,9 +157,8 @@ def way(run: Finished) -> str:
     return f"{said}, {optim}" if optim else said
 
 
-def mask_name(run: Finished) -> str:
-    """The mask that a ticket's run trained."""
-    config = run.config
+def mask_name(config: RunConfig) -> str:
+    """The mask that a ticket's run trains."""
     return f"seed {config.seed}" + (f", part {config.part}" if config.part else "")
 
 

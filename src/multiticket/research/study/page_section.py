@@ -7,8 +7,9 @@ question of kind `record`; :func:`read_section` reads it back.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,6 +17,7 @@ from multiticket.runs.files import write_text
 
 Verdict = Literal["reproduced", "not reproduced", "not decided", "not testable here"]
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "not reproduced", "not decided", "not testable here")
+Row = TypeVar("Row")
 Entry = str | int | float | None
 """Of a table: numbers are sorted as numbers and set to the right; None is an empty one."""
 
@@ -37,6 +39,20 @@ class Series(Record):
     """Ends of each value's 95 % interval, or whatever the caption says they are."""
     joined: bool = True
     """Whether a line goes through the points, in a `chart`."""
+
+    @classmethod
+    def with_ends(
+        cls,
+        name: str,
+        x: Sequence[Any],
+        y: Iterable[float],
+        ends: Iterable[Sequence[float]],
+        scale: float = 1,
+    ) -> Series:
+        """Values with the (low, high) of each, all times `scale`: 100 for shares in percent."""
+        pairs = [*ends]
+        low, high = ([scale * pair[side] for pair in pairs] for side in (0, 1))
+        return cls(name=name, x=list(x), y=[scale * value for value in y], low=low, high=high)
 
     @model_validator(mode="after")
     def _same_lengths(self) -> Series:
@@ -94,6 +110,18 @@ class Table(Record):
     rows: list[list[Entry]]
     folded: bool = False
     """Whether it is shown only when asked for, as the list of all runs is."""
+
+    @classmethod
+    def of(
+        cls,
+        caption: str,
+        rows: Iterable[Row],
+        columns: Mapping[str, Callable[[Row], Entry]],
+        folded: bool = False,
+    ) -> Table:
+        """One row of the table for each of `rows`; each column says what it takes of one."""
+        entries = [[take(row) for take in columns.values()] for row in rows]
+        return cls(caption=caption, columns=list(columns), rows=entries, folded=folded)
 
     @model_validator(mode="after")
     def _same_widths(self) -> Table:

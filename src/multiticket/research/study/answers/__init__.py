@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from multiticket.research.study.answers.compare import answer_compare
+from multiticket.research.study.answers.compare import answer_compare, answer_other_tasks
 from multiticket.research.study.answers.controls import answer_controls
 from multiticket.research.study.answers.density import answer_density
 from multiticket.research.study.answers.laws import answer_collapse, answer_law
 from multiticket.research.study.answers.masks import answer_masks
-from multiticket.research.study.answers.other_tasks import answer_elsewhere
 from multiticket.research.study.answers.overlap import answer_overlap
 from multiticket.research.study.answers.parts import with_runs
 from multiticket.research.study.answers.recorded import answer_none, answer_record
@@ -25,7 +24,7 @@ KINDS: dict[str, Callable[[Question, Evidence], Section]] = {
     "overlap": answer_overlap,
     "density": answer_density,
     "controls": answer_controls,
-    "elsewhere": answer_elsewhere,
+    "elsewhere": answer_other_tasks,
     "law": answer_law,
     "collapse": answer_collapse,
     "record": answer_record,

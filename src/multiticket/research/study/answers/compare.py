@@ -1,44 +1,64 @@
-"""Kind `compare`: is one way of training no worse than another, in every task and base that the study has?"""
+"""Kinds `compare` and `elsewhere`: is one way of training no worse than another, on its own task or on others?"""
 
 from __future__ import annotations
 
-from multiticket.research.stats.verdicts import MARGIN
-from multiticket.research.study.answers.parts import (
-    counts,
-    differences,
-    edge_notes,
-    numbers_of,
-    sides_figure,
-    sides_of,
-    sides_table,
-    unfinished,
-    verdict_of_all,
-)
-from multiticket.research.study.evidence import Evidence, way
+from functools import partial
+
+from multiticket.evaluate.problem_results import Results
+from multiticket.research.study.answers import parts
+from multiticket.research.study.evidence import Evidence, Finished, way
 from multiticket.research.study.page_section import Section
 from multiticket.research.study.questions import Question
 
 
 def answer_compare(question: Question, evidence: Evidence) -> Section:
     """`cell` against `reference`; reproduced where `cell` is not worse by `margin` in any task and base."""
-    margin = question.options.get("margin", MARGIN)
-    sides = sides_of(question, evidence, evidence.scored(question.options["cell"]), way)
-    missing = unfinished(question, evidence)
-    found = differences(sides)
+    margin = parts.margin_of(question)
+    sides = parts.sides_of(question, evidence, evidence.scored(question.options["cell"]), way)
     caption = f"{question.options['cell']} minus {question.options['reference']}"
-    return Section(
-        name=question.name,
-        heading=question.claim,
-        verdict=verdict_of_all(sides, not missing),
-        answer=f"{found}. The margin is {100 * margin:g} points."
-        if sides
-        else "No pair of runs is finished.",
-        n=counts(sides),
-        command=evidence.command,
-        notes=[*missing, *edge_notes(question, evidence)],
-        figures=[sides_figure(sides, margin, f"{caption}; bars are 95 % for all rows at once.")]
-        if sides
-        else [],
-        tables=[sides_table(sides, f"{caption}, problem by problem")] if sides else [],
-        numbers={"margin": margin, "sides": numbers_of(sides)},
+    found = f"{parts.differences(sides)}. The margin is {100 * margin:g} points."
+    return parts.answered_by_sides(
+        question,
+        evidence,
+        sides,
+        parts.verdict_of_all(sides),
+        found if sides else "No pair of runs is finished.",
+        f"{caption}, problem by problem",
+        lambda: parts.sides_figure(sides, margin, f"{caption}; bars are 95 % for all rows at once."),
     )
+
+
+def answer_other_tasks(question: Question, evidence: Evidence) -> Section:
+    """`cell` against `reference` on the tasks that their cells name under `also`.
+
+    Reproduced where `cell` is not worse by `margin` on any of them; how the two do on the task that they were trained
+    on stands beside it, for forgetting is to be compared at equal gain.
+    """
+    margin = parts.margin_of(question)
+    runs = evidence.scored(question.options["cell"])
+    pairs: list[parts.Pair] = []
+    for task in dict.fromkeys(task for run in runs for task in run.run.also):
+        measured = [run for run in runs if task in run.run.also]
+        found = parts.pairs_of(question, evidence, measured, way, partial(_results, task))
+        pairs += [((f"{own} → {task}", model), name, n, scores) for (own, model), name, n, scores in found]
+    sides = parts.judged_sides(pairs, margin)
+    trained = parts.sides_of(question, evidence, runs, way)
+    caption = f"{question.options['cell']} minus {question.options['reference']}"
+    said = f"{parts.differences(sides)}. The margin is {100 * margin:g} points."
+    bars = f"{caption} on the other task; bars are 95 % for all rows at once."
+    return parts.answered_by_sides(
+        question,
+        evidence,
+        sides,
+        parts.verdict_of_all(sides),
+        said if sides else "No pair of runs is measured elsewhere.",
+        f"{caption}: trained on one task, measured on another",
+        lambda: parts.sides_figure(sides, margin, bars),
+        [parts.sides_table(trained, f"{caption}: measured on the task that was trained")],
+        {"own": parts.numbers_of(trained)},
+        other_tasks=True,
+    )
+
+
+def _results(task: str, run: Finished) -> Results | None:
+    return run.elsewhere(task)

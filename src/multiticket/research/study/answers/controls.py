@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiticket.research.stats.verdicts import ALPHA, MARGIN
-from multiticket.research.study.answers.parts import (
-    Side,
-    counts,
-    edge_notes,
-    numbers_of,
-    points,
-    sides_figure,
-    sides_of,
-    sides_table,
-    span,
-    unfinished,
-)
+from multiticket.research.stats.verdicts import ALPHA
+from multiticket.research.study.answers import parts
 from multiticket.research.study.evidence import Evidence
 from multiticket.research.study.page_section import Section, Verdict
 from multiticket.research.study.questions import Question
@@ -29,34 +18,29 @@ def answer_controls(question: Question, evidence: Evidence) -> Section:
     minus `margin`, ``same`` where it is below plus `margin` too; ``any`` is shown and decides nothing.
     """
     expect = question.options["expect"]
-    margin = question.options.get("margin", MARGIN)
-    runs = [(label, run) for label in expect for run in evidence.scored(label)]
-    label_of = {run.run.name: label for label, run in runs}
-    sides = sides_of(question, evidence, [run for _, run in runs], lambda run: label_of[run.run.name])
-    missing = unfinished(question, evidence)
-    said = [
-        f"{side.label} {points(side.judged.difference.difference)} points ({span(side.judged.simultaneous)}): "
+    margin = parts.margin_of(question)
+    label_of = {run.run.name: label for label in expect for run in evidence.scored(label)}
+    runs = [run for label in expect for run in evidence.scored(label)]
+    sides = parts.sides_of(question, evidence, runs, lambda run: label_of[run.run.name])
+    said = "; ".join(
+        f"{side.label} {parts.points(side.difference.difference)} points ({parts.span(side.judged.simultaneous)}): "
         f"{in_words(side)}"
         for side in sides
-    ]
-    reference = question.options["reference"]
-    return Section(
-        name=question.name,
-        heading=question.claim,
-        verdict=verdict_of_expected(sides, expect) if not missing else "not decided",
-        answer="; ".join(said) + "." if said else "No pair of runs is finished.",
-        n=counts(sides),
-        command=evidence.command,
-        notes=[*missing, *edge_notes(question, evidence)],
-        figures=[sides_figure(sides, margin, f"Each minus {reference}; bars are 95 % for all rows at once.")]
-        if sides
-        else [],
-        tables=[sides_table(sides, f"Each minus {reference}, problem by problem")] if sides else [],
-        numbers={"margin": margin, "expect": dict(expect), "sides": numbers_of(sides)},
+    )
+    minus = f"Each minus {question.options['reference']}"
+    return parts.answered_by_sides(
+        question,
+        evidence,
+        sides,
+        verdict_of_expected(sides, expect),
+        f"{said}." if sides else "No pair of runs is finished.",
+        f"{minus}, problem by problem",
+        lambda: parts.sides_figure(sides, margin, f"{minus}; bars are 95 % for all rows at once."),
+        numbers={"expect": dict(expect)},
     )
 
 
-def verdict_of_expected(sides: Sequence[Side], expect: dict[str, str]) -> Verdict:
+def verdict_of_expected(sides: Sequence[parts.Side], expect: dict[str, str]) -> Verdict:
     """Whether every side came out as expected; one that came out the other way decides against it."""
     decided = True
     for side in sides:
@@ -75,7 +59,7 @@ def verdict_of_expected(sides: Sequence[Side], expect: dict[str, str]) -> Verdic
     return "reproduced" if decided and sides else "not decided"
 
 
-def in_words(side: Side) -> str:
+def in_words(side: parts.Side) -> str:
     """What all judged at once say of one."""
     low, high = side.judged.simultaneous
     if side.judged.worse:

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multiticket.research.stats.verdicts import ALPHA, MARGIN
-from multiticket.research.study.answers.parts import (
-    Side,
-    by_setting,
-    counts,
-    edge_notes,
-    numbers_of,
-    points,
-    sides_of,
-    sides_table,
-    unfinished,
-)
+from multiticket.research.stats.verdicts import ALPHA
+from multiticket.research.study.answers import parts
 from multiticket.research.study.evidence import Evidence, percentage, setting_name
-from multiticket.research.study.page_section import Figure, Mark, Section, Series, Verdict
+from multiticket.research.study.page_section import Figure, Section, Verdict
 from multiticket.research.study.questions import Question
 
 
@@ -27,46 +17,42 @@ def answer_density(question: Question, evidence: Evidence) -> Section:
     Reproduced where every density from `holds_to` up is not worse by `margin`, and, if `breaks_at` is given, every
     density from it down is worse by more.
     """
-    margin = question.options.get("margin", MARGIN)
+    margin = parts.margin_of(question)
     runs = evidence.scored(question.options["cell"])
     density = {percentage(run.config.density): run.config.density for run in runs}
     trained = {(run.setting, percentage(run.config.density)): int(run.result["nnz"]) for run in runs}
-    sides = sides_of(question, evidence, runs, lambda run: percentage(run.config.density))
+    sides = parts.sides_of(question, evidence, runs, lambda run: percentage(run.config.density))
     sides.sort(key=lambda side: -density[side.name])
-    missing = unfinished(question, evidence)
+
+    def trained_by(side: parts.Side) -> str:
+        return f"({trained[side.setting, side.name]:,} numbers)"
+
     said = []
-    for setting, found in by_setting(sides).items():
-        fine = [side for side in found if side.judged.not_worse]
-        worse = [side for side in found if side.judged.worse]
-        sparsest = (
-            f"not worse down to {fine[-1].name} ({trained[setting, fine[-1].name]:,} numbers)" if fine else ""
-        )
-        densest = (
-            f"worse from {worse[0].name} on ({trained[setting, worse[0].name]:,} numbers)" if worse else ""
-        )
-        ends = ", ".join(part for part in (sparsest, densest) if part) or "nothing decided at any density"
+    for setting, found in parts.by_setting(sides).items():
+        fine = [
+            f"not worse down to {side.name} {trained_by(side)}" for side in found if side.judged.not_worse
+        ]
+        worse = [f"worse from {side.name} on {trained_by(side)}" for side in found if side.judged.worse]
+        ends = ", ".join([*fine[-1:], *worse[:1]]) or "nothing decided at any density"
         said.append(f"{setting_name(setting)}: {ends}.")
-    return Section(
-        name=question.name,
-        heading=question.claim,
-        verdict=_verdict(sides, density, question) if not missing else "not decided",
-        answer=" ".join(said) or "No density has a finished run.",
-        n=counts(sides),
-        command=evidence.command,
-        notes=[*missing, *edge_notes(question, evidence)],
-        figures=[_figure(sides, density, margin)] if sides else [],
-        tables=[sides_table(sides, "Each density minus full training, problem by problem")] if sides else [],
+    return parts.answered_by_sides(
+        question,
+        evidence,
+        sides,
+        _verdict(sides, density, question),
+        " ".join(said) or "No density has a finished run.",
+        "Each density minus full training, problem by problem",
+        lambda: _figure(sides, density, margin),
         numbers={
-            "margin": margin,
             "sides": [
                 {"density": density[side.name], "nnz": trained[side.setting, side.name], **numbers}
-                for side, numbers in zip(sides, numbers_of(sides), strict=True)
-            ],
+                for side, numbers in zip(sides, parts.numbers_of(sides), strict=True)
+            ]
         },
     )
 
 
-def _verdict(sides: Sequence[Side], density: dict[str, float], question: Question) -> Verdict:
+def _verdict(sides: Sequence[parts.Side], density: dict[str, float], question: Question) -> Verdict:
     holds_to, breaks_at = question.options.get("holds_to", 0.0), question.options.get("breaks_at", 0.0)
     upper = [side.judged for side in sides if density[side.name] >= holds_to]
     lower = [side.judged for side in sides if density[side.name] <= breaks_at]
@@ -79,19 +65,8 @@ def _verdict(sides: Sequence[Side], density: dict[str, float], question: Questio
     return "reproduced" if holds and breaks else "not decided"
 
 
-def _figure(sides: Sequence[Side], density: dict[str, float], margin: float) -> Figure:
-    series = []
-    for setting, found in by_setting(sides).items():
-        series.append(
-            Series(
-                name=setting_name(setting),
-                x=[density[side.name] for side in found],
-                y=[100 * side.judged.difference.difference for side in found],
-                low=[100 * side.judged.simultaneous[0] for side in found],
-                high=[100 * side.judged.simultaneous[1] for side in found],
-            )
-        )
-    said = "; ".join(f"{side.label} {points(side.judged.difference.difference)}" for side in sides)
+def _figure(sides: Sequence[parts.Side], density: dict[str, float], margin: float) -> Figure:
+    said = "; ".join(f"{side.label} {parts.points(side.difference.difference)}" for side in sides)
     return Figure(
         kind="chart",
         caption="Accuracy against full training over the trained fraction; bars are 95 % for all points at once.",
@@ -99,6 +74,6 @@ def _figure(sides: Sequence[Side], density: dict[str, float], margin: float) -> 
         x_label="density (trained fraction)",
         y_label="difference, percentage points",
         x_log=True,
-        series=series,
-        marks=[Mark(at=0, label="full"), Mark(at=-100 * margin, label=f"margin −{100 * margin:g}")],
+        series=parts.sides_series(sides, lambda side: density[side.name]),
+        marks=parts.margin_marks(margin, "full"),
     )

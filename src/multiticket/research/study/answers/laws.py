@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from multiticket.research.stats.curve_collapse import Run, collapse
+from multiticket.research.stats.curve_collapse import Collapse, Run, collapse
 from multiticket.research.stats.power_law import PowerLaw, power_law
-from multiticket.research.study.answers.parts import edge_notes, rounded, unfinished
+from multiticket.research.study.answers.parts import answered, rounded
 from multiticket.research.study.evidence import Evidence, Finished, by, setting_name
-from multiticket.research.study.page_section import Entry, Figure, Section, Series, Table, Verdict
+from multiticket.research.study.page_section import Figure, Section, Series, Table, Verdict
 from multiticket.research.study.questions import Question
 
 TOLERANCE = 0.2
@@ -22,7 +22,6 @@ def answer_law(question: Question, evidence: Evidence) -> Section:
     moved.
     """
     what = question.options.get("y", "learning_rate")
-    missing = unfinished(question, evidence)
     runs = {run.run.name: run for label in _labels(question) for run in evidence.scored(label)}
     laws: dict[tuple[str, str], PowerLaw] = {}
     drawn = []
@@ -36,22 +35,18 @@ def answer_law(question: Question, evidence: Evidence) -> Section:
         ends = [min(x), max(x)]
         drawn.append(Series(name=f"exponent {law.exponent:.2f}", x=ends, y=[law.at(end) for end in ends]))
     label = "learning rate" if what == "learning_rate" else "KL of the first step, nats a completion"
-    claimed = float(question.options["exponent"])
-    verdicts = [_verdict(question, law.interval) for law in laws.values()]
-    return Section(
-        name=question.name,
-        heading=question.claim,
-        verdict=_of_all(verdicts) if not missing else "not decided",
-        answer=" ".join(
-            f"{setting_name(setting)}: exponent {law.exponent:.2f} (95 % {law.interval[0]:.2f} to "
-            f"{law.interval[1]:.2f}), claimed {claimed:g}."
-            for setting, law in laws.items()
-        )
-        or "Fewer than three points are finished.",
+    said = " ".join(
+        f"{setting_name(setting)}: exponent {law.exponent:.2f} (95 % {_span(law.interval)}), claimed "
+        f"{float(question.options['exponent']):g}."
+        for setting, law in laws.items()
+    )
+    return answered(
+        question,
+        evidence,
+        _of_all([_verdict(question, law.interval) for law in laws.values()]),
+        answer=said or "Fewer than three points are finished.",
         n=", ".join(f"{law.n} points on {setting_name(setting)}" for setting, law in laws.items())
         or "none yet",
-        command=evidence.command,
-        notes=[*missing, *edge_notes(question, evidence)],
         figures=[_figure(drawn, label, laws)] if drawn else [],
         tables=[_law_table(laws, label)] if laws else [],
         numbers={"laws": [{"setting": list(setting), **asdict(law)} for setting, law in laws.items()]},
@@ -64,53 +59,67 @@ def answer_collapse(question: Question, evidence: Evidence) -> Section:
     Of cells with a sweep it takes the sweep's runs, of others the runs themselves.
     """
     measure = question.options.get("measure", "pass@1")
-    missing = unfinished(question, evidence)
     cells = [evidence.study.cell(label) for label in _labels(question)]
     runs = {run.run.name: run for cell in cells for run in evidence.finished(cell.sweep or cell.runs)}
-    figures, numbers, said, verdicts = [], [], [], []
-    rows: list[list[Entry]] = []
+    collapses: dict[tuple[str, str], Collapse] = {}
+    figures, numbers = [], []
     for setting, found in by(runs.values(), lambda run: run.setting).items():
         points = [Run(one.config.density, one.result["learning_rate"], one.score(measure)) for one in found]
         by_density = by(found, lambda run: run.config.density)
         rates = [{run.result["learning_rate"] for run in same} for same in by_density.values()]
         if len(rates) < 2 or min(map(len, rates)) < 2:
             continue
-        result = collapse(points)
-        verdicts.append(_verdict(question, result.interval))
-        interval = (
-            f"{result.interval[0]:.2f} to {result.interval[1]:.2f}"
-            if result.interval
-            else "not told by so few"
-        )
-        apart = None if result.apart is None else rounded(100 * result.apart)
-        said.append(
-            f"{setting_name(setting)}: the curves lie on one another at rate × density^{result.exponent:.2f} "
-            f"(95 %: {interval}), {100 * result.distance:.1f} points apart"
-            + (f", against {apart:.1f} over the rate alone." if apart is not None else ".")
-        )
-        rows.append([setting_name(setting), result.n, result.exponent, interval])
-        rows[-1] += [rounded(100 * result.distance), apart]
+        collapses[setting] = result = collapse(points)
         numbers.append(
             {"setting": list(setting), **asdict(result), "points": [asdict(point) for point in points]}
         )
         figures.append(_curves(setting, by_density, result.exponent, measure))
-    table = Table(
-        caption="Where the curves of all densities come together",
-        columns=["task, base", "runs", "exponent", "95 %", "distance, points", "over the rate alone, points"],
-        rows=rows,
-    )  # fmt: skip
-    return Section(
-        name=question.name,
-        heading=question.claim,
-        verdict=_of_all(verdicts) if not missing else "not decided",
-        answer=" ".join(said) or "Fewer than two densities with two rates each are finished.",
-        n=", ".join(f"{row[1]} runs on {row[0]}" for row in rows) or "none yet",
-        command=evidence.command,
-        notes=missing,
+    table = Table.of(
+        "Where the curves of all densities come together",
+        collapses.items(),
+        {
+            "task, base": lambda one: setting_name(one[0]),
+            "runs": lambda one: one[1].n,
+            "exponent": lambda one: one[1].exponent,
+            "95 %": lambda one: _interval(one[1]),
+            "distance, points": lambda one: rounded(100 * one[1].distance),
+            "over the rate alone, points": lambda one: _apart(one[1]),
+        },
+    )
+    return answered(
+        question,
+        evidence,
+        _of_all([_verdict(question, one.interval) for one in collapses.values()]),
+        edges=False,
+        answer=" ".join(_in_words(setting, one) for setting, one in collapses.items())
+        or "Fewer than two densities with two rates each are finished.",
+        n=", ".join(f"{one.n} runs on {setting_name(setting)}" for setting, one in collapses.items())
+        or "none yet",
         figures=figures,
-        tables=[table] if rows else [],
+        tables=[table] if collapses else [],
         numbers={"collapses": numbers},
     )
+
+
+def _in_words(setting: tuple[str, str], one: Collapse) -> str:
+    apart = _apart(one)
+    beside = "." if apart is None else f", against {apart:.1f} over the rate alone."
+    return (
+        f"{setting_name(setting)}: the curves lie on one another at rate × density^{one.exponent:.2f} "
+        f"(95 %: {_interval(one)}), {100 * one.distance:.1f} points apart{beside}"
+    )
+
+
+def _apart(one: Collapse) -> float | None:
+    return None if one.apart is None else rounded(100 * one.apart)
+
+
+def _interval(one: Collapse) -> str:
+    return _span(one.interval) if one.interval else "not told by so few"
+
+
+def _span(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.2f} to {interval[1]:.2f}"
 
 
 def _labels(question: Question) -> list[str]:
@@ -131,10 +140,8 @@ def _points(runs: list[Finished], what: str) -> list[tuple[float, float]]:
 
 
 def _verdict(question: Question, interval: tuple[float, float] | None) -> Verdict:
-    claimed, tolerance = (
-        float(question.options["exponent"]),
-        float(question.options.get("tolerance", TOLERANCE)),
-    )
+    claimed = float(question.options["exponent"])
+    tolerance = float(question.options.get("tolerance", TOLERANCE))
     if interval is None:
         return "not decided"
     if claimed - tolerance <= interval[0] and interval[1] <= claimed + tolerance:
@@ -167,21 +174,18 @@ def _figure(series: list[Series], label: str, laws: dict[tuple[str, str], PowerL
 
 
 def _law_table(laws: dict[tuple[str, str], PowerLaw], label: str) -> Table:
-    return Table(
-        caption=f"{label} = c × density^exponent",
-        columns=["task, base", "points", "exponent", "95 %", "95 % by bootstrap", "c", "R²"],
-        rows=[
-            [
-                setting_name(setting),
-                law.n,
-                round(law.exponent, 3),
-                f"{law.interval[0]:.2f} to {law.interval[1]:.2f}",
-                f"{law.bootstrap[0]:.2f} to {law.bootstrap[1]:.2f}",
-                float(f"{law.scale:.3g}"),
-                round(law.r_squared, 3),
-            ]
-            for setting, law in laws.items()
-        ],
+    return Table.of(
+        f"{label} = c × density^exponent",
+        laws.items(),
+        {
+            "task, base": lambda law: setting_name(law[0]),
+            "points": lambda law: law[1].n,
+            "exponent": lambda law: round(law[1].exponent, 3),
+            "95 %": lambda law: _span(law[1].interval),
+            "95 % by bootstrap": lambda law: _span(law[1].bootstrap),
+            "c": lambda law: float(f"{law[1].scale:.3g}"),
+            "R²": lambda law: round(law[1].r_squared, 3),
+        },
     )
 
 
@@ -190,17 +194,11 @@ def _curves(
 ) -> Figure:
     series = []
     for density, runs in sorted(by_density.items(), reverse=True):
-        cells = by(runs, lambda run: run.result["learning_rate"])
-        places = sorted(cells)
-        series.append(
-            Series(
-                name=f"{100 * density:g} %",
-                x=[rate * density**exponent for rate in places],
-                y=[
-                    100 * sum(run.score(measure) for run in cells[rate]) / len(cells[rate]) for rate in places
-                ],
-            )
-        )
+        scores = by(runs, lambda run: run.result["learning_rate"])
+        rates = sorted(scores)
+        means = [100 * sum(run.score(measure) for run in scores[rate]) / len(scores[rate]) for rate in rates]
+        places = [rate * density**exponent for rate in rates]
+        series.append(Series(name=f"{100 * density:g} %", x=places, y=means))
     said = "; ".join(f"{one.name}: best {max(one.y):.1f} %" for one in series)
     return Figure(
         kind="chart",

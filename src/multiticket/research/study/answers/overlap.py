@@ -8,9 +8,11 @@ from typing import Any
 
 from multiticket.config import RunConfig
 from multiticket.research.stats.verdicts import ALPHA
-from multiticket.research.study.evidence import Evidence
+from multiticket.research.study.evidence import Evidence, mask_name
 from multiticket.research.study.page_section import Figure, Section, Table
 from multiticket.research.study.questions import Question
+
+SHARED = ("intersection", "jaccard", "expected", "z")
 
 
 def answer_overlap(question: Question, evidence: Evidence) -> Section:
@@ -23,62 +25,53 @@ def answer_overlap(question: Question, evidence: Evidence) -> Section:
     for run in evidence.study.cell(question.options["cell"]).runs:
         config = run.config
         configs.setdefault((config.model, config.density, config.seed, config.part), config)
-    names = [_name(config) for config in configs.values()]
-    pairs = _pairs(list(configs.values()))
-    jaccard = [pair["jaccard"] for pair in pairs]
-    limit = NormalDist().inv_cdf(1 - ALPHA / max(1, len(pairs)))
-    above = [pair for pair in pairs if pair["z"] > limit]
-    values: list[list[float | None]] = [[None] * len(names) for _ in names]
-    for pair in pairs:
-        values[pair["a"]][pair["b"]] = values[pair["b"]][pair["a"]] = pair["jaccard"]
+    names = [mask_name(config) for config in configs.values()]
+    pairs = _pairs([*configs.values()])
+    asked: dict[str, Any] = {"name": question.name, "heading": question.claim}
     if not pairs:
-        return Section(
-            name=question.name,
-            heading=question.claim,
-            verdict="not decided",
-            answer="There is no pair of masks.",
-        )
+        return Section(**asked, verdict="not decided", answer="There is no pair of masks.")
+    jaccard = [pair["jaccard"] for pair in pairs]
+    limit = NormalDist().inv_cdf(1 - ALPHA / len(pairs))
+    above = [pair for pair in pairs if pair["z"] > limit]
     mean, chance = sum(jaccard) / len(jaccard), sum(pair["expected"] for pair in pairs) / len(pairs)
     said = (
         f"Over {len(pairs)} pairs of {len(names)} masks Jaccard's index is {mean:.6f} in the mean and at most "
         f"{max(jaccard):.6f}; independent masks have {chance:.6f}. {len(above)} pairs share more than chance gives."
     )
+    table = Table.of(
+        "Pairs of masks",
+        pairs,
+        {
+            "pair": lambda pair: f"{names[pair['a']]} and {names[pair['b']]}",
+            "shared positions": lambda pair: pair["intersection"],
+            "Jaccard": lambda pair: round(pair["jaccard"], 6),
+            "by chance": lambda pair: round(pair["expected"], 6),
+            "z": lambda pair: round(pair["z"], 2),
+        },
+    )
     return Section(
-        name=question.name,
-        heading=question.claim,
+        **asked,
         verdict="not reproduced" if above else "reproduced",
         answer=said,
         n=f"{len(names)} masks, {len(pairs)} pairs",
         command=evidence.command,
-        figures=[
-            Figure(
-                kind="matrix",
-                caption="Jaccard's index of each pair of masks: squares' areas, the largest that of the largest index.",
-                alternative=said,
-                rows=names,
-                columns=names,
-                values=values,
-            )
-        ]
-        if max(jaccard) > 0
-        else [],
-        tables=[
-            Table(
-                caption="Pairs of masks",
-                columns=["pair", "shared positions", "Jaccard", "by chance", "z"],
-                rows=[
-                    [
-                        f"{names[pair['a']]} and {names[pair['b']]}",
-                        pair["intersection"],
-                        round(pair["jaccard"], 6),
-                        round(pair["expected"], 6),
-                        round(pair["z"], 2),
-                    ]
-                    for pair in pairs
-                ],
-            )
-        ],
+        figures=[_figure(names, pairs, said)] if max(jaccard) > 0 else [],
+        tables=[table],
         numbers={"pairs": pairs, "limit": limit},
+    )
+
+
+def _figure(names: list[str], pairs: list[dict[str, Any]], said: str) -> Figure:
+    values: list[list[float | None]] = [[None] * len(names) for _ in names]
+    for pair in pairs:
+        values[pair["a"]][pair["b"]] = values[pair["b"]][pair["a"]] = pair["jaccard"]
+    return Figure(
+        kind="matrix",
+        caption="Jaccard's index of each pair of masks: squares' areas, the largest that of the largest index.",
+        alternative=said,
+        rows=names,
+        columns=names,
+        values=values,
     )
 
 
@@ -100,26 +93,12 @@ def _pairs(configs: list[RunConfig]) -> list[dict[str, Any]]:
             models[config.model] = load_model(config.model, config.dtype)[0]
         model = models[config.model]
         mask = Mask.from_rule(model, mask_rule(config))
-        masks.append(
-            Mask.from_indices(model, {name: mask.indices(name) for name in mask.names})
-        )  # drawn once
+        drawn_once = {name: mask.indices(name) for name in mask.names}
+        masks.append(Mask.from_indices(model, drawn_once))
     found = []
     for a, b in itertools.combinations(range(len(masks)), 2):
         if configs[a].model != configs[b].model:
             continue
         shared = overlap(masks[a], masks[b])
-        found.append(
-            {
-                "a": a,
-                "b": b,
-                "intersection": shared.intersection,
-                "jaccard": shared.jaccard,
-                "expected": shared.expected,
-                "z": shared.z,
-            }
-        )
+        found.append({"a": a, "b": b, **{name: getattr(shared, name) for name in SHARED}})
     return found
-
-
-def _name(config: RunConfig) -> str:
-    return f"seed {config.seed}" + (f", part {config.part}" if config.part else "")

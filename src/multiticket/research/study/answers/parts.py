@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from multiticket.evaluate.paired import Scores
+from multiticket.evaluate.paired import Difference, Scores
 from multiticket.evaluate.problem_results import Results
 from multiticket.research.stats.verdicts import ALPHA, MARGIN, Judged, judge_all
 from multiticket.research.study.choice import read_choice
@@ -15,12 +15,17 @@ from multiticket.research.study.evidence import Evidence, Finished, by, problem_
 from multiticket.research.study.page_section import Figure, Mark, Section, Series, Table, Verdict
 from multiticket.research.study.questions import Question
 
+Setting = tuple[str, str]
+"""Task and base."""
+Pair = tuple[Setting, str, int, tuple[Scores, Scores, int]]
+"""Task and base, a side's name, problems, and what :func:`judge_all` takes."""
+
 
 @dataclass(frozen=True)
 class Side:
     """Runs of one way of training (or one mask) against the reference of the same task and base."""
 
-    setting: tuple[str, str]
+    setting: Setting
     name: str
     judged: Judged
     problems: int
@@ -29,9 +34,9 @@ class Side:
     def label(self) -> str:
         return f"{self.name} ({setting_name(self.setting)})"
 
-
-Pair = tuple[tuple[str, str], str, int, tuple[Scores, Scores, int]]
-"""Task and base, a side's name, problems, and what :func:`judge_all` takes."""
+    @property
+    def difference(self) -> Difference:
+        return self.judged.difference
 
 
 def pairs_of(
@@ -53,12 +58,10 @@ def pairs_of(
     for (setting, side), found in by(runs, lambda run: (run.setting, name(run))).items():
         reference = [one for run in references.get(setting, []) if (one := results(run))]
         own = [one for run in found if (one := results(run))]
-        if not reference or not own:
-            continue
-        like = reference[0]
-        samples = min(one.samples for one in (*reference, *own)) if measure == "pass@1" else 1
-        scores = problem_scores(reference, measure, like), problem_scores(own, measure, like), samples
-        pairs.append((setting, side, len(like.problems), scores))
+        if reference and own:
+            samples = min(one.samples for one in (*reference, *own)) if measure == "pass@1" else 1
+            a, b = (problem_scores(of, measure, reference[0]) for of in (reference, own))
+            pairs.append((setting, side, len(reference[0].problems), (a, b, samples)))
     return pairs
 
 
@@ -73,60 +76,116 @@ def sides_of(
 ) -> list[Side]:
     """Runs against the question's reference, on the task that they were trained on."""
     pairs = pairs_of(question, evidence, runs, name, lambda run: run.problems)
-    return judged_sides(pairs, question.options.get("margin", MARGIN))
+    return judged_sides(pairs, margin_of(question))
+
+
+def margin_of(question: Question) -> float:
+    return float(question.options.get("margin", MARGIN))
+
+
+def answered(
+    question: Question,
+    evidence: Evidence,
+    verdict: Verdict,
+    notes: Sequence[str] = (),
+    other_tasks: bool = False,
+    edges: bool = True,
+    **found: Any,
+) -> Section:
+    """What was found, under the question's name and claim; undecided, with a note, while runs are missing.
+
+    Args:
+        other_tasks: whether runs must be measured on their other tasks too.
+        edges: whether a chosen rate at the edge of those tried is noted.
+        found: the section's other fields.
+    """
+    missing = unfinished(question, evidence, other_tasks)
+    return Section(
+        name=question.name,
+        heading=question.claim,
+        verdict="not decided" if missing else verdict,
+        command=evidence.command,
+        notes=[*missing, *(edge_notes(question, evidence) if edges else ()), *notes],
+        **found,
+    )
+
+
+def answered_by_sides(
+    question: Question,
+    evidence: Evidence,
+    sides: Sequence[Side],
+    verdict: Verdict,
+    answer: str,
+    caption: str,
+    figure: Callable[[], Figure],
+    tables: Sequence[Table] = (),
+    numbers: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Section:
+    """`answered` of sides: their table, a figure and all numbers; nothing is shown where no pair of runs is finished.
+
+    Args:
+        caption: of the sides' table.
+        tables: after that one.
+        numbers: beside the margin and the sides'.
+    """
+    return answered(
+        question,
+        evidence,
+        verdict,
+        answer=answer,
+        n=counts(sides),
+        figures=[figure()] if sides else [],
+        tables=[sides_table(sides, caption), *tables] if sides else [],
+        numbers={"margin": margin_of(question), "sides": numbers_of(sides), **(numbers or {})},
+        **more,
+    )
 
 
 def sides_table(sides: Sequence[Side], caption: str) -> Table:
     """One row a side, with both numbers of runs."""
-    return Table(
-        caption=f"{caption}; differences and intervals in percentage points, p of being worse by the margin",
-        columns=[
-            "side",
-            "task, base",
-            "runs",
-            "ref. runs",
-            "accuracy, %",
-            "ref., %",
-            "difference",
-            "95 %",
-            "all at once",
-            "p (Holm)",
-            "judged",
-        ],
-        rows=[
-            [
-                side.name,
-                setting_name(side.setting),
-                side.judged.runs,
-                side.judged.reference_runs,
-                rounded(100 * side.judged.difference.b),
-                rounded(100 * side.judged.difference.a),
-                rounded(100 * side.judged.difference.difference),
-                span(side.judged.difference.interval),
-                span(side.judged.simultaneous),
-                p_text(side.judged.adjusted_p),
-                judged_word(side.judged),
-            ]
-            for side in sides
-        ],
+    return Table.of(
+        f"{caption}; differences and intervals in percentage points, p of being worse by the margin",
+        sides,
+        {
+            "side": lambda side: side.name,
+            "task, base": lambda side: setting_name(side.setting),
+            "runs": lambda side: side.judged.runs,
+            "ref. runs": lambda side: side.judged.reference_runs,
+            "accuracy, %": lambda side: rounded(100 * side.difference.b),
+            "ref., %": lambda side: rounded(100 * side.difference.a),
+            "difference": lambda side: rounded(100 * side.difference.difference),
+            "95 %": lambda side: span(side.difference.interval),
+            "all at once": lambda side: span(side.judged.simultaneous),
+            "p (Holm)": lambda side: p_text(side.judged.adjusted_p),
+            "judged": lambda side: judged_word(side.judged),
+        },
     )
+
+
+def sides_series(sides: Sequence[Side], place: Callable[[Side], Any]) -> list[Series]:
+    """Of each task and base the differences in points, with the intervals of all at once."""
+    return [
+        Series.with_ends(
+            setting_name(setting),
+            [place(side) for side in found],
+            [side.difference.difference for side in found],
+            [side.judged.simultaneous for side in found],
+            scale=100,
+        )
+        for setting, found in by_setting(sides).items()
+    ]
+
+
+def margin_marks(margin: float, equal: str) -> list[Mark]:
+    return [Mark(at=0, label=equal), Mark(at=-100 * margin, label=f"margin −{100 * margin:g}")]
 
 
 def sides_figure(sides: Sequence[Side], margin: float, caption: str) -> Figure:
     """A row a side: the difference from the reference in points, with the interval of all at once."""
     several = len({side.setting for side in sides}) > 1
-    series = [
-        Series(
-            name=setting_name(setting),
-            x=[f"{side.name}, {setting[0]}" if several else side.name for side in found],
-            y=[100 * side.judged.difference.difference for side in found],
-            low=[100 * side.judged.simultaneous[0] for side in found],
-            high=[100 * side.judged.simultaneous[1] for side in found],
-        )
-        for setting, found in by_setting(sides).items()
-    ]
     said = "; ".join(
-        f"{side.label} {points(side.judged.difference.difference)} ({span(side.judged.simultaneous)})"
+        f"{side.label} {points(side.difference.difference)} ({span(side.judged.simultaneous)})"
         for side in sides
     )
     return Figure(
@@ -134,30 +193,27 @@ def sides_figure(sides: Sequence[Side], margin: float, caption: str) -> Figure:
         caption=caption,
         alternative=f"Difference from the reference in percentage points, with intervals: {said}.",
         x_label="difference, percentage points",
-        series=series,
-        marks=[Mark(at=0, label="equal"), Mark(at=-100 * margin, label=f"margin −{100 * margin:g}")],
+        series=sides_series(sides, lambda side: f"{side.name}, {side.setting[0]}" if several else side.name),
+        marks=margin_marks(margin, "equal"),
     )
 
 
-def verdict_of_all(sides: Sequence[Side], complete: bool) -> Verdict:
+def verdict_of_all(sides: Sequence[Side]) -> Verdict:
     """Whether all sides are not worse than the reference by the margin.
 
     That all are so is shown where each is by itself: the claim is wrong only if one of them is, and that one is called
     so in at most 5 % of studies (intersection-union; Berger, 1982). That not all are is shown where one is worse with
     all judged at once.
     """
-    if not sides or not complete:
-        return "not decided"
     if any(side.judged.worse for side in sides):
         return "not reproduced"
-    if all(side.judged.p_worse <= ALPHA for side in sides):
-        return "reproduced"
-    return "not decided"
+    shown = sides and all(side.judged.p_worse <= ALPHA for side in sides)
+    return "reproduced" if shown else "not decided"
 
 
-def unfinished(question: Question, evidence: Evidence, elsewhere: bool = False) -> list[str]:
+def unfinished(question: Question, evidence: Evidence, other_tasks: bool = False) -> list[str]:
     """A note where runs that the question looks at are missing; a verdict waits for them."""
-    done, of = evidence.progress(question.labels, elsewhere, question.options.get("reference"))
+    done, of = evidence.progress(question.labels, other_tasks, question.options.get("reference"))
     if done == of:
         return []
     notes = [f"{done} of the {of} runs that this looks at are finished; the verdict waits for the others."]
@@ -184,21 +240,20 @@ def with_runs(section: Section, question: Question, evidence: Evidence) -> Secti
     runs = {run.run.name: run for label in question.labels for run in evidence.scored(label)}
     if not runs:
         return section
-    table = Table(
-        caption="Every run, and the command that does it again",
-        columns=["run", "rate", "accuracy %", "greedy %", "n", "trained numbers", "command"],
-        rows=[
-            [
-                name,
-                float(f"{run.result['learning_rate']:.3g}"),
-                rounded(100 * run.score("pass@1")),
-                rounded(100 * run.score("greedy")),
-                run.result["eval"]["after"]["n"],
-                run.result["nnz"],
-                shlex.join(["multiticket", "study", "rerun", str(evidence.report), name]),
-            ]
-            for name, run in runs.items()
-        ],
+    table = Table.of(
+        "Every run, and the command that does it again",
+        runs.values(),
+        {
+            "run": lambda run: run.run.name,
+            "rate": lambda run: float(f"{run.result['learning_rate']:.3g}"),
+            "accuracy %": lambda run: rounded(100 * run.score("pass@1")),
+            "greedy %": lambda run: rounded(100 * run.score("greedy")),
+            "n": lambda run: run.result["eval"]["after"]["n"],
+            "trained numbers": lambda run: run.result["nnz"],
+            "command": lambda run: shlex.join(
+                ["multiticket", "study", "rerun", str(evidence.report), run.run.name]
+            ),
+        },
         folded=True,
     )
     return section.model_copy(update={"tables": [*section.tables, table]})
@@ -232,9 +287,7 @@ def counts(sides: Sequence[Side]) -> str:
 
 
 def judged_word(judged: Judged) -> str:
-    if judged.not_worse:
-        return "not worse"
-    return "worse" if judged.worse else "not decided"
+    return "not worse" if judged.not_worse else "worse" if judged.worse else "not decided"
 
 
 def rounded(value: float) -> float:
@@ -245,8 +298,8 @@ def rounded(value: float) -> float:
 def differences(sides: Sequence[Side]) -> str:
     """Each side against the reference: ``arithmetic: 85.8 % against 87.8 %, −2.0 points (95 % −4.1 to +0.1)``."""
     return "; ".join(
-        f"{side.label}: {100 * side.judged.difference.b:.1f} % against {100 * side.judged.difference.a:.1f} %, "
-        f"{points(side.judged.difference.difference)} points (95 % {span(side.judged.difference.interval)})"
+        f"{side.label}: {100 * side.difference.b:.1f} % against {100 * side.difference.a:.1f} %, "
+        f"{points(side.difference.difference)} points (95 % {span(side.difference.interval)})"
         for side in sides
     )
 
@@ -265,9 +318,9 @@ def p_text(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
 
 
-def by_setting(sides: Sequence[Side]) -> dict[tuple[str, str], list[Side]]:
+def by_setting(sides: Sequence[Side]) -> dict[Setting, list[Side]]:
     """Sides by task and base."""
-    groups: dict[tuple[str, str], list[Side]] = {}
+    groups: dict[Setting, list[Side]] = {}
     for side in sides:
         groups.setdefault(side.setting, []).append(side)
     return groups
