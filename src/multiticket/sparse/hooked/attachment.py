@@ -48,6 +48,8 @@ class HookedAttachment(Attachment):
         self.base_fingerprint = fingerprint(mask, lambda name: originals[name])
         self._showing_base = False
         self._moved = False
+        self._in_one_graph = False
+        """Whether the whole model is being compiled, and not its layers."""
         self._loaded_values = False
         kinds = {
             MATRICES: [t for t in self._tensors.values() if not t.is_vector],
@@ -281,7 +283,8 @@ class HookedAttachment(Attachment):
         self._moved = False
 
     def _prepare_forward(self, model: nn.Module, args: Any) -> None:
-        if torch.compiler.is_compiling():
+        self._in_one_graph = torch.compiler.is_compiling()
+        if self._in_one_graph:
             return
         use_sparse_head()  # TRL may have been imported since
         self._collector.anchored = False

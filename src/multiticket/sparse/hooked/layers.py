@@ -103,7 +103,8 @@ class HookedLinear(nn.Linear):
         if plan is None or not torch.is_grad_enabled():
             return F.linear(x, self.weight, self.bias)
         compiling = torch.compiler.is_compiling()
-        if not compiling and not plan.lean:
+        # One graph of the whole model would return all its dense gradients together; one of a layer, that layer's.
+        if not (plan.small or record.attachment._in_one_graph if compiling else plan.lean):
             return F.linear(x, self.weight, self.bias)
         tensor = plan.tensor
         device = x.device.type

@@ -38,7 +38,9 @@ class LinearPlan:
     """(row, end_row, begin, end) of each block of rows that is multiplied together, and of its positions."""
 
     def __post_init__(self) -> None:
-        self.lean = self.method != "hook"
+        self.small = self.method in ("thin", "blocks")
+        """Whether a function of ours makes less than the dense gradient at a time, or less than all of it."""
+        self.lean = self.small or self.narrowing
         """Whether a function of ours is to be preferred to torch's own forward and a hook."""
 
     @property
