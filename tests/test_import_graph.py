@@ -38,6 +38,7 @@ NEEDED = {"torch", "numpy", "safetensors"}
 """What the library may import beside the standard library and itself."""
 OPTIONAL = {
     "triton": "kernels for CUDA; without it the same is done by torch",
+    "huggingface_hub": "inside the functions that push a ticket to the hub or get one from there",
     "transformers": "inside one function, which reads how a checkpoint of an architecture names its tensors",
 }
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from multiticket import __version__
-from multiticket.cli import bench, compare, demo, evaluate, plan, serve, study, theory, tickets, train
+from multiticket.cli import bench, compare, demo, evaluate, hub, plan, serve, study, theory, tickets, train
 
 app = typer.Typer(
     name="multiticket",
@@ -25,6 +25,7 @@ plan.register(app)
 demo.register(app)
 bench.register(app)
 tickets.register(app)
+hub.register(app)
 serve.register(app)
 study.register(app)
 theory.register(app)

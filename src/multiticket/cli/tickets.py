@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from multiticket.ticket import Ticket
     from multiticket.ticket.checkpoint import Checkpoint
 
-TicketPath = Annotated[Path, typer.Argument(help="A ticket file, or a run folder that holds one.")]
+TicketPath = Annotated[
+    Path, typer.Argument(help="A ticket file, a run folder that holds one, or owner/name on the hub.")
+]
 ModelArgument = Annotated[
     str | None,
     typer.Argument(metavar="[MODEL]", help="The base: a shipped one, a folder, or a hub name."),
 ]
-TicketPaths = Annotated[list[Path], typer.Argument(help="Ticket files, or run folders that hold one.")]
+TicketPaths = Annotated[
+    list[Path], typer.Argument(help="Ticket files, run folders that hold one, or owner/name on the hub.")
+]
 
 
 def register(app: typer.Typer) -> None:

@@ -19,11 +19,16 @@ def is_run(path: Path) -> bool:
 
 
 def ticket_file(path: Path) -> Path:
-    """A ticket file as it is given, or the one in a run's folder.
+    """A ticket file as it is given, the one in a run's folder, or the hub's of `owner/name`, in its cache.
 
     Raises:
         ValueError: there is nothing, or a folder without a ticket.
     """
+    from multiticket.ticket import hub
+
+    found = hub.repository(path)
+    if found is not None:
+        return hub.download(*found)
     if not path.is_dir():
         if not path.is_file():
             raise ValueError(f"There is no ticket {path}. Give a ticket file, or the folder of a run.")

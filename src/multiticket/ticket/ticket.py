@@ -70,14 +70,56 @@ class Ticket:
         return cls(mask, values, attachment.base_fingerprint, {"versions": versions, **provenance})
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Ticket:
-        """Read what `save` wrote. Raises ValueError, with one sentence, for anything else; never runs code."""
+    def load(cls, path: str | os.PathLike[str], revision: str | None = None) -> Ticket:
+        """Read what `save` wrote, from a file, or from the hub what `push_to_hub` put there; never runs code.
+
+        Args:
+            path: a file, or `owner/name` (also `owner/name@revision`) where no such file is.
+            revision: a commit, branch or tag of the hub's repository.
+
+        Raises:
+            ValueError: with one sentence, for anything else.
+        """
+        from multiticket.ticket import hub
+
+        found = hub.repository(path)
+        if found is not None:
+            path = hub.download(found[0], revision or found[1])
+        elif revision is not None:
+            raise ValueError(f"{path} is no repository of the hub, so it has no revision {revision}.")
         sections, provenance = file.read(path)
         return cls.from_sections(sections, provenance)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file (docs/ticket-format.md), whole or not at all; equal tickets, equal bytes."""
         file.write(path, self._sections, self.provenance)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        base: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Upload the ticket and a model card to the hub's repository `repo`, made where it is missing.
+
+        Args:
+            base: the base's name on the hub; None: the one that the provenance names.
+            private: of a repository that is made: whether only its owner sees it; None: the owner's usual choice.
+            revision: a branch; None: main.
+            message, license: of the commit, and of the values.
+
+        Returns:
+            the commit's address.
+
+        Raises:
+            ValueError: the base is a local folder and not named, or the hub refuses.
+        """
+        from multiticket.ticket import hub
+
+        return hub.push(self, repo, base, private, revision, message, license)
 
     @property
     def sections(self) -> tuple[Section, ...]:
