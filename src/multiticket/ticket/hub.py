@@ -147,7 +147,7 @@ def _client() -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise ValueError("Tickets on the hub need its client: pip install huggingface_hub.") from None
+        raise ValueError('Tickets on the hub need its client: pip install "multiticket[hub]".') from None
     return huggingface_hub
 
 
