@@ -32,6 +32,10 @@ NEARLY_ALL = 0.95
 HANGS_IN_A_ROW = 3
 
 
+class ScoreFails(ValueError):
+    """A score function is of no use: it fails, or does not return, nearly always."""
+
+
 class ScoreFunction:
     """Scores of completions; what fails scores 0.0 and is counted, and the user's own traceback is shown once."""
 
@@ -57,7 +61,7 @@ class ScoreFunction:
     def __call__(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[float]:
         """One score in [0, 1] for each.
 
-        Raises ValueError where nearly all scores failed, or one call after another did not return.
+        Raises ScoreFails where nearly all scores failed, or one call after another did not return.
         """
         if self.is_batch:
             scores = self._batch(list(completions), list(problems))
@@ -68,7 +72,7 @@ class ScoreFunction:
         self.calls += len(scores)
         share = 1.0 if self.calls < MANY_CALLS else NEARLY_ALL
         if self.calls >= FIRST_CALLS and self.failures >= share * self.calls:
-            raise ValueError(
+            raise ScoreFails(
                 f"The score {self.name} failed on {self.failures} of {self.calls} completions, so nothing can be "
                 f"learned from it; mend it first. {self._last}"
             )
@@ -161,7 +165,7 @@ class ScoreFunction:
                 line,
             )
         if self._hangs >= HANGS_IN_A_ROW:
-            raise ValueError(
+            raise ScoreFails(
                 f"The score {self.name} did not return within {self._guard.seconds:g} s, {self._hangs} times in a row: "
                 "mend it, or give it more time with timeout=SECONDS behind the data."
             ) from None

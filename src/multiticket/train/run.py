@@ -33,6 +33,7 @@ from multiticket.runs.progress import RunProgress  # noqa: E402
 from multiticket.runs.trackers import check_installed  # noqa: E402
 from multiticket.sparse import Attachment, attach  # noqa: E402
 from multiticket.tasks.judging import rows  # noqa: E402
+from multiticket.tasks.score_function import ScoreFails  # noqa: E402
 from multiticket.ticket import Ticket  # noqa: E402
 from multiticket.train.allocator import keep_freed_memory  # noqa: E402
 from multiticket.train.arms import (  # noqa: E402
@@ -111,7 +112,7 @@ def run_training(
             folder.result.unlink(missing_ok=True)  # of fewer steps, if there is one
             try:
                 before = run.measure_start()
-            except ValueError:
+            except ScoreFails:
                 if not resume:
                     folder.take_back()
                 raise
