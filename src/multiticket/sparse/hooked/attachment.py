@@ -205,9 +205,11 @@ class HookedAttachment(Attachment):
         self._plan_linear_layers()
 
     def _plan_linear_layers(self) -> None:
+        rule = self.mask.rule
+        side = int(rule.options.get("size", 16)) if rule.method == "blocks" else None
         for module, record in self._records.items():
             if isinstance(module, nn.Linear) and "weight" in record.tensors:
-                record.linear = plan_linear(record.tensors["weight"], self._collector, self._width)
+                record.linear = plan_linear(record.tensors["weight"], self._collector, self._width, side)
 
     def _give_aliases(self) -> None:
         """Shadow every masked weight by a leaf over its memory."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from multiticket.sparse.gradient.blocks import rows_of_a_block
 from multiticket.sparse.hooked.tensor import MaskedTensor
+from multiticket.sparse.hooked.tiles import Tiles, tiles_of
 
 
 @dataclass
@@ -34,6 +35,8 @@ class LinearPlan:
     narrowing: bool
     """From wider than the model's width back to it: in a gated block, the input is a product, and the widest
     activation."""
+    tiles: Tiles | None
+    """The blocks of a mask of aligned blocks."""
     bounds: tuple[tuple[int, int, int, int], ...]
     """(row, end_row, begin, end) of each block of rows that is multiplied together, and of its positions."""
 
@@ -46,7 +49,7 @@ class LinearPlan:
     @property
     def method(self) -> str:
         """Its name: ``thin`` or ``blocks``, ``factors`` (where the input has any), or ``hook``."""
-        if self.rows is not None or self.columns is not None:
+        if self.rows is not None or self.columns is not None or self.tiles is not None:
             return "thin"
         if len(self.bounds) > 1:
             return "blocks"
@@ -54,6 +57,9 @@ class LinearPlan:
 
     def gather(self, dy: Tensor, x: Tensor) -> None:
         """Put k entries of ``dy^T x`` in their place, from dy (tokens, rows) and x (tokens, columns kept)."""
+        if self.tiles is not None:
+            self.collector.put(self.tensor, self.tiles.gradient(dy, x), self.tiles.positions)
+            return
         if self.rows is not None:
             dy = dy.index_select(1, self.rows)
         if len(self.bounds) == 1:
@@ -69,13 +75,20 @@ class LinearPlan:
         self.collector.put(self.tensor, torch.cat(pieces), None)
 
 
-def plan_linear(tensor: MaskedTensor, collector: Any, width: int) -> LinearPlan:
-    """The plan of a masked linear weight in a model that embeds tokens in ``width`` features (0: it embeds none)."""
+def plan_linear(tensor: MaskedTensor, collector: Any, width: int, side: int | None = None) -> LinearPlan:
+    """The plan of a masked linear weight.
+
+    Args:
+        width: features in which the model embeds tokens; 0: it embeds none.
+        side: of the blocks, where the mask is made of square ones.
+    """
     crop = tensor.crop
     rows, columns = crop.shape
     step = rows_of_a_block(columns, tensor.dense.device)
     edges = [*range(0, rows, step), rows]
     starts = crop.host_starts[torch.tensor(edges)].tolist()
+    cropped = crop.rows is not None or crop.columns is not None
+    tiles = None if cropped or side is None else tiles_of(tensor.positions, rows, columns, side)
     return LinearPlan(
         tensor=tensor,
         collector=collector,
@@ -83,6 +96,7 @@ def plan_linear(tensor: MaskedTensor, collector: Any, width: int) -> LinearPlan:
         columns=crop.columns,
         positions=crop.positions,
         complete=crop.positions.numel() == rows * columns,
+        tiles=tiles,
         narrowing=max(tensor.shape[0], width) < tensor.shape[1],
         bounds=tuple(zip(edges, edges[1:], starts, starts[1:], strict=False)),
     )
