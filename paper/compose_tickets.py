@@ -21,10 +21,10 @@ from typing import Any
 
 from composition import SHUFFLED, Combination, Composed, Composer
 from composition_page import SCALED, Found, composition_section
-from extra_runs import Beside
+from extra_runs import ExtraRuns
 from multiticket.cli.outputs import refuse_unwritable
 from multiticket.config import EvalConfig, RunConfig
-from multiticket.research.study.page_section import Section
+from multiticket.research.study.page_section import PageSection
 from multiticket.research.theory.trajectory import Contexts
 from multiticket.runs.folder import RunFolder
 from multiticket.ticket import Ticket, merge_checkpoint
@@ -72,15 +72,15 @@ class Plan:
     def __init__(self, options: Any) -> None:
         self.options = options
         self.first, self.second = options.tasks
-        self.beside = Beside(options.study, options.runs, options.output)
+        self.extra = ExtraRuns(options.study, options.runs, options.output)
         sizes = {"steps": options.steps, "rollouts": options.rollouts, "micro_batch": options.rollouts}
         self.sizes = {name: value for name, value in sizes.items() if value is not None}
-        self.model = self.beside.settings(self.first).model if options.model is None else options.model
+        self.model = self.extra.settings(self.first).model if options.model is None else options.model
         self.shared = {"model": self.model, "density": options.density}
 
     def settings(self, task: str, seed: int, **own: Any) -> RunConfig:
         given = {**self.shared, **self.sizes, **FEW, "seed": seed, **own}
-        return self.beside.settings(task, **given)
+        return self.extra.settings(task, **given)
 
     def apart(self, seed: int) -> dict[str, RunConfig]:
         """What is trained on the base, by the names of the moves."""
@@ -116,7 +116,7 @@ class Plan:
 
     def _mixed(self, seed: int, **own: Any) -> RunConfig:
         given = {**self.shared, **self.sizes, **FEW, "seed": seed, **own}
-        return self.beside.settings(MIXED_TASK, rates_of=self.second, **given)
+        return self.extra.settings(MIXED_TASK, rates_of=self.second, **given)
 
     def _remedies(self) -> dict[str, dict[str, Any]]:
         known = {"rate": {"slower": 3}, "kl": {"beta": self.options.beta}}
@@ -134,8 +134,8 @@ class Measured:
 
 
 def measure(plan: Plan, seed: int, options: Any) -> Measured:
-    runs = plan.beside.do(plan.apart(seed), options.jobs, say)
-    runs |= plan.beside.do(plan.on_top(seed, runs), options.jobs, say)
+    runs = plan.extra.do(plan.apart(seed), options.jobs, say)
+    runs |= plan.extra.do(plan.on_top(seed, runs), options.jobs, say)
     composer = Composer(
         plan.model,
         options.tasks,
@@ -192,7 +192,7 @@ def main() -> None:
     finish(section_of(plan, measured, options, command_line(parser, options)), options.section)
 
 
-def section_of(plan: Plan, measured: Sequence[Measured], options: Any, command: str) -> Section:
+def section_of(plan: Plan, measured: Sequence[Measured], options: Any, command: str) -> PageSection:
     """The section, with what the runs were trained with in words."""
     found = Found([one.composed for one in measured], measured[0].combinations, options.tasks)
     runs = plan.apart(options.seeds[0])

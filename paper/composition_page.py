@@ -13,7 +13,7 @@ from multiticket.evaluate.paired import Scores, paired_difference
 from multiticket.evaluate.problem_results import Results, scores
 from multiticket.research.stats.verdicts import ALPHA, MARGIN, Judged, judge_all
 from multiticket.research.study.answers.parts import rounded, span
-from multiticket.research.study.page_section import Entry, Figure, Mark, Section, Series, Table, Verdict
+from multiticket.research.study.page_section import Entry, Figure, Mark, PageSection, Series, Table, Verdict
 
 PARTS = ("additive", "drift")
 SCALED = " × "
@@ -92,7 +92,7 @@ def verdict_of(judged: Sequence[Judged]) -> Verdict:
 
 def composition_section(
     found: Found, main: str, parameters: str, command: str, notes: Sequence[str], about: dict[str, Any]
-) -> Section:
+) -> PageSection:
     """The section; the verdict is of the combination `main`.
 
     Args:
@@ -102,7 +102,7 @@ def composition_section(
     whole = [name for name in found.combinations if SCALED not in name]
     judged = found.judged(whole)
     problems = found.scores(main, found.tasks[0]).shape[1], found.scores(main, found.tasks[1]).shape[1]
-    return Section(
+    return PageSection(
         name="compose",
         heading="Tickets of two tasks, disjoint and trained apart on one base, keep both tasks when applied together.",
         verdict=verdict_of(judged[main]),

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from multiticket.config import WATCHING, RunConfig, build, read_settings
-from multiticket.research.study.choice import read_choice, weigh
+from multiticket.research.study.chosen_rate import read_choice, weigh
 from multiticket.research.study.grid import Study, load
 from multiticket.research.study.runner import ERROR
 from multiticket.research.study.study_run import StudyRun, identity, merged
-from multiticket.research.study.worker import work_for
+from multiticket.research.study.study_worker import work_for
 from multiticket.runs.folder import RunFolder
 
 LIKE = ("arm", "method", "density", "grpo")
@@ -21,7 +21,7 @@ LIKE = ("arm", "method", "density", "grpo")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-class Beside:
+class ExtraRuns:
     """Settings of a study, its finished runs, and a folder for more runs."""
 
     def __init__(self, study_file: Path, study_folder: Path | None, output: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from multiticket.research.theory.kl import KL, summarise, token_kl
-from multiticket.research.theory.rollouts import Rollout, same_length, spoken_logits, tensors_of
+from multiticket.research.theory.rollouts import Rollout, generated_logits, same_length, tensors_of
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,13 @@ def interference(
     counts = [0] * len(rollouts)
     rest = change = 0.0
     for places in same_length(rollouts, tokens):
-        ids, spoken = tensors_of([rollouts[place] for place in places], base)
+        ids, generated = tensors_of([rollouts[place] for place in places], base)
         z, a, b, ab = (
-            spoken_logits(model, ids, spoken, temperature).double() for model in (base, first, second, both)
+            generated_logits(model, ids, generated, temperature).double()
+            for model in (base, first, second, both)
         )
         pairs = {"together": (a, ab), "additive": (a, a + b - z), "drift": (z, b)}
-        owner = spoken[:, 1:].cpu().nonzero()[:, 0]
+        owner = generated[:, 1:].cpu().nonzero()[:, 0]
         for place, count in zip(places, owner.bincount(minlength=len(places)).tolist(), strict=True):
             counts[place] = count
         for kind, (before, after) in pairs.items():

@@ -15,7 +15,7 @@ from typing import Any
 from multiticket.evaluate.estimators import Z95
 from multiticket.research.stats.rank_correlation import RankCorrelation, correlations
 from multiticket.research.stats.verdicts import ALPHA
-from multiticket.research.study.page_section import Entry, Figure, Mark, Section, Series, Table, Verdict
+from multiticket.research.study.page_section import Entry, Figure, Mark, PageSection, Series, Table, Verdict
 
 CHOSEN = "alignment"
 SIGNS = {
@@ -35,7 +35,7 @@ FEWEST = 4
 
 def prediction_section(
     found: Mapping[str, Any], missing: Sequence[str], complete: bool, parameters: str, command: str
-) -> Section:
+) -> PageSection:
     """The section.
 
     Args:
@@ -59,7 +59,7 @@ def prediction_section(
         notes.append(f"No finished run yet: {', '.join(missing)}.")
     if not complete:
         notes.append("Not all runs are finished; the verdict waits for them.")
-    return Section(
+    return PageSection(
         name="prediction",
         heading="What a mask keeps of the gradient before training ranks masks as training does.",
         verdict=verdict_of(chosen, len(ways)) if complete else "not decided",

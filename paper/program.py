@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from multiticket.cli import mistake
-from multiticket.research.study.page_section import Section, write_section
+from multiticket.research.study.page_section import PageSection, write_section
 from section_text import section_text
 
 
@@ -69,7 +69,7 @@ def command_line(
     return shlex.join(words)
 
 
-def finish(section: Section, path: Path) -> None:
+def finish(section: PageSection, path: Path) -> None:
     """Print a section and write it."""
     print(section_text(section))
     write_section(path, section)

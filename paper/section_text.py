@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from multiticket.research.report.tables import markdown_table
-from multiticket.research.study.page_section import Entry, Section, Table
+from multiticket.research.study.page_section import Entry, PageSection, Table
 
 
-def section_text(section: Section) -> str:
+def section_text(section: PageSection) -> str:
     """Markdown: claim, verdict, answer, all tables and notes; figures are left to the report."""
     verdict = f"**{section.verdict}.** " if section.verdict else ""
     parts = [f"## {section.heading}", f"{verdict}{section.answer}", f"n: {section.n}" if section.n else ""]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from multiticket.research.bench.show import caption
-from multiticket.research.study.page_section import Entry, Figure, Mark, Section, Series, Table, Verdict
+from multiticket.research.study.page_section import Entry, Figure, Mark, PageSection, Series, Table, Verdict
 from multiticket.runs.folder import read_json
 
 LITTLE = 1.15
@@ -31,14 +31,14 @@ def read_bench(path: Path) -> dict[str, Any]:
     return found
 
 
-def step_cost_section(measured: Sequence[Mapping[str, Any]], command: str) -> Section:
+def step_cost_section(measured: Sequence[Mapping[str, Any]], command: str) -> PageSection:
     """Whether a 1 % step is within `LITTLE` of the floor, wherever it was measured.
 
     Args:
         measured: each from :func:`read_bench`; the first one's arms come first.
     """
     names = names_of(measured)
-    return Section(
+    return PageSection(
         name="cost",
         heading="A sparse step costs little more than the forward pass and the input gradient.",
         verdict=verdict([ratio_of(one, "floor") for one in measured]),

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multiticket.research.study.page_section import Entry, Figure, Mark, Section, Series, Table, Verdict
+from multiticket.research.study.page_section import Entry, Figure, Mark, PageSection, Series, Table, Verdict
 from multiticket.research.theory.delocalisation import ALL
 from multiticket.research.theory.fisher import mean_over_seeds
 
@@ -24,7 +24,7 @@ RANDOM = "random"
 
 
 @dataclass(frozen=True)
-class Looked:
+class StateGradients:
     """One state of the model and what the instruments say of its gradients."""
 
     state: str
@@ -52,7 +52,7 @@ class Looked:
         return bool(rows) and all(row["alignment"] >= ALIGNED for row in rows)
 
 
-def verdict_of(states: Sequence[Looked], density: float) -> Verdict:
+def verdict_of(states: Sequence[StateGradients], density: float) -> Verdict:
     """Reproduced where all three parts hold in every state, not reproduced where one fails in every state."""
     parts = [[s.few() for s in states], [s.spread() for s in states], [s.aligned(density) for s in states]]
     if all(all(part) for part in parts):
@@ -61,8 +61,8 @@ def verdict_of(states: Sequence[Looked], density: float) -> Verdict:
 
 
 def subspace_section(
-    states: Sequence[Looked], density: float, parameters: str, command: str, about: Mapping[str, Any]
-) -> Section:
+    states: Sequence[StateGradients], density: float, parameters: str, command: str, about: Mapping[str, Any]
+) -> PageSection:
     """The section.
 
     Args:
@@ -70,7 +70,7 @@ def subspace_section(
         parameters: what the states were trained with, in words.
     """
     first = states[0].spectrum
-    return Section(
+    return PageSection(
         name="subspace",
         heading="The policy gradient lies in few directions, spread over coordinates, and a random mask keeps them.",
         verdict=verdict_of(states, density),
@@ -95,7 +95,7 @@ def subspace_section(
     )
 
 
-def _few(states: Sequence[Looked]) -> str:
+def _few(states: Sequence[StateGradients]) -> str:
     said = []
     for state in states:
         rank, noise = state.spectrum["effective_rank"], state.spectrum["noise_rank"]
@@ -108,7 +108,7 @@ def _few(states: Sequence[Looked]) -> str:
     )
 
 
-def _spread(states: Sequence[Looked]) -> str:
+def _spread(states: Sequence[StateGradients]) -> str:
     firsts = [(state.state, state.spectrum["leading"][0][ALL]) for state in states]
     said = "; ".join(
         f"{name} {v['participation']:.2g} (coherence {v['coherence']:,.0f}, Gaussian {v['gaussian_coherence']:.0f})"
@@ -118,7 +118,7 @@ def _spread(states: Sequence[Looked]) -> str:
     return f"Spread over coordinates: {word}; participation of the leading direction, 0.33 for a Gaussian one: {said}."
 
 
-def _kept(states: Sequence[Looked], density: float) -> str:
+def _kept(states: Sequence[StateGradients], density: float) -> str:
     said = []
     for state in states:
         found = [row["alignment"] for row in state.masks(RANDOM, density)]
@@ -135,7 +135,7 @@ def _range(population: Mapping[str, float]) -> str:
     return f"{population['value']:.0f} ({population['low']:.0f} to {population['high']:.0f})"
 
 
-def _ranks(states: Sequence[Looked]) -> Table:
+def _ranks(states: Sequence[StateGradients]) -> Table:
     rows: list[list[Entry]] = []
     for state in states:
         of = state.spectrum
@@ -164,7 +164,7 @@ def _ranks(states: Sequence[Looked]) -> Table:
     )
 
 
-def _leading(states: Sequence[Looked]) -> Table:
+def _leading(states: Sequence[StateGradients]) -> Table:
     rows: list[list[Entry]] = []
     for state in states:
         for kind, of in state.spectrum["leading"][0].items():
@@ -188,7 +188,7 @@ def _leading(states: Sequence[Looked]) -> Table:
     )
 
 
-def _masks(state: Looked) -> Table:
+def _masks(state: StateGradients) -> Table:
     rows: list[list[Entry]] = []
     for row in mean_over_seeds(state.kept["masks"]):
         numbers = [
@@ -214,7 +214,7 @@ def _masks(state: Looked) -> Table:
     )
 
 
-def _spectra(states: Sequence[Looked]) -> Figure:
+def _spectra(states: Sequence[StateGradients]) -> Figure:
     series = []
     for state in states:
         total = sum(state.spectrum["eigenvalues"])
@@ -233,7 +233,7 @@ def _spectra(states: Sequence[Looked]) -> Figure:
     )
 
 
-def _growth(states: Sequence[Looked]) -> Figure:
+def _growth(states: Sequence[StateGradients]) -> Figure:
     series = []
     for state in states:
         points = state.spectrum["growth"]
@@ -257,7 +257,7 @@ def _growth(states: Sequence[Looked]) -> Figure:
     )
 
 
-def _alignments(states: Sequence[Looked]) -> list[Figure]:
+def _alignments(states: Sequence[StateGradients]) -> list[Figure]:
     series = []
     for state in states:
         means = [row for row in mean_over_seeds(state.kept["masks"]) if row["mask"] == RANDOM]
@@ -296,7 +296,7 @@ def _alignments(states: Sequence[Looked]) -> list[Figure]:
     ]
 
 
-def _numbers(state: Looked) -> dict[str, Any]:
+def _numbers(state: StateGradients) -> dict[str, Any]:
     """Without the path of the model."""
     spectrum = {key: value for key, value in state.spectrum.items() if key != "model"}
     kept = {"rank": state.kept["rank"], "masks": list(state.kept["masks"])}

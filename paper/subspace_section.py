@@ -14,18 +14,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from extra_runs import Beside
+from extra_runs import ExtraRuns
 from multiticket.cli.outputs import refuse_unwritable
 from multiticket.config import RunConfig
 from multiticket.research.theory.fisher import Sampling, measured, spectrum, subspaces
 from multiticket.runs.folder import RunFolder, read_metrics
 from program import command_line, finish, program_parser, run_program, say
-from subspace_page import Looked, subspace_section
+from subspace_page import StateGradients, subspace_section
 
 MASKS = "first-layer,last-layer,attention,mlp,columns,magnitude,fisher"
 
 
-def runs_of(beside: Beside, options: Any) -> dict[str, RunConfig]:
+def runs_of(extra: ExtraRuns, options: Any) -> dict[str, RunConfig]:
     """Full training and a ticket, each with a checkpoint in the middle and at the end."""
     sizes = {
         name: getattr(options, name) for name in ("steps", "rollouts") if getattr(options, name) is not None
@@ -36,8 +36,8 @@ def runs_of(beside: Beside, options: Any) -> dict[str, RunConfig]:
     if options.model is not None:
         shared["model"] = options.model
     configs = {
-        "full": beside.settings(options.task, arm="full", density=1.0, **shared),
-        "ticket": beside.settings(options.task, density=options.density, **shared),
+        "full": extra.settings(options.task, arm="full", density=1.0, **shared),
+        "ticket": extra.settings(options.task, density=options.density, **shared),
     }
     for name, config in configs.items():
         if config.steps < 2:
@@ -69,7 +69,7 @@ def rollouts_right(path: Path, step: int) -> float | None:
     return float(found[0]["accuracy"]) if found and "accuracy" in found[0] else None
 
 
-def look(name: str, place: str, accuracy: float | None, options: Any) -> Looked:
+def look(name: str, place: str, accuracy: float | None, options: Any) -> StateGradients:
     """Both instruments on one state's gradients."""
     say(f"{name}: gradients of {options.problems} x {options.group} completions")
     memory = int(options.memory * 2**30)
@@ -86,7 +86,7 @@ def look(name: str, place: str, accuracy: float | None, options: Any) -> Looked:
         if name.startswith("ticket") and (row["density"], row["seed"]) == (options.density, options.mask_seed)
     ]
     kept = {**random, "masks": [*random["masks"], *own, *others["masks"]]}
-    return Looked(name, accuracy, spectrum(found, options.rank), kept)
+    return StateGradients(name, accuracy, spectrum(found, options.rank), kept)
 
 
 def main() -> None:
@@ -118,9 +118,9 @@ def main() -> None:
     refuse_unwritable(options.section)
     if options.density not in options.densities:
         raise ValueError(f"--densities must have the claimed one, {options.density:g}.")
-    beside = Beside(options.study, options.runs, options.output)
-    configs = runs_of(beside, options)
-    runs = beside.do(configs, options.jobs, say, checkpoints=2)
+    extra = ExtraRuns(options.study, options.runs, options.output)
+    configs = runs_of(extra, options)
+    runs = extra.do(configs, options.jobs, say, checkpoints=2)
     states = states_of(runs, configs["full"].model)
     looked = [look(*state, options) for state in states]
     words = "; ".join(f"{name} rate {config.learning_rate:g}" for name, config in configs.items())

@@ -12,7 +12,7 @@ from composition import SHUFFLED, Combination, Composed, Composer
 from composition_page import Found, composition_section
 from multiticket.config import EvalConfig
 from multiticket.evaluate.problem_results import Results
-from multiticket.research.study.page_section import Section
+from multiticket.research.study.page_section import PageSection
 from multiticket.research.theory.trajectory import Contexts
 
 TASKS = ("sums", "names")
@@ -57,7 +57,7 @@ def _composed(seed: int, together: tuple[float, float]) -> Composed:
     )
 
 
-def _section(together: tuple[float, float]) -> Section:
+def _section(together: tuple[float, float]) -> PageSection:
     found = Found([_composed(seed, together) for seed in (0, 1, 2)], [TOGETHER, SCALED], TASKS)
     return composition_section(found, "together", "Settings.", "a command", [], {"problems": PROBLEMS})
 

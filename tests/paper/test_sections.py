@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from multiticket.research.study.page_section import Section
+from multiticket.research.study.page_section import PageSection
 from prediction_page import (
     SIGNS,
     by_way,
@@ -15,10 +15,10 @@ from prediction_page import (
     prediction_section,
     verdict_of,
 )
-from subspace_page import Looked, subspace_section
+from subspace_page import StateGradients, subspace_section
 
 
-def _looked(state: str, few: bool = True, spread: bool = True, aligned: bool = True) -> Looked:
+def _looked(state: str, few: bool = True, spread: bool = True, aligned: bool = True) -> StateGradients:
     rank = {"participation": 19.0, "entropy": 30.0, "energy95": 40.0}
     leading = {"coherence": 30.0, "gaussian_coherence": 25.0, "gaussian_participation": 1 / 3, "numel": 10**6}
     spectrum: dict[str, Any] = {
@@ -52,10 +52,10 @@ def _looked(state: str, few: bool = True, spread: bool = True, aligned: bool = T
         for density in (0.1, 0.01)
         for seed in (0, 1)
     ]
-    return Looked(state, 0.5, spectrum, {"rank": 2, "chance_overlap": 0.02, "masks": masks})
+    return StateGradients(state, 0.5, spectrum, {"rank": 2, "chance_overlap": 0.02, "masks": masks})
 
 
-def _subspace(*states: Looked) -> Section:
+def _subspace(*states: StateGradients) -> PageSection:
     return subspace_section(states, 0.01, "Settings.", "a command", {})
 
 

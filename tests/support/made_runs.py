@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from multiticket.config import RunConfig
-from multiticket.research.study.choice import settled
+from multiticket.research.study.chosen_rate import settled
 from multiticket.research.study.study_run import StudyRun
 from multiticket.runs.files import write_json, write_text
 from multiticket.runs.folder import RunFolder

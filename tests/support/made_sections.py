@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multiticket.research.study.page_section import Figure, Mark, Section, Series, Table
+from multiticket.research.study.page_section import Figure, Mark, PageSection, Series, Table
 
 INTERVALS = Figure(
     kind="intervals",
@@ -44,7 +44,7 @@ TABLE = Table(
     rows=[["b <side>", 80.25, 5, "−1 to +1"], ["a", 90.5, 12, "0 to 1"], ["c", 8.0, None, ""]],
 )
 SECTIONS = [
-    Section(
+    PageSection(
         name="masks",
         heading="Random 1 % masks <all> succeed.",
         verdict="reproduced",
@@ -55,9 +55,11 @@ SECTIONS = [
         figures=[INTERVALS, MATRIX],
         tables=[TABLE, TABLE.model_copy(update={"caption": "Every run", "folded": True})],
     ),
-    Section(
+    PageSection(
         name="rate", heading="The rate goes so.", verdict="not reproduced", answer="No.", figures=[CHART]
     ),
-    Section(name="large", heading="So do large models.", verdict="not testable here", answer="Too large."),
-    Section(name="cost", heading="What a step costs", answer="A third."),
+    PageSection(
+        name="large", heading="So do large models.", verdict="not testable here", answer="Too large."
+    ),
+    PageSection(name="cost", heading="What a step costs", answer="A third."),
 ]

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from multiticket.cli.outputs import Command, Json, give, refuse_unwritable
-from multiticket.research.bench.arms import ADAPTERS, DENSITIES, KINDS
 from multiticket.research.bench.shapes import SHAPES, choose_shape
+from multiticket.research.bench.timed_arms import ADAPTERS, DENSITIES, KINDS
 
 DTYPES = ("float32", "bfloat16", "float16")
 ROUNDS, SWEEP_ROUNDS = 15, 7

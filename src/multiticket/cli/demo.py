@@ -42,7 +42,7 @@ def demo(
 
 def _demonstrate(output: Path, recipes: Path | None, steps: int | None) -> bool:
     """Do it, saying what comes of it; whether every revert was exact."""
-    from multiticket.research.report import demo as parts
+    from multiticket.research.report import demo_runs as parts
     from multiticket.research.report.tables import print_runs, wide_console
 
     started = time.monotonic()

@@ -13,7 +13,7 @@ import typer
 from multiticket.cli.outputs import Command, Json, give, refuse_unwritable
 
 if TYPE_CHECKING:
-    from multiticket.research.study.page_section import Section
+    from multiticket.research.study.page_section import PageSection
     from multiticket.research.study.runner import RunState
 
 FILE = Annotated[Path, typer.Argument(help="The study's YAML file.")]
@@ -203,7 +203,7 @@ def rerun(
     give({**result, "in_the_study": before["eval"]["after"]}, json, print_both)
 
 
-def _give_verdicts(sections: Sequence[Section], page: Path, json: str | None) -> None:
+def _give_verdicts(sections: Sequence[PageSection], page: Path, json: str | None) -> None:
     def print_verdicts() -> None:
         for section in sections:
             print(f"{section.verdict or '':19} {section.heading}")

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from multiticket.research.bench.arms import (
+from multiticket.research.bench.operations import attention_operations, predict, predicted_over_floor
+from multiticket.research.bench.shapes import SHAPES, Shape, choose_shape
+from multiticket.research.bench.timed_arms import (
     KINDS,
     Arm,
     choose_arms,
@@ -16,9 +18,7 @@ from multiticket.research.bench.arms import (
     expected_values,
     refuse_unmatched,
 )
-from multiticket.research.bench.operations import attention_operations, predict, predicted_over_floor
-from multiticket.research.bench.shapes import SHAPES, Shape, choose_shape
-from multiticket.research.bench.worker import Setup, build_model, make_step, prepare
+from multiticket.research.bench.timed_process import Setup, build_model, make_step, prepare
 
 TINY = choose_shape("36M", layers=2, width=128, vocabulary=1000)
 FLOOR = Arm("floor", "floor")

@@ -13,11 +13,11 @@ import pytest
 from multiticket.cli import main
 from multiticket.research.bench import measure as measuring
 from multiticket.research.bench import results
-from multiticket.research.bench.arms import Arm
-from multiticket.research.bench.results import SWEPT, Conditions, compare, sweep
+from multiticket.research.bench.results import SWEPT, Conditions, sweep, with_ratios
 from multiticket.research.bench.shapes import choose_shape
 from multiticket.research.bench.show import caption, draw, sweep_table, table
-from multiticket.research.bench.worker import Setup, Subject
+from multiticket.research.bench.timed_arms import Arm
+from multiticket.research.bench.timed_process import Setup, TimedModel
 
 SMALL = ["--layers", "1", "--width", "64", "--vocabulary", "300", "--batch", "2", "--tokens", "8"]
 SHAPE = choose_shape("36M", layers=2, width=64, vocabulary=300)
@@ -84,8 +84,8 @@ def test_rounds_are_divided_among_processes(
 
 
 def test_full_training_at_rest_holds_its_moments_and_at_peak_its_gradients() -> None:
-    subject = Subject(Setup(SHAPE, Arm("full", "full"), 2, 8, "float32", "cpu"))
-    memory = subject.memory()
+    timed = TimedModel(Setup(SHAPE, Arm("full", "full"), 2, 8, "float32", "cpu"))
+    memory = timed.memory()
     moments = 2 * 4 * SHAPE.parameters + 4 * len(SHAPE.tensor_sizes)  # and a step counter a tensor
     tokens = 2 * 8 * 8
     assert memory["rest"] == moments + tokens
@@ -94,7 +94,7 @@ def test_full_training_at_rest_holds_its_moments_and_at_peak_its_gradients() -> 
 
 def test_a_ticket_needs_less_than_full_training_and_the_floor_least() -> None:
     arms = [Arm("floor", "floor"), Arm("ticket", "ticket", density=0.01), Arm("full", "full")]
-    peaks = [Subject(Setup(SHAPE, arm, 2, 8, "float32", "cpu")).memory()["peak"] for arm in arms]
+    peaks = [TimedModel(Setup(SHAPE, arm, 2, 8, "float32", "cpu")).memory()["peak"] for arm in arms]
     assert peaks == sorted(peaks)
 
 
@@ -147,7 +147,7 @@ def fake_measure(
     setups: list[Setup], rounds: int, threads: int, say: Any, processes: int
 ) -> list[dict[str, Any]]:
     """Times proportional to what an arm trains."""
-    from multiticket.research.bench.arms import expected_values
+    from multiticket.research.bench.timed_arms import expected_values
 
     say("measuring")
     found = []
@@ -212,7 +212,7 @@ def test_the_table_by_value() -> None:
             "predicted_over_floor": 1.25,
         }
 
-    arms = compare([arm("floor", "floor", 0, [0.1, 0.1]), arm("full", "full", 5000, [0.2, 0.3])])
+    arms = with_ratios([arm("floor", "floor", 0, [0.1, 0.1]), arm("full", "full", 5000, [0.2, 0.3])])
     assert table({"arms": arms}).splitlines() == [
         "| arm | trained values | step (quartiles) | time / full (95 %) | time / floor (95 %) | operations / floor "
         "| memory at peak | at rest | process |",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiticket.research.bench.results import compare
+from multiticket.research.bench.results import with_ratios
 from multiticket.research.bench.spread import interval, ratio, spread
 
 times = st.lists(st.floats(0.01, 100), min_size=1, max_size=20)
@@ -53,7 +53,7 @@ def test_arms_are_compared_to_rivals_of_their_size_only() -> None:
         arm("ticket", 10, [1.5, 1.5]),
         arm("lora", 100, [4.0, 4.0]),
     )
-    compared = compare([floor, full, matched, sparser, lora])
+    compared = with_ratios([floor, full, matched, sparser, lora])
     over = [{kind: found["median"] for kind, found in fields["over"].items()} for fields in compared]
     assert over[0] == {"full": pytest.approx(1 / 3)}
     assert over[1] == {"floor": 3.0}

@@ -16,7 +16,7 @@ from multiticket.cli import main
 from multiticket.research.report.figures import SERIES, files_of, inline_svg
 from multiticket.research.report.study_page import write_report
 from multiticket.research.study.grid import load
-from multiticket.research.study.page_section import Section
+from multiticket.research.study.page_section import PageSection
 
 
 class Tags(HTMLParser):
@@ -122,7 +122,7 @@ def test_the_same_figure_gives_the_same_files(figure):
 
 def test_the_json_holds_the_same_sections(folder: Path):
     data = json.loads((folder / "report.json").read_text())
-    assert [Section.model_validate(section) for section in data["sections"]] == SECTIONS
+    assert [PageSection.model_validate(section) for section in data["sections"]] == SECTIONS
     assert data["title"] == "Claims & verdicts"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from multiticket.research.stats.curve_collapse import Run, collapse
+from multiticket.research.stats.curve_collapse import CurvePoint, collapse_curves
 from multiticket.research.stats.power_law import power_law
 
 
@@ -42,7 +42,7 @@ def test_what_has_no_exponent_is_refused(x, y):
 @pytest.mark.parametrize("exponent", [0.5, 1.0])
 def test_curves_come_together_at_their_exponent(exponent):
     generator = np.random.default_rng(1)
-    found = collapse(curves(exponent, generator, 0.01), resamples=50)
+    found = collapse_curves(curves(exponent, generator, 0.01), resamples=50)
     assert found.exponent == pytest.approx(exponent, abs=0.04)
     assert found.interval is not None
     assert found.interval[0] <= found.exponent <= found.interval[1]
@@ -59,7 +59,7 @@ def curves(exponent, generator, noise, shift=0.0):
             for _ in range(3):
                 off = np.log(strength) - shift * (density == 0.01)
                 y = np.exp(-(off**2) / 3) + generator.normal(0, noise)
-                runs.append(Run(density, 1e-4 * strength / density**exponent, float(y)))
+                runs.append(CurvePoint(density, 1e-4 * strength / density**exponent, float(y)))
     return runs
 
 
@@ -67,23 +67,23 @@ def test_the_interval_of_a_collapse_holds_its_exponent():
     generator = np.random.default_rng(2)
     held = 0
     for _ in range(25):
-        low, high = collapse(curves(0.83, generator, 0.1), resamples=20).interval
+        low, high = collapse_curves(curves(0.83, generator, 0.1), resamples=20).interval
         held += low <= 0.83 <= high
     assert held >= 21
 
 
 def test_curves_that_do_not_come_together_have_a_wide_interval():
     generator = np.random.default_rng(3)
-    low, high = collapse(curves(1.0, generator, 0.01, shift=1.5), resamples=20).interval
+    low, high = collapse_curves(curves(1.0, generator, 0.01, shift=1.5), resamples=20).interval
     assert high - low > 0.6
 
 
 def test_one_run_a_cell_has_an_exponent_and_no_interval():
-    runs = [Run(d, r / d, r) for d in (1.0, 0.1) for r in (0.1, 0.2, 0.4)]
-    assert collapse(runs).exponent == pytest.approx(1.0)
-    assert collapse(runs).interval is None
+    runs = [CurvePoint(d, r / d, r) for d in (1.0, 0.1) for r in (0.1, 0.2, 0.4)]
+    assert collapse_curves(runs).exponent == pytest.approx(1.0)
+    assert collapse_curves(runs).interval is None
     with pytest.raises(ValueError, match="two densities or more"):
-        collapse(runs[:3])
-    apart = [Run(d, r, r) for d, far in ((1.0, 1.0), (0.1, 1e6)) for r in (far, 2 * far)]
+        collapse_curves(runs[:3])
+    apart = [CurvePoint(d, r, r) for d, far in ((1.0, 1.0), (0.1, 1e6)) for r in (far, 2 * far)]
     with pytest.raises(ValueError, match="No exponent brings the curves"):
-        collapse(apart)
+        collapse_curves(apart)

@@ -12,14 +12,14 @@ from made_runs import make_runs
 from multiticket.config import RunConfig
 from multiticket.research.study.answers import answers
 from multiticket.research.study.collect import TABLE, records, write_parquet
-from multiticket.research.study.evaluate_others import results_file
 from multiticket.research.study.grid import Study, build_study
-from multiticket.research.study.page_section import Figure, Section, Series, Table, read_section
+from multiticket.research.study.other_tasks import results_file
+from multiticket.research.study.page_section import Figure, PageSection, Series, Table, read_section
 
 FULL = {"label": "full", "arm": "full", "learning_rate": 1e-4, "training_seed": [0, 1, 2]}
 
 
-def asked(folder: Path, accuracy, *cells, shared=None, **question) -> Section:
+def asked(folder: Path, accuracy, *cells, shared=None, **question) -> PageSection:
     study = study_of(*cells, shared=shared, **question)
     make_runs(folder, study.runs, accuracy)
     return answers(study, folder, "multiticket study run study.yaml")[0]
@@ -265,7 +265,7 @@ def test_what_other_commands_measured_and_what_cannot_be_is_listed(tmp_path: Pat
     cost, large = answers(study, tmp_path, "c")
     assert cost.verdict == "not decided"
     assert (large.verdict, large.answer) == ("not testable here", "No such model is here.")
-    kept = Section(
+    kept = PageSection(
         name="x",
         heading="x",
         verdict="reproduced",

@@ -16,7 +16,7 @@ from multiticket.config import RunConfig
 from multiticket.research.report.page import page
 from multiticket.research.study.collect import TABLE, read_run
 from multiticket.research.study.grid import load
-from multiticket.research.study.page_section import Section
+from multiticket.research.study.page_section import PageSection
 
 ROOT = Path(__file__).resolve().parents[3]
 STUDIES = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/report.json"))
@@ -32,7 +32,7 @@ def without_pictures(page: str) -> str:
 @pytest.mark.parametrize("folder", STUDIES, ids=lambda folder: folder.name)
 def test_the_page_is_what_its_data_give(folder: Path):
     data = json.loads((folder / "report.json").read_text())
-    sections = [Section.model_validate(section) for section in data["sections"]]
+    sections = [PageSection.model_validate(section) for section in data["sections"]]
     pictures = {
         one.name: [(PICTURE, f"figures/{one.name}-{number + 1}") for number in range(len(one.figures))]
         for one in sections

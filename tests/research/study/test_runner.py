@@ -10,8 +10,8 @@ import pytest
 
 from multiticket.cli import main
 from multiticket.research.study.collect import records, write_parquet
-from multiticket.research.study.evaluate_others import results_file
 from multiticket.research.study.grid import Study, build_study
+from multiticket.research.study.other_tasks import results_file
 from multiticket.research.study.runner import ERROR, claimed, perform, state_of, time_left, work
 from multiticket.runs.folder import RunFolder, read_metrics
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from multiticket.research.study.choice import decide, make_choice, settled
+from multiticket.research.study.chosen_rate import decide, make_choice, settled
 from multiticket.research.study.grid import Study, build_study
 from multiticket.research.study.runner import ERROR, perform, state_of, to_come, work
 from multiticket.runs.folder import RunFolder

@@ -121,8 +121,8 @@ def test_rollouts(toy_model_folder: Path) -> None:
     for rollout in found:
         group = [other.reward for other in found if other.problem == rollout.problem]
         assert rollout.advantage == pytest.approx(rollout.reward - sum(group) / 3)
-        assert not any(rollout.spoken[:3])  # the prompt
-        assert all(rollout.spoken[3:])
+        assert not any(rollout.generated[:3])  # the prompt
+        assert all(rollout.generated[3:])
         assert 1 <= len(rollout.ids) - 3 <= 4
     with pytest.raises(ValueError, match="40 problems, not 41"):
         sample_rollouts(model, tokenizer, TASK, 41, 1)

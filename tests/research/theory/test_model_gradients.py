@@ -148,17 +148,17 @@ def test_conversations(loaded: tuple[Any, Any]) -> None:
     prompts = task.problems("validation")["prompt"]
     endings: list[bool] = []
     for rollout in sample_rollouts(model, tokenizer, task, 4, 4):
-        heard = [token for token, own in zip(rollout.ids, rollout.spoken, strict=True) if not own]
-        text = tokenizer.decode(heard, skip_special_tokens=True)
+        turns_said = [token for token, own in zip(rollout.ids, rollout.generated, strict=True) if not own]
+        text = tokenizer.decode(turns_said, skip_special_tokens=True)
         assert text.startswith(prompts[rollout.problem])
         assert text.endswith("12=")
-        assert rollout.spoken[-1]
+        assert rollout.generated[-1]
         said = tokenizer.decode(
-            [token for token, own in zip(rollout.ids, rollout.spoken, strict=True) if own],
+            [token for token, own in zip(rollout.ids, rollout.generated, strict=True) if own],
             skip_special_tokens=True,
         )
         assert rollout.reward == len(said) / 8
-        ends = [own for token, own in zip(rollout.ids, rollout.spoken, strict=True) if token == 1]
+        ends = [own for token, own in zip(rollout.ids, rollout.generated, strict=True) if token == 1]
         endings += ends
     assert True in endings  # by the model
     assert False in endings  # by the environment, where an answer was cut off

@@ -9,7 +9,7 @@ import torch
 
 from multiticket.research.theory.run_update import matrix_means, update_of_run
 from multiticket.research.theory.trajectory import Contexts
-from multiticket.research.theory.updates import compare, matrix_update, moved
+from multiticket.research.theory.updates import matrix_update, moved, tensor_updates
 
 
 @pytest.mark.parametrize("rank", [1, 3, 17])
@@ -88,16 +88,16 @@ def test_nothing_moved() -> None:
     weight = torch.randn(4, 5)
     assert matrix_update(weight, weight.clone()) is None
     assert matrix_update(torch.ones(3), torch.zeros(3)) is None
-    found = compare({"a": weight}, {"a": weight.clone()})["a"]
+    found = tensor_updates({"a": weight}, {"a": weight.clone()})["a"]
     assert found.moved.moved == found.moved.visible == 0
     assert found.moved.relative == 0
 
 
 def test_other_models() -> None:
     with pytest.raises(ValueError, match="has a tensor b"):
-        compare({"a": torch.ones(2)}, {"a": torch.ones(2), "b": torch.ones(2)})
+        tensor_updates({"a": torch.ones(2)}, {"a": torch.ones(2), "b": torch.ones(2)})
     with pytest.raises(ValueError, match="shapes"):
-        compare({"a": torch.ones(2)}, {"a": torch.ones(3)})
+        tensor_updates({"a": torch.ones(2)}, {"a": torch.ones(3)})
 
 
 @pytest.mark.parametrize("arm", ["full", "ticket", "lora"])

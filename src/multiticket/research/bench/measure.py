@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from multiticket.research.bench.arms import Arm, refuse_unmatched
-from multiticket.research.bench.worker import Setup
+from multiticket.research.bench.timed_arms import Arm, refuse_unmatched
+from multiticket.research.bench.timed_process import Setup
 
 Say = Callable[[str], None]
 
@@ -77,7 +77,7 @@ class Worker:
         self.arm: Arm = setup.arm
         self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "multiticket.research.bench.worker", setup.to_json()],
+            [sys.executable, "-m", "multiticket.research.bench.timed_process", setup.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from multiticket.research.bench.arms import ADAPTERS, Arm, expected_values
 from multiticket.research.bench.shapes import Shape
+from multiticket.research.bench.timed_arms import ADAPTERS, Arm, expected_values
 
 ADAMW_READS_AND_WRITES = 7
 

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-from multiticket.research.bench.arms import ADAPTERS, choose_arms, comparable
 from multiticket.research.bench.measure import measure
 from multiticket.research.bench.operations import predict, predicted_over_floor
 from multiticket.research.bench.shapes import Shape, choose_shape
 from multiticket.research.bench.spread import ratio, spread
-from multiticket.research.bench.worker import Setup
+from multiticket.research.bench.timed_arms import ADAPTERS, choose_arms, comparable
+from multiticket.research.bench.timed_process import Setup
 
 REFERENCES = ("floor", "full", *ADAPTERS)
 SWEPT: dict[str, tuple[float, ...]] = {
@@ -63,11 +63,11 @@ def run(
     return {
         **asdict(conditions),
         "parameters": shape.parameters,
-        "arms": compare(measured, conditions.processes),
+        "arms": with_ratios(measured, conditions.processes),
     }
 
 
-def compare(measured: Sequence[Mapping[str, Any]], processes: int = 1) -> list[dict[str, Any]]:
+def with_ratios(measured: Sequence[Mapping[str, Any]], processes: int = 1) -> list[dict[str, Any]]:
     """Each arm with its spread (``time``) and its ratios (``over``) to those of `REFERENCES` that were measured.
 
     Over LoRA and SHiRA only where both train the same number of values, within 2 %.

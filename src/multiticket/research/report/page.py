@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-from multiticket.research.study.page_section import VERDICTS, Entry, Section, Table
+from multiticket.research.study.page_section import VERDICTS, Entry, PageSection, Table
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 NO_VERDICT = "no claim"
@@ -16,7 +16,7 @@ SHORT = 12
 
 
 def page(
-    sections: Sequence[Section],
+    sections: Sequence[PageSection],
     pictures: Mapping[str, Sequence[tuple[str, str]]],
     title: str,
     command: str,
@@ -75,7 +75,7 @@ def escape(text: str) -> str:
     return html.escape(text).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def _controls(sections: Sequence[Section]) -> str:
+def _controls(sections: Sequence[PageSection]) -> str:
     present = [verdict for verdict in VERDICTS if any(section.verdict == verdict for section in sections)]
     options = "".join(f'<option value="{_slug(verdict)}">{verdict}</option>' for verdict in present)
     return (
@@ -87,7 +87,7 @@ def _controls(sections: Sequence[Section]) -> str:
     )
 
 
-def _overview(sections: Sequence[Section]) -> str:
+def _overview(sections: Sequence[PageSection]) -> str:
     rows = "\n".join(
         f'<tr data-verdict="{_slug(section.verdict)}"><th scope="row">'
         f'<a href="#{section.name}">{escape(section.heading)}</a></th><td>{_badge(section.verdict)}</td></tr>'
@@ -101,7 +101,7 @@ def _overview(sections: Sequence[Section]) -> str:
     )
 
 
-def _section(section: Section, pictures: Sequence[tuple[str, str]]) -> str:
+def _section(section: PageSection, pictures: Sequence[tuple[str, str]]) -> str:
     parts = [f'<h2 id="{section.name}-heading">{escape(section.heading)}</h2>']
     if section.verdict:
         parts.append(f'<p class="verdict">{_badge(section.verdict)}</p>')

@@ -8,7 +8,7 @@ from pathlib import Path
 from multiticket import __version__
 from multiticket.research.report.figures import files_of, inline_svg
 from multiticket.research.report.page import page
-from multiticket.research.study.page_section import Section
+from multiticket.research.study.page_section import PageSection
 from multiticket.runs.files import write_json, write_text
 from multiticket.runs.folder import read_json
 from multiticket.ticket.atomic import replacing
@@ -16,7 +16,7 @@ from multiticket.ticket.atomic import replacing
 PAGE, DATA, FIGURES = "index.html", "report.json", "figures"
 
 
-def write_report(sections: Sequence[Section], folder: Path, title: str, command: str) -> Path:
+def write_report(sections: Sequence[PageSection], folder: Path, title: str, command: str) -> Path:
     """Write ``index.html``, ``report.json`` and ``figures/NAME-1.svg`` (``.pdf``, ``.png``), each whole or not at all.
 
     The page comes last, so that what it names is there. The same sections give the same bytes.
@@ -57,7 +57,7 @@ def write_report(sections: Sequence[Section], folder: Path, title: str, command:
     return path
 
 
-def redraw(folder: Path) -> tuple[list[Section], Path]:
+def redraw(folder: Path) -> tuple[list[PageSection], Path]:
     """Draw a report's page and figures again from its ``report.json``.
 
     Returns:
@@ -68,7 +68,7 @@ def redraw(folder: Path) -> tuple[list[Section], Path]:
     """
     data = read_json(folder / DATA)
     try:
-        sections = [Section.model_validate(section) for section in data["sections"]]
+        sections = [PageSection.model_validate(section) for section in data["sections"]]
         title, command = str(data["title"]), str(data["command"])
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{folder / DATA} holds no report of a study.") from None

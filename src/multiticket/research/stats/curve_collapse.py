@@ -18,12 +18,12 @@ RESAMPLES = 200
 
 
 @dataclass(frozen=True)
-class Collapse:
+class CurveCollapse:
     """Where the curves come together."""
 
     exponent: float
     interval: tuple[float, float] | None
-    """95 %, or None where runs do not tell: see :func:`collapse`."""
+    """95 %, or None where runs do not tell: see :func:`collapse_curves`."""
     distance: float
     """Root mean square between curves at the exponent, in units of y."""
     apart: float | None
@@ -33,7 +33,7 @@ class Collapse:
 
 
 @dataclass(frozen=True)
-class Run:
+class CurvePoint:
     """One point of a curve."""
 
     density: float
@@ -41,7 +41,7 @@ class Run:
     y: float
 
 
-def collapse(runs: Sequence[Run], resamples: int = RESAMPLES, seed: int = 0) -> Collapse:
+def collapse_curves(runs: Sequence[CurvePoint], resamples: int = RESAMPLES, seed: int = 0) -> CurveCollapse:
     """The exponent with its interval.
 
     Its variance is that over runs (bootstrap within each density and rate, times S / (S - 1) for S runs in each, which
@@ -69,7 +69,7 @@ def collapse(runs: Sequence[Run], resamples: int = RESAMPLES, seed: int = 0) -> 
     exponent = float(EXPONENTS[best])
     variance = _variance(cells, densities, resamples, seed)
     wide = None if variance is None else float(stdtrit(len(densities) - 1, 0.975) * np.sqrt(variance))
-    return Collapse(
+    return CurveCollapse(
         exponent=exponent,
         interval=None if wide is None else (exponent - wide, exponent + wide),
         distance=float(np.sqrt(costs[best])),

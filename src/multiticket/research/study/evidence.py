@@ -11,8 +11,8 @@ from typing import Any
 from multiticket.config import RunConfig
 from multiticket.evaluate.paired import Scores
 from multiticket.evaluate.problem_results import Results, read_results, require_same_problems, scores
-from multiticket.research.study.evaluate_others import is_done, results_file
 from multiticket.research.study.grid import Study
+from multiticket.research.study.other_tasks import is_done, results_file
 from multiticket.research.study.runner import ERROR
 from multiticket.research.study.study_run import StudyRun
 from multiticket.runs.folder import RunFolder, read_metrics
@@ -35,7 +35,7 @@ class Finished:
     def problems(self) -> Results:
         return read_results(self.folder)
 
-    def elsewhere(self, task: str) -> Results | None:
+    def on_other_task(self, task: str) -> Results | None:
         """What it did on another task; None while that is not measured."""
         path = results_file(self.folder, task)
         return read_results(path) if path.exists() else None
@@ -79,21 +79,21 @@ class Evidence:
         return found
 
     def scored(self, label: str) -> list[Finished]:
-        """The finished runs of a cell; those that are yet to be measured elsewhere among them."""
+        """The finished runs of a cell; also those that are yet to be measured on other tasks."""
         return self.finished(self.study.cell(label).runs)
 
     def progress(
-        self, labels: Iterable[str], elsewhere: bool = False, reference: str | None = None
+        self, labels: Iterable[str], other_tasks: bool = False, reference: str | None = None
     ) -> tuple[int, int]:
         """How many runs of some cells are finished, their sweeps included, and how many there are.
 
         Args:
-            elsewhere: count a run only when it is measured on the other tasks too.
+            other_tasks: count a run only when it is measured on its other tasks too.
             reference: the label of what the other cells are compared with: of its runs those count that are on a task
                 and base of theirs.
         """
         every = {label: self._all(label) for label in labels}
-        beside = {
+        settings = {
             (run.config.task, run.config.model)
             for label, runs in every.items()
             if label != reference
@@ -103,10 +103,10 @@ class Evidence:
             run.name: run
             for label, own in every.items()
             for run in own
-            if label != reference or not beside or (run.config.task, run.config.model) in beside
+            if label != reference or not settings or (run.config.task, run.config.model) in settings
         }
         finished = self.finished(runs.values())
-        done = [one for one in finished if not elsewhere or is_done(self.folder, one.run)]
+        done = [one for one in finished if not other_tasks or is_done(self.folder, one.run)]
         return len(done), len(runs)
 
     def failures(self, labels: Iterable[str]) -> list[tuple[str, str]]:

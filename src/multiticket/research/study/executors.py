@@ -24,7 +24,7 @@ def start_local(study_file: Path, folder: Path, workers: int) -> tuple[Stop, Ali
     """
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
-    command = [sys.executable, "-m", "multiticket.research.study.worker", str(study_file), str(folder)]
+    command = [sys.executable, "-m", "multiticket.research.study.study_worker", str(study_file), str(folder)]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG).open("ab") as log:
         processes = [

@@ -1,8 +1,8 @@
 """What a report shows of one claim: the record that any analysis gives, and any other may give too.
 
 A section is data and no picture: figures are numbers with labels, from which the report draws SVG, PDF and PNG in
-light and dark. As JSON it can be written by a command of any kind (``Section.model_dump_json``) and named by a study's
-question of kind `record`; :func:`read_section` reads it back.
+light and dark. As JSON it can be written by any command (``model_dump_json``) and named by a study's question of
+kind `record`; :func:`read_section` reads it back.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Table(Record):
         return self
 
 
-class Section(Record):
+class PageSection(Record):
     """One claim and what was found."""
 
     name: str
@@ -153,14 +153,14 @@ class Section(Record):
     """Everything else that was computed, for the JSON."""
 
 
-def read_section(path: Path) -> Section:
+def read_section(path: Path) -> PageSection:
     """A section that was kept as JSON.
 
     Raises:
         ValueError: the file cannot be read or is not a section; the sentence says what is wrong first.
     """
     try:
-        return Section.model_validate_json(path.read_bytes())
+        return PageSection.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
     except ValidationError as error:
@@ -170,6 +170,6 @@ def read_section(path: Path) -> Section:
         raise ValueError(f"{path} does not hold a report's section: {place}: {message}.") from None
 
 
-def write_section(path: Path, section: Section) -> None:
+def write_section(path: Path, section: PageSection) -> None:
     """Write it for `read_section`, whole or not at all."""
     write_text(path, section.model_dump_json(indent=2) + "\n")

@@ -17,8 +17,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from multiticket.research.study.choice import settled
-from multiticket.research.study.evaluate_others import is_done, measure_elsewhere
+from multiticket.research.study.chosen_rate import settled
+from multiticket.research.study.other_tasks import is_done, measure_on_other_tasks
 from multiticket.research.study.study_run import StudyRun
 from multiticket.runs.folder import RunFolder, read_metrics
 
@@ -75,8 +75,8 @@ def state_of(folder: Path, run: StudyRun) -> RunState:
 def perform(folder: Path, run: StudyRun, measured: dict[str, Any] | None = None) -> bool:
     """Do one run, or go on with it, unless it is done or another process has it; whether it was done here.
 
-    Neither is it done while the rate that it is to take is not chosen yet. An error ends the run, not the study: its
-    text is kept in the run's folder, and the next ``study run`` tries again.
+    A run waits until its learning rate has been chosen. An error ends the run, not the study: its text is kept in the
+    run's folder, and the next ``study run`` tries again.
 
     Args:
         measured: what the bases came to that this process has measured.
@@ -104,7 +104,7 @@ def perform(folder: Path, run: StudyRun, measured: dict[str, Any] | None = None)
                     show_progress=False,
                     measured=measured,
                 )
-            measure_elsewhere(folder, run)
+            measure_on_other_tasks(folder, run)
         except RunInterrupted:
             raise
         except Exception as error:

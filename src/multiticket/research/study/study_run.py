@@ -42,7 +42,7 @@ class StudyRun:
     """Its settings. Where `choice` is there, the rate in it is only the first candidate: `study.choice` settles it."""
     choice: Choice | None = None
     also: tuple[str, ...] = ()
-    """Other tasks that it is measured on when it is done (`study/evaluate_others.py`)."""
+    """Other tasks that it is measured on when it is done (`study/other_tasks.py`)."""
 
     @property
     def key(self) -> str:

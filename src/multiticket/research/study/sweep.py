@@ -9,7 +9,7 @@ those that are scored: a rate would else be chosen for how well it did with a se
 All runs of the cell that differ by seed and part alone share one sweep and one rate.
 
 Nothing of this needs order or memory: a scored run's name follows from its sweep's names, so all names are known before
-the first run, and which rate was chosen follows from the sweep's results (`study/choice.py`).
+the first run, and which rate was chosen follows from the sweep's results (`study/chosen_rate.py`).
 """
 
 from __future__ import annotations

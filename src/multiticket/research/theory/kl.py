@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from multiticket.evaluate.estimators import Z95
-from multiticket.research.theory.rollouts import Rollout, same_length, spoken_logits, tensors_of
+from multiticket.research.theory.rollouts import Rollout, generated_logits, same_length, tensors_of
 
 CHUNK = 2**22
 """Logits of which the KL is taken at once, so that their fp64 copies stay small."""
@@ -74,14 +74,14 @@ def kl_between(
         for model, _ in were_training:
             model.eval()
         for places in same_length(rollouts, tokens):
-            ids, spoken = tensors_of([rollouts[place] for place in places], before)
-            logits = [spoken_logits(model, ids, spoken, temperature) for model in (before, after)]
+            ids, generated = tensors_of([rollouts[place] for place in places], before)
+            logits = [generated_logits(model, ids, generated, temperature) for model in (before, after)]
             if logits[0].shape != logits[1].shape:
                 raise ValueError(
                     f"The models have {logits[0].shape[1]} and {logits[1].shape[1]} words: compare states of one base."
                 )
             of_token = token_kl(*logits).cpu()
-            owner = spoken[:, 1:].cpu().nonzero()[:, 0]
+            owner = generated[:, 1:].cpu().nonzero()[:, 0]
             total = torch.zeros(len(places), dtype=torch.float64).index_add_(0, owner, of_token)
             for place, value, count in zip(
                 places, total.tolist(), owner.bincount(minlength=len(places)).tolist(), strict=True

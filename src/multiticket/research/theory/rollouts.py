@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from multiticket.evaluate.completion import complete, stop_tokens
+from multiticket.evaluate.conversations import complete_turns
 from multiticket.evaluate.prompts import prompt_texts
-from multiticket.evaluate.turns import complete_turns
 from multiticket.tasks import asked, judge
 from multiticket.tasks.judging import rows
 
@@ -28,7 +28,7 @@ class Rollout:
     """Place in the split."""
     ids: tuple[int, ...]
     """Tokens of the whole sequence: prompt, answers, and between them what the environment says."""
-    spoken: tuple[bool, ...]
+    generated: tuple[bool, ...]
     """As long as `ids`: which tokens are the model's, the ends of its answers included."""
     reward: float
     advantage: float
@@ -67,13 +67,13 @@ def sample_rollouts(
     places = [problem for problem in range(problems) for _ in range(group)]
     texts = prompt_texts([problem.prompt for problem in chosen], tokenizer, task)
     tokens = max_completion_tokens or task.max_completion_tokens
-    heard: list[list[tuple[str, str]]] = [[] for _ in places]
+    turns_said: list[list[tuple[str, str]]] = [[] for _ in places]
 
     def by_chance(contexts: list[str], who: list[int], turn: int) -> list[str]:
         streams = [places[i] * _STREAMS + turn * _TURNS + i % group for i in who]
         said = complete(model, tokenizer, contexts, tokens, temperature, seed=seed, streams=streams)
         for i, context, text in zip(who, contexts, said, strict=True):
-            heard[i].append((context, text))
+            turns_said[i].append((context, text))
         return said
 
     of_places = [chosen[p] for p in places]
@@ -83,43 +83,43 @@ def sample_rollouts(
     found = []
     for i, problem in enumerate(places):
         mean = sum(rewards[problem * group : (problem + 1) * group]) / group
-        ids, spoken = _sequence(heard[i], tokenizer, tokens, end)
-        found.append(Rollout(problem, ids, spoken, rewards[i], rewards[i] - mean))
+        ids, generated = _sequence(turns_said[i], tokenizer, tokens, end)
+        found.append(Rollout(problem, ids, generated, rewards[i], rewards[i] - mean))
     return found
 
 
 def _sequence(
-    heard: list[tuple[str, str]], tokenizer: Any, tokens: int, end: list[int]
+    turns_said: list[tuple[str, str]], tokenizer: Any, tokens: int, end: list[int]
 ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """Token ids of a conversation from (context, answer) of each turn, and which of them are the model's."""
-    ids: list[int] = list(tokenizer(text=heard[0][0])["input_ids"])
-    spoken = [False] * len(ids)
-    before = heard[0][0]
-    for turn, (context, answer) in enumerate(heard):
+    ids: list[int] = list(tokenizer(text=turns_said[0][0])["input_ids"])
+    generated = [False] * len(ids)
+    before = turns_said[0][0]
+    for turn, (context, answer) in enumerate(turns_said):
         if turn:
             reply = list(tokenizer(text=context[len(before) :], add_special_tokens=False)["input_ids"])
             if reply[:1] == ids[-1:]:  # the end of the turn, where the model has written it itself
                 reply = reply[1:]
             ids += reply
-            spoken += [False] * len(reply)
+            generated += [False] * len(reply)
         said = [*tokenizer(text=answer, add_special_tokens=False)["input_ids"], *end][:tokens]
         ids += said
-        spoken += [True] * len(said)
+        generated += [True] * len(said)
         before = context + answer
-    return tuple(ids), tuple(spoken)
+    return tuple(ids), tuple(generated)
 
 
-def spoken_logits(model: Any, ids: Tensor, spoken: Tensor, temperature: float) -> Tensor:
+def generated_logits(model: Any, ids: Tensor, generated: Tensor, temperature: float) -> Tensor:
     """The logits, over temperature, from which each of the model's own tokens was drawn.
 
     Args:
         ids: (rollouts, length) int64, sequences of one length.
-        spoken: (rollouts, length) bool.
+        generated: (rollouts, length) bool.
 
     Returns:
         (tokens, vocabulary) fp32 or wider, rollout after rollout.
     """
-    logits = model(input_ids=ids).logits[:, :-1][spoken[:, 1:]]
+    logits = model(input_ids=ids).logits[:, :-1][generated[:, 1:]]
     return (logits if logits.dtype == torch.float64 else logits.float()) / temperature
 
 
@@ -141,9 +141,9 @@ def policy_scalars(
 
 def log_prob(model: Any, rollout: Rollout, temperature: float = 1.0) -> Tensor:
     """The log-probability of the model's own tokens, summed: a scalar, fp32 or wider."""
-    ids, spoken = tensors_of([rollout], model)
-    said = ids[:, 1:][spoken[:, 1:]]
-    return spoken_logits(model, ids, spoken, temperature).log_softmax(-1).gather(1, said[:, None]).sum()
+    ids, generated = tensors_of([rollout], model)
+    said = ids[:, 1:][generated[:, 1:]]
+    return generated_logits(model, ids, generated, temperature).log_softmax(-1).gather(1, said[:, None]).sum()
 
 
 def _weighted(model: Any, rollout: Rollout, temperature: float) -> Tensor:
@@ -163,7 +163,7 @@ def same_length(rollouts: Sequence[Rollout], tokens: int) -> list[list[int]]:
 
 
 def tensors_of(rollouts: Sequence[Rollout], model: Any) -> tuple[Tensor, Tensor]:
-    """Ids and which of them are spoken, (rollouts, length) each, of rollouts of one length, on the model's device."""
+    """Ids, and which are generated, (rollouts, length) each, of rollouts of one length, on the model's device."""
     device = next(model.parameters()).device
     ids = torch.tensor([rollout.ids for rollout in rollouts], device=device)
-    return ids, torch.tensor([rollout.spoken for rollout in rollouts], device=device)
+    return ids, torch.tensor([rollout.generated for rollout in rollouts], device=device)

@@ -17,7 +17,7 @@ from multiticket.research.theory.kl import kl_between  # noqa: E402
 from multiticket.research.theory.rollouts import sample_rollouts  # noqa: E402
 from multiticket.research.theory.states import State, made_by  # noqa: E402
 from multiticket.research.theory.trajectory import Contexts  # noqa: E402
-from multiticket.research.theory.updates import Moved, TensorUpdate, compare  # noqa: E402
+from multiticket.research.theory.updates import Moved, TensorUpdate, tensor_updates  # noqa: E402
 from multiticket.runs.folder import RunFolder  # noqa: E402
 
 ALL = "all"
@@ -38,7 +38,7 @@ def update_of_run(path: Path, contexts: Contexts) -> dict[str, Any]:
         raise ValueError(f"The run in {path} is not finished, so there is no update to look at: let it end.")
     base, tokenizer = State("base", made.model, made.task, made.config).load()
     model, _ = made.load()
-    updates = compare(dict(masked_candidates(base)), dict(masked_candidates(model)))
+    updates = tensor_updates(dict(masked_candidates(base)), dict(masked_candidates(model)))
     assert made.config is not None
     temperature = made.config.temperature
     rollouts = sample_rollouts(

@@ -149,7 +149,7 @@ class TensorUpdate:
     matrix: MatrixUpdate | None
 
 
-def compare(
+def tensor_updates(
     before: Mapping[str, Tensor], after: Mapping[str, Tensor], seed: int = 0
 ) -> dict[str, TensorUpdate]:
     """Every tensor's update, by name.

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from multiticket.research.study.answers.compare import answer_compare, answer_other_tasks
 from multiticket.research.study.answers.controls import answer_controls
 from multiticket.research.study.answers.density import answer_density
+from multiticket.research.study.answers.difference import answer_compare, answer_other_tasks
 from multiticket.research.study.answers.laws import answer_collapse, answer_law
+from multiticket.research.study.answers.mask_overlap import answer_overlap
 from multiticket.research.study.answers.masks import answer_masks
-from multiticket.research.study.answers.overlap import answer_overlap
 from multiticket.research.study.answers.parts import with_runs
 from multiticket.research.study.answers.recorded import answer_none, answer_record
 from multiticket.research.study.evidence import Evidence
 from multiticket.research.study.grid import Study
-from multiticket.research.study.page_section import Section
+from multiticket.research.study.page_section import PageSection
 from multiticket.research.study.questions import REQUIRED, Question
 
-KINDS: dict[str, Callable[[Question, Evidence], Section]] = {
+KINDS: dict[str, Callable[[Question, Evidence], PageSection]] = {
     "compare": answer_compare,
     "masks": answer_masks,
     "overlap": answer_overlap,
@@ -33,7 +33,7 @@ KINDS: dict[str, Callable[[Question, Evidence], Section]] = {
 assert set(KINDS) == set(REQUIRED)
 
 
-def answers(study: Study, folder: Path, command: str, report: Path | None = None) -> list[Section]:
+def answers(study: Study, folder: Path, command: str, report: Path | None = None) -> list[PageSection]:
     """A section for each question, in their order; what is not done yet is said to be undecided.
 
     Args:

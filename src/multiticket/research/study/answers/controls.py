@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from multiticket.research.stats.verdicts import ALPHA
 from multiticket.research.study.answers import parts
 from multiticket.research.study.evidence import Evidence
-from multiticket.research.study.page_section import Section, Verdict
+from multiticket.research.study.page_section import PageSection, Verdict
 from multiticket.research.study.questions import Question
 
 
-def answer_controls(question: Question, evidence: Evidence) -> Section:
+def answer_controls(question: Question, evidence: Evidence) -> PageSection:
     """The cells that `expect` names against `reference`; reproduced where each comes out as it says.
 
     ``worse`` is met where the difference is below nought with all judged at once, ``not worse`` where it is above

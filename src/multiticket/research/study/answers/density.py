@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from multiticket.research.stats.verdicts import ALPHA
 from multiticket.research.study.answers import parts
 from multiticket.research.study.evidence import Evidence, percentage, setting_name
-from multiticket.research.study.page_section import Figure, Section, Verdict
+from multiticket.research.study.page_section import Figure, PageSection, Verdict
 from multiticket.research.study.questions import Question
 
 
-def answer_density(question: Question, evidence: Evidence) -> Section:
+def answer_density(question: Question, evidence: Evidence) -> PageSection:
     """Each density of `cell` against `reference`.
 
     Reproduced where every density from `holds_to` up is not worse by `margin`, and, if `breaks_at` is given, every

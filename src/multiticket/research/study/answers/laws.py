@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from multiticket.research.stats.curve_collapse import Collapse, Run, collapse
+from multiticket.research.stats.curve_collapse import CurveCollapse, CurvePoint, collapse_curves
 from multiticket.research.stats.power_law import PowerLaw, power_law
 from multiticket.research.study.answers.parts import answered, rounded
 from multiticket.research.study.evidence import Evidence, Finished, by, setting_name
-from multiticket.research.study.page_section import Figure, Section, Series, Table, Verdict
+from multiticket.research.study.page_section import Figure, PageSection, Series, Table, Verdict
 from multiticket.research.study.questions import Question
 
 TOLERANCE = 0.2
 """Of an exponent: an interval within it of the claimed one bears the claim out."""
 
 
-def answer_law(question: Question, evidence: Evidence) -> Section:
+def answer_law(question: Question, evidence: Evidence) -> PageSection:
     """`y` against density over the runs of `cells`: reproduced where the exponent's interval is near the claimed one.
 
     `y` is the rate that was found or chosen (runs that share a choice are one point), or ``kl``, what the first step
@@ -53,7 +53,7 @@ def answer_law(question: Question, evidence: Evidence) -> Section:
     )
 
 
-def answer_collapse(question: Question, evidence: Evidence) -> Section:
+def answer_collapse(question: Question, evidence: Evidence) -> PageSection:
     """Accuracy against rate x density^exponent: reproduced where the exponent's interval is near the claimed one.
 
     Of cells with a sweep it takes the sweep's runs, of others the runs themselves.
@@ -61,15 +61,17 @@ def answer_collapse(question: Question, evidence: Evidence) -> Section:
     measure = question.options.get("measure", "pass@1")
     cells = [evidence.study.cell(label) for label in _labels(question)]
     runs = {run.run.name: run for cell in cells for run in evidence.finished(cell.sweep or cell.runs)}
-    collapses: dict[tuple[str, str], Collapse] = {}
+    collapses: dict[tuple[str, str], CurveCollapse] = {}
     figures, numbers = [], []
     for setting, found in by(runs.values(), lambda run: run.setting).items():
-        points = [Run(one.config.density, one.result["learning_rate"], one.score(measure)) for one in found]
+        points = [
+            CurvePoint(one.config.density, one.result["learning_rate"], one.score(measure)) for one in found
+        ]
         by_density = by(found, lambda run: run.config.density)
         rates = [{run.result["learning_rate"] for run in same} for same in by_density.values()]
         if len(rates) < 2 or min(map(len, rates)) < 2:
             continue
-        collapses[setting] = result = collapse(points)
+        collapses[setting] = result = collapse_curves(points)
         numbers.append(
             {"setting": list(setting), **asdict(result), "points": [asdict(point) for point in points]}
         )
@@ -101,7 +103,7 @@ def answer_collapse(question: Question, evidence: Evidence) -> Section:
     )
 
 
-def _in_words(setting: tuple[str, str], one: Collapse) -> str:
+def _in_words(setting: tuple[str, str], one: CurveCollapse) -> str:
     apart = _apart(one)
     beside = "." if apart is None else f", against {apart:.1f} over the rate alone."
     return (
@@ -110,11 +112,11 @@ def _in_words(setting: tuple[str, str], one: Collapse) -> str:
     )
 
 
-def _apart(one: Collapse) -> float | None:
+def _apart(one: CurveCollapse) -> float | None:
     return None if one.apart is None else rounded(100 * one.apart)
 
 
-def _interval(one: Collapse) -> str:
+def _interval(one: CurveCollapse) -> str:
     return _span(one.interval) if one.interval else "not told by so few"
 
 

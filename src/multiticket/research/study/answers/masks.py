@@ -7,7 +7,7 @@ from dataclasses import asdict
 from multiticket.research.stats.heterogeneity import Heterogeneity, heterogeneity
 from multiticket.research.study.answers import parts
 from multiticket.research.study.evidence import Evidence, Finished, by, mask_name, setting_name
-from multiticket.research.study.page_section import Section, Table
+from multiticket.research.study.page_section import PageSection, Table
 from multiticket.research.study.questions import Question
 
 ALL = (
@@ -17,7 +17,7 @@ ALL = (
 SINGLE = "A mask with one run is judged by the ticket that it gave; another training seed would give another."
 
 
-def answer_masks(question: Question, evidence: Evidence) -> Section:
+def answer_masks(question: Question, evidence: Evidence) -> PageSection:
     """Each mask of `cell` against `reference`; reproduced where all are not worse by `margin`.
 
     `seeds` names a cell of runs of one mask that differ by training seed alone: what they spread says how much of the

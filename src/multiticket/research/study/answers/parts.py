@@ -10,9 +10,9 @@ from typing import Any
 from multiticket.evaluate.paired import Difference, Scores
 from multiticket.evaluate.problem_results import Results
 from multiticket.research.stats.verdicts import ALPHA, MARGIN, Judged, judge_all
-from multiticket.research.study.choice import read_choice
+from multiticket.research.study.chosen_rate import read_choice
 from multiticket.research.study.evidence import Evidence, Finished, by, problem_scores, setting_name
-from multiticket.research.study.page_section import Figure, Mark, Section, Series, Table, Verdict
+from multiticket.research.study.page_section import Figure, Mark, PageSection, Series, Table, Verdict
 from multiticket.research.study.questions import Question
 
 Setting = tuple[str, str]
@@ -91,7 +91,7 @@ def answered(
     other_tasks: bool = False,
     edges: bool = True,
     **found: Any,
-) -> Section:
+) -> PageSection:
     """What was found, under the question's name and claim; undecided, with a note, while runs are missing.
 
     Args:
@@ -100,7 +100,7 @@ def answered(
         found: the section's other fields.
     """
     missing = unfinished(question, evidence, other_tasks)
-    return Section(
+    return PageSection(
         name=question.name,
         heading=question.claim,
         verdict="not decided" if missing else verdict,
@@ -121,7 +121,7 @@ def answered_by_sides(
     tables: Sequence[Table] = (),
     numbers: Mapping[str, Any] | None = None,
     **more: Any,
-) -> Section:
+) -> PageSection:
     """`answered` of sides: their table, a figure and all numbers; nothing is shown where no pair of runs is finished.
 
     Args:
@@ -235,7 +235,7 @@ def edge_notes(question: Question, evidence: Evidence) -> list[str]:
     return list(dict.fromkeys(notes.values()))
 
 
-def with_runs(section: Section, question: Question, evidence: Evidence) -> Section:
+def with_runs(section: PageSection, question: Question, evidence: Evidence) -> PageSection:
     """The section with a folded table of every run that it looks at, each with the command that does it again."""
     runs = {run.run.name: run for label in question.labels for run in evidence.scored(label)}
     if not runs:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from multiticket.research.study.evidence import Evidence
-from multiticket.research.study.page_section import Section, read_section
+from multiticket.research.study.page_section import PageSection, read_section
 from multiticket.research.study.questions import Question
 
 
-def answer_record(question: Question, evidence: Evidence) -> Section:
+def answer_record(question: Question, evidence: Evidence) -> PageSection:
     """The section that another command wrote to the file `record`, under the study's name and claim.
 
     Raises:
@@ -17,7 +17,7 @@ def answer_record(question: Question, evidence: Evidence) -> Section:
     """
     path, command = Path(question.options["record"]), str(question.options.get("command", ""))
     if not path.exists():
-        return Section(
+        return PageSection(
             name=question.name,
             heading=question.claim,
             verdict="not decided",
@@ -30,9 +30,9 @@ def answer_record(question: Question, evidence: Evidence) -> Section:
     )
 
 
-def answer_none(question: Question, evidence: Evidence) -> Section:
+def answer_none(question: Question, evidence: Evidence) -> PageSection:
     """A claim that is listed, and why it is not tested."""
-    return Section(
+    return PageSection(
         name=question.name,
         heading=question.claim,
         verdict="not testable here",

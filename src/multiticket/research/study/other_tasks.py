@@ -19,8 +19,8 @@ def is_done(folder: Path, run: StudyRun) -> bool:
     return RunFolder(path).result.exists() and all(results_file(path, task).exists() for task in run.also)
 
 
-def measure_elsewhere(folder: Path, run: StudyRun) -> None:
-    """Measure what a finished run kept on the other tasks, each as its own was; what is measured is left."""
+def measure_on_other_tasks(folder: Path, run: StudyRun) -> None:
+    """Evaluate a finished run on the other tasks, with its own settings; skip those already evaluated."""
     from multiticket.train.trained import Trained, measure
 
     run_folder = RunFolder(folder / run.name)

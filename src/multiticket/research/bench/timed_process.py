@@ -1,8 +1,8 @@
 """One arm's process, which takes a step for each line ``step`` that it reads.
 
-Started as ``python -m multiticket.research.bench.worker SETUP``, where SETUP is a `Setup` as JSON. Answers are lines
-of JSON: when ready the number of trained values, for ``step`` its seconds, for ``memory`` the bytes that a step needs
-at its peak.
+Started as ``python -m multiticket.research.bench.timed_process SETUP``, where SETUP is a `Setup` as JSON. Answers
+are lines of JSON: when ready the number of trained values, for ``step`` its seconds, for ``memory`` the bytes that a
+step needs at its peak.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from multiticket.research.bench.arms import Arm
 from multiticket.research.bench.shapes import Shape
+from multiticket.research.bench.timed_arms import Arm
 
 LEARNING_RATE = 1e-5
 
@@ -120,7 +120,7 @@ def make_step(setup: Setup, model: Any, trained: list[Any]) -> Callable[[], None
     return step
 
 
-class Subject:
+class TimedModel:
     """The model, the step and what it needs."""
 
     def __init__(self, setup: Setup) -> None:
@@ -172,10 +172,10 @@ def serve(setup: Setup, requests: Any, answers: Any) -> None:
         answers.write(json.dumps(fields) + "\n")
         answers.flush()
 
-    subject = Subject(setup)
-    answer({"trained": subject.trained})
+    timed = TimedModel(setup)
+    answer({"trained": timed.trained})
     for request in requests:
-        answer({"seconds": subject.seconds()} if request.strip() == "step" else subject.memory())
+        answer({"seconds": timed.seconds()} if request.strip() == "step" else timed.memory())
 
 
 def main() -> None:

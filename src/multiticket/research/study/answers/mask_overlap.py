@@ -9,13 +9,13 @@ from typing import Any
 from multiticket.config import RunConfig
 from multiticket.research.stats.verdicts import ALPHA
 from multiticket.research.study.evidence import Evidence, mask_name
-from multiticket.research.study.page_section import Figure, Section, Table
+from multiticket.research.study.page_section import Figure, PageSection, Table
 from multiticket.research.study.questions import Question
 
 SHARED = ("intersection", "jaccard", "expected", "z")
 
 
-def answer_overlap(question: Question, evidence: Evidence) -> Section:
+def answer_overlap(question: Question, evidence: Evidence) -> PageSection:
     """Every pair of the masks of `cell`, rebuilt from their rules on their base; no run need be finished.
 
     Reproduced where no pair's intersection is above what independent masks of the same counts have, at 5 % over all
@@ -29,7 +29,7 @@ def answer_overlap(question: Question, evidence: Evidence) -> Section:
     pairs = _pairs([*configs.values()])
     asked: dict[str, Any] = {"name": question.name, "heading": question.claim}
     if not pairs:
-        return Section(**asked, verdict="not decided", answer="There is no pair of masks.")
+        return PageSection(**asked, verdict="not decided", answer="There is no pair of masks.")
     jaccard = [pair["jaccard"] for pair in pairs]
     limit = NormalDist().inv_cdf(1 - ALPHA / len(pairs))
     above = [pair for pair in pairs if pair["z"] > limit]
@@ -49,7 +49,7 @@ def answer_overlap(question: Question, evidence: Evidence) -> Section:
             "z": lambda pair: round(pair["z"], 2),
         },
     )
-    return Section(
+    return PageSection(
         **asked,
         verdict="not reproduced" if above else "reproduced",
         answer=said,

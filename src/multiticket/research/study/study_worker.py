@@ -1,6 +1,6 @@
 """One process that does a study's runs, one after the other.
 
-Started as ``python -m multiticket.research.study.worker STUDY FOLDER``.
+Started as ``python -m multiticket.research.study.study_worker STUDY FOLDER``.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ from functools import partial
 from multiticket.evaluate.problem_results import Results
 from multiticket.research.study.answers import parts
 from multiticket.research.study.evidence import Evidence, Finished, way
-from multiticket.research.study.page_section import Section
+from multiticket.research.study.page_section import PageSection
 from multiticket.research.study.questions import Question
 
 
-def answer_compare(question: Question, evidence: Evidence) -> Section:
+def answer_compare(question: Question, evidence: Evidence) -> PageSection:
     """`cell` against `reference`; reproduced where `cell` is not worse by `margin` in any task and base."""
     margin = parts.margin_of(question)
     sides = parts.sides_of(question, evidence, evidence.scored(question.options["cell"]), way)
@@ -28,7 +28,7 @@ def answer_compare(question: Question, evidence: Evidence) -> Section:
     )
 
 
-def answer_other_tasks(question: Question, evidence: Evidence) -> Section:
+def answer_other_tasks(question: Question, evidence: Evidence) -> PageSection:
     """`cell` against `reference` on the tasks that their cells name under `also`.
 
     Reproduced where `cell` is not worse by `margin` on any of them; how the two do on the task that they were trained
@@ -61,4 +61,4 @@ def answer_other_tasks(question: Question, evidence: Evidence) -> Section:
 
 
 def _results(task: str, run: Finished) -> Results | None:
-    return run.elsewhere(task)
+    return run.on_other_task(task)
