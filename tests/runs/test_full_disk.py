@@ -90,7 +90,7 @@ def test_a_full_disk_at_any_call_is_one_sentence(
     with monkeypatch.context() as patch:
         patch.setattr(os, name, full)
         assert "No space left on device" in _refused(settings, output)
-    run_training(settings, output, resume=True, show_progress=False)
+    run_training(settings, output, resume=(output / "config.json").exists(), show_progress=False)
     assert made(output) == expected
 
 
@@ -115,7 +115,7 @@ def test_what_torch_says_of_a_full_disk_is_understood(
         patch.setattr(torch, "save", full)
         said = _refused(settings, output)
     assert "the checkpoint of step 2 is kept" in said
-    run_training(settings, output, resume=True, show_progress=False)
+    run_training(settings, output, resume=(output / "config.json").exists(), show_progress=False)
     assert made(output) == expected
 
 
