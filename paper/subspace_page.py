@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multiticket.research.study.page_section import Entry, Figure, Mark, PageSection, Series, Table, Verdict
+from multiticket.research.theory import plots
 from multiticket.research.theory.delocalisation import ALL
 from multiticket.research.theory.fisher import mean_over_seeds
 
@@ -70,6 +71,7 @@ def subspace_section(
         parameters: what the states were trained with, in words.
     """
     first = states[0].spectrum
+    spectra = [(state.state, state.spectrum) for state in states]
     return PageSection(
         name="subspace",
         heading="The policy gradient lies in few directions, spread over coordinates, and a random mask keeps them.",
@@ -89,7 +91,7 @@ def subspace_section(
             "This is the geometry of plain gradient steps; AdamW divides each coordinate by its own scale.",
             "docs/theory.md says what each figure is.",
         ],
-        figures=[_spectra(states), _growth(states), *_alignments(states)],
+        figures=[plots.spectra(spectra), plots.growth(spectra), *_alignments(states)],
         tables=[_ranks(states), _leading(states), *(_masks(state) for state in states)],
         numbers={**about, "states": [_numbers(state) for state in states]},
     )
@@ -211,49 +213,6 @@ def _masks(state: StateGradients) -> Table:
         ],
         rows=rows,
         folded=state.state != "base",
-    )
-
-
-def _spectra(states: Sequence[StateGradients]) -> Figure:
-    series = []
-    for state in states:
-        total = sum(state.spectrum["eigenvalues"])
-        shares = [value / total for value in state.spectrum["eigenvalues"] if value > 1e-9 * total]
-        series.append(Series(name=state.state, x=[float(i + 1) for i in range(len(shares))], y=shares))
-    tops = "; ".join(f"{one.name} {100 * one.y[0]:.0f} %" for one in series)
-    return Figure(
-        kind="chart",
-        caption="Spectrum of the gradients: each eigenvalue's share of the energy.",
-        alternative=f"Shares fall with the number of the eigenvalue; the largest: {tops}.",
-        x_label="eigenvalue",
-        y_label="share of energy",
-        x_log=True,
-        y_log=True,
-        series=series,
-    )
-
-
-def _growth(states: Sequence[StateGradients]) -> Figure:
-    series = []
-    for state in states:
-        points = state.spectrum["growth"]
-        x = [float(point["samples"]) for point in points]
-        series.append(Series(name=state.state, x=x, y=[point["rank"]["participation"] for point in points]))
-    points = states[0].spectrum["growth"]
-    noise = [point["noise"] for point in points]
-    series.append(
-        Series(name=f"noise, {states[0].state}", x=[float(point["samples"]) for point in points], y=noise)
-    )
-    ends = "; ".join(f"{one.name} {one.y[-1]:.0f}" for one in series)
-    return Figure(
-        kind="chart",
-        caption="The effective rank that fewer samples show; it is bounded by their number.",
-        alternative=f"Participation grows with the number of samples; with all of them: {ends}.",
-        x_label="samples",
-        y_label="participation",
-        x_log=True,
-        y_log=True,
-        series=series,
     )
 
 

@@ -102,9 +102,10 @@ def kl(
 
     give({"runs": found}, json, print_runs)
     if plot is not None:
-        from multiticket.research.theory.plots import draw_kl
+        from multiticket.research.report.figures import write_figures
+        from multiticket.research.theory import plots
 
-        draw_kl(found, plot)
+        write_figures(plots.kl(found), plot)
 
 
 def predict(
@@ -128,9 +129,10 @@ def predict(
     result = prediction(runs, sampling, rank)
     give(result, json, lambda: print_prediction(result))
     if plot is not None:
-        from multiticket.research.theory.plots import draw_prediction
+        from multiticket.research.report.figures import write_figures
+        from multiticket.research.theory import plots
 
-        draw_prediction(result, plot)
+        write_figures(plots.prediction(result), plot)
 
 
 def updates(
@@ -151,9 +153,10 @@ def updates(
     found = [update_of_run(run, Contexts(split, problems, group, seed)) for run in runs]
     give({"runs": found}, json, lambda: print_updates(found))
     if plot is not None:
-        from multiticket.research.theory.plots import draw_updates
+        from multiticket.research.report.figures import write_figures
+        from multiticket.research.theory import plots
 
-        draw_updates(found, plot)
+        write_figures(plots.updates(found), plot)
 
 
 def fisher(
@@ -183,9 +186,10 @@ def fisher(
 
     give(result, json, lambda: print_spectrum(result))
     if plot is not None:
-        from multiticket.research.theory.plots import draw_spectrum
+        from multiticket.research.report.figures import write_figures
+        from multiticket.research.theory import plots
 
-        draw_spectrum(result, plot)
+        write_figures([plots.spectra([("gradients", result)]), plots.growth([("gradients", result)])], plot)
 
 
 def subspace(
@@ -221,9 +225,10 @@ def subspace(
 
     give({**result, "means": means}, json, lambda: print_subspaces(result, means))
     if plot is not None:
-        from multiticket.research.theory.plots import draw_subspaces
+        from multiticket.research.report.figures import write_figures
+        from multiticket.research.theory import plots
 
-        draw_subspaces(result, means, plot)
+        write_figures(plots.subspaces(result, means), plot)
 
 
 def _place(model: str | None, ticket: Path | None, checkpoint: Path | None) -> str:

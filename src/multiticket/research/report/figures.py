@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import re
 import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -16,8 +18,10 @@ matplotlib.use("Agg")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
+from matplotlib.figure import FigureBase
 
 from multiticket.research.study.page_section import Figure, Series
+from multiticket.ticket.atomic import replacing
 
 INK, MUTED, RULE = "#1f2328", "#5f6873", "#d5d9de"
 SERIES = ("#0b5cad", "#b54708", "#1b7a43", "#7b3fb3", "#a3243b", "#0f7480")
@@ -87,18 +91,38 @@ def inline_svg(svg: bytes, name: str, alternative: str) -> str:
     )
 
 
+def write_figures(figures: Sequence[Figure], path: Path) -> None:
+    """All figures side by side in one file, whole or not at all; its ending says the format (svg, png, pdf)."""
+    metadata: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": path.stem}):
+        size = WIDTH * len(figures), max(map(_height, figures)) + 0.3
+        drawing = Drawing(figsize=size, layout="constrained", facecolor="white")
+        for part, figure in zip(drawing.subfigures(1, len(figures), squeeze=False)[0], figures, strict=True):
+            _fill(part, figure)
+        with replacing(path) as file:
+            drawing.savefig(file, format=path.suffix[1:], dpi=200, metadata=metadata)
+
+
 def draw(figure: Figure) -> Drawing:
     """A matplotlib figure; to be called with `STYLE`."""
+    drawing = Drawing(figsize=(WIDTH, _height(figure)), layout="constrained", facecolor="white")
+    _fill(drawing, figure)
+    return drawing
+
+
+def _height(figure: Figure) -> float:
+    """Inches."""
     rows = sum(len(series.y) for series in figure.series) if figure.kind == "intervals" else 0
     step = 0.3 if rows <= 16 else 0.2
-    height = {"intervals": 1.15 + step * rows, "chart": 3.3, "matrix": WIDTH}[figure.kind]
-    drawing = Drawing(figsize=(WIDTH, height), layout="constrained", facecolor="white")
+    return {"intervals": 1.15 + step * rows, "chart": 3.3, "matrix": WIDTH}[figure.kind]
+
+
+def _fill(drawing: FigureBase, figure: Figure) -> None:
     axes = drawing.add_subplot(facecolor="none")
     {"intervals": _intervals, "chart": _chart, "matrix": _matrix}[figure.kind](axes, figure)
     axes.set(xlabel=textwrap.fill(figure.x_label, 40), ylabel=textwrap.fill(figure.y_label, 36))
     if figure.kind != "matrix" and len(figure.series) > 1:
         drawing.legend(loc="outside upper left", ncols=2, fontsize=9, handletextpad=0.4, columnspacing=1.2)
-    return drawing
 
 
 def _intervals(axes: Axes, figure: Figure) -> None:
@@ -195,7 +219,7 @@ def _reach(series: Series) -> list[list[float]] | None:
 def _look(number: int) -> dict[str, Any]:
     return {
         "color": SERIES[number % len(SERIES)],
-        "marker": MARKERS[number % len(MARKERS)],
+        "marker": MARKERS[(number + number // len(SERIES)) % len(MARKERS)],
         "markersize": 5,
         "linewidth": 1.4,
         "elinewidth": 1.4,

@@ -1,125 +1,173 @@
-"""The instruments' results as pictures; the file's ending says the format (svg, png, pdf)."""
+"""The instruments' results as figures: data that `report.figures` draws, in a file or in a page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from multiticket.ticket.atomic import replacing
+from multiticket.research.study.page_section import Figure, Mark, Series
 
-COLOURS = ("#0969da", "#e36209", "#1a7f37", "#8250df", "#cf222e", "#57606a", "#bf3989", "#9a6700")
-
-
-@contextmanager
-def _figure(path: Path, columns: int) -> Iterator[Any]:
-    """The axes of a picture of `columns` panels, which is written whole when the block ends."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    looks: Any = {"font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False}
-    with plt.rc_context({**looks, "svg.hashsalt": "theory"}):
-        figure, axes = plt.subplots(1, columns, figsize=(5.2 * columns, 4.2), layout="constrained")
-        yield figure, axes
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        with replacing(path) as file:
-            figure.savefig(file, dpi=150, format=path.suffix[1:], metadata=metadata)
-        plt.close(figure)
+Named = Sequence[tuple[str, Mapping[str, Any]]]
+"""Results with a name each: states of a model, or one without a name."""
 
 
-def draw_spectrum(result: Mapping[str, Any], path: Path) -> None:
-    """Eigenvalues' shares of the energy, and effective rank over the number of samples beside noise."""
-    with _figure(path, 2) as (_, (values, growing)):
-        total = sum(result["eigenvalues"])
-        shares = [value / total for value in result["eigenvalues"] if value > 1e-9 * total]
-        values.plot(range(1, len(shares) + 1), shares, ".-", color=COLOURS[0])
-        values.set(xlabel="eigenvalue", ylabel="share of energy", xscale="log", yscale="log")
-        values.set_title(f"{result['gradient']} gradients, {result['samples']} completions", loc="left")
-        samples = [point["samples"] for point in result["growth"]]
-        ranks = [point["rank"]["participation"] for point in result["growth"]]
-        growing.plot(samples, ranks, "o-", color=COLOURS[0], label="gradients")
-        noise = [point["noise"] for point in result["growth"]]
-        growing.plot(samples, noise, "s--", color=COLOURS[1], label="noise of the same norms")
-        growing.plot(samples, samples, ":", color="#57606a", label="bound: samples")
-        growing.set(xlabel="samples", ylabel="participation ratio", xscale="log", yscale="log")
-        growing.set_xticks(samples, [str(count) for count in samples])
-        growing.minorticks_off()
-        growing.legend(frameon=False)
+def spectra(states: Named) -> Figure:
+    """Eigenvalues' shares of the energy, of `fisher.spectrum` for each state."""
+    series = []
+    for name, spectrum in states:
+        total = sum(spectrum["eigenvalues"])
+        shares = [value / total for value in spectrum["eigenvalues"] if value > 1e-9 * total]
+        series.append(Series(name=name, x=[float(i + 1) for i in range(len(shares))], y=shares))
+    tops = "; ".join(f"{one.name} {100 * one.y[0]:.0f} %" for one in series)
+    return Figure(
+        kind="chart",
+        caption="Spectrum of the gradients: each eigenvalue's share of the energy.",
+        alternative=f"Shares fall with the number of the eigenvalue; the largest: {tops}.",
+        x_label="eigenvalue",
+        y_label="share of energy",
+        x_log=True,
+        y_log=True,
+        series=series,
+    )
 
 
-def draw_subspaces(result: Mapping[str, Any], means: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Error of the masked Gram matrix, and overlap of the leading eigenspaces, over density."""
-    with _figure(path, 2) as (_, (errors, overlaps)):
-        masks = list(dict.fromkeys(row["mask"] for row in means))
-        for number, mask in enumerate(masks):
-            rows = sorted((row for row in means if row["mask"] == mask), key=lambda row: row["density"])
-            colour = COLOURS[number % len(COLOURS)]
-            densities = [row["density"] for row in rows]
-            errors.plot(densities, [row["frobenius"] for row in rows], "o-", color=colour, label=mask)
-            if mask == "random":
-                predicted = [row["predicted_frobenius"] for row in rows]
-                errors.plot(densities, predicted, "k:")
-                overlaps.plot([], [], "k:", label="predicted error of random")
-            overlaps.plot(densities, [row["overlap"] for row in rows], "o-", color=colour, label=mask)
-        overlaps.axhline(result["chance_overlap"], color="#57606a", linestyle=":", label="chance")
-        errors.set(xscale="log", yscale="log", xlabel="density", ylabel="relative Frobenius error")
-        overlaps.set(xscale="log", xlabel="density", ylim=(0, 1.02))
-        overlaps.set(ylabel=f"overlap of the {result['rank']} leading directions")
-        overlaps.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5))
+def growth(states: Named) -> Figure:
+    """The effective rank over the number of samples, beside noise of the first state's norms."""
+    series = []
+    for name, spectrum in states:
+        points = spectrum["growth"]
+        ranks = [point["rank"]["participation"] for point in points]
+        series.append(Series(name=name, x=[float(point["samples"]) for point in points], y=ranks))
+    noise = [point["noise"] for point in states[0][1]["growth"]]
+    series.append(Series(name=f"noise, {states[0][0]}", x=series[0].x, y=noise))
+    ends = "; ".join(f"{one.name} {one.y[-1]:.0f}" for one in series)
+    return Figure(
+        kind="chart",
+        caption="The effective rank that fewer samples show; it is bounded by their number.",
+        alternative=f"Participation grows with the number of samples; with all of them: {ends}.",
+        x_label="samples",
+        y_label="participation",
+        x_log=True,
+        y_log=True,
+        series=series,
+    )
 
 
-def draw_kl(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """KL from the base, and from the checkpoint before, over steps, with 95 % intervals."""
-    with _figure(path, 2) as (_, panels):
-        for axes, key in zip(panels, ("from_base", "from_previous"), strict=True):
-            for number, run in enumerate(runs):
-                steps = [int(state["state"].removeprefix("step-")) for state in run["states"]]
-                middle = [state[key]["completion"] for state in run["states"]]
-                ends = [state[key]["completion_interval"] for state in run["states"]]
-                below = [m - low for m, (low, _) in zip(middle, ends, strict=True)]
-                above = [high - m for m, (_, high) in zip(middle, ends, strict=True)]
-                colour, name = COLOURS[number % len(COLOURS)], Path(run["run"]).name
-                axes.errorbar(
-                    steps, middle, yerr=[below, above], fmt="o-", capsize=3, color=colour, label=name
-                )
-            axes.set(xlabel="optimiser step", ylim=(0, None))
-            axes.xaxis.get_major_locator().set_params(integer=True)
-        panels[0].set(ylabel="KL(base || checkpoint), nats a completion")
-        panels[1].set(ylabel="KL(checkpoint before || checkpoint)")
-        panels[1].legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1, 1))
+def subspaces(result: Mapping[str, Any], means: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """Error of the masked Gram matrix, and overlap of the leading eigenspaces, over density (`fisher.subspaces`)."""
+    errors, overlaps = [], []
+    for mask in dict.fromkeys(row["mask"] for row in means):
+        rows = sorted((row for row in means if row["mask"] == mask), key=lambda row: row["density"])
+        x = [row["density"] for row in rows]
+        errors.append(Series(name=mask, x=x, y=[row["frobenius"] for row in rows]))
+        overlaps.append(Series(name=mask, x=x, y=[row["overlap"] for row in rows]))
+        if mask == "random":
+            predicted = [row["predicted_frobenius"] for row in rows]
+            errors.append(Series(name="random, predicted", x=x, y=predicted))
+    axes: dict[str, Any] = {"kind": "chart", "x_label": "density", "x_log": True}
+    overlap = f"overlap of the {result['rank']} leading directions"
+    return [
+        Figure(
+            **axes,
+            caption="Error of the masked Gram matrix.",
+            alternative="Relative Frobenius error by mask and density.",
+            y_label="relative Frobenius error",
+            y_log=True,
+            series=errors,
+        ),
+        Figure(
+            **axes,
+            caption="Leading eigenspaces under masks.",
+            alternative="Overlap by mask and density.",
+            y_label=overlap,
+            series=overlaps,
+            marks=[Mark(at=result["chance_overlap"], label="chance")],
+        ),
+    ]
 
 
-def draw_updates(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+def kl(runs: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """KL from the base, and from the checkpoint before, over steps, with 95 % intervals (`trajectory.kl_of_run`)."""
+    figures = []
+    for key, label in (
+        ("from_base", "base || checkpoint"),
+        ("from_previous", "checkpoint before || checkpoint"),
+    ):
+        series = [
+            Series.with_ends(
+                Path(run["run"]).name,
+                [int(state["state"].removeprefix("step-")) for state in run["states"]],
+                [state[key]["completion"] for state in run["states"]],
+                [state[key]["completion_interval"] for state in run["states"]],
+            )
+            for run in runs
+        ]
+        figures.append(
+            Figure(
+                kind="chart",
+                caption=f"KL({label}).",
+                alternative="KL over optimiser steps, one line a run.",
+                x_label="optimiser step",
+                y_label=f"KL({label}), nats a completion",
+                series=series,
+            )
+        )
+    return figures
+
+
+def updates(runs: Sequence[Mapping[str, Any]]) -> list[Figure]:
     """Each matrix's entropy rank beside that of its entries shuffled, and its energy in the principal directions."""
-    with _figure(path, 2) as (_, (ranks, overlaps)):
-        for number, run in enumerate(runs):
-            colour, matrices = COLOURS[number % len(COLOURS)], [m for m in run["matrices"].values() if m]
-            full = [min(row["rows"], row["columns"]) for row in matrices]
-            x = [row["shuffled"]["entropy"] / side for row, side in zip(matrices, full, strict=True)]
-            y = [row["effective"]["entropy"] / side for row, side in zip(matrices, full, strict=True)]
-            ranks.plot(x, y, "o", color=colour, alpha=0.6, label=Path(run["run"]).name)
-            chance = [row["top"] / row["rows"] for row in matrices]
-            overlaps.plot(chance, [row["left"] for row in matrices], "o", color=colour, alpha=0.6)
-        for axes in (ranks, overlaps):
-            axes.axline((0, 0), slope=1, color="#57606a", linestyle=":")
-        ranks.set(xlabel="entropy rank of shuffled entries / full rank", ylabel="of the update / full rank")
-        overlaps.set(xlabel="chance: r / rows", ylabel="update's energy in the top r left directions")
-        ranks.legend(frameon=False, fontsize=8.5)
+    ranks, energies = [], []
+    for run in runs:
+        name, rows = Path(run["run"]).name, [row for row in run["matrices"].values() if row]
+        full = [min(row["rows"], row["columns"]) for row in rows]
+        x, y = (
+            [row[key]["entropy"] / side for row, side in zip(rows, full, strict=True)]
+            for key in ("shuffled", "effective")
+        )
+        ranks.append(Series(name=name, x=x, y=y, joined=False))
+        chance, left = [row["top"] / row["rows"] for row in rows], [row["left"] for row in rows]
+        energies.append(Series(name=name, x=chance, y=left, joined=False))
+    equal = Series(name="equal", x=[0.0, 1.0], y=[0.0, 1.0])
+    return [
+        Figure(
+            kind="chart",
+            caption="Entropy rank of each matrix's update.",
+            alternative="Rank of the update over that of shuffled entries.",
+            x_label="entropy rank of shuffled entries / full rank",
+            y_label="of the update / full rank",
+            series=[*ranks, equal],
+        ),
+        Figure(
+            kind="chart",
+            caption="Energy of each matrix's update in its principal directions.",
+            alternative="Energy in the top left directions over chance.",
+            x_label="chance: r / rows",
+            y_label="update's energy in the top r left directions",
+            series=[*energies, equal],
+        ),
+    ]
 
 
-def draw_prediction(result: Mapping[str, Any], path: Path) -> None:
-    """Accuracy after training over the two strongest predictors."""
-    with _figure(path, 2) as (_, panels):
-        chosen = sorted(result["correlations"], key=lambda row: -abs(row["spearman"]))[:2]
-        for axes, row in zip(panels, chosen, strict=True):
-            for number, label in enumerate(dict.fromkeys(run["mask"] for run in result["runs"])):
-                runs = [run for run in result["runs"] if run["mask"] == label]
-                colour = COLOURS[number % len(COLOURS)]
-                x, y = [run[row["predictor"]] for run in runs], [run["after"] for run in runs]
-                axes.plot(x, y, "o", color=colour, label=label)
-            axes.set(xlabel=row["predictor"].replace("_", " "), ylabel="pass@1 after training")
-            axes.set_title(f"Spearman {row['spearman']:+.2f}, p = {row['spearman_p']:.3g}", loc="left")
-        panels[1].legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1, 1))
+def prediction(result: Mapping[str, Any]) -> list[Figure]:
+    """Accuracy after training over the two strongest predictors (`prediction.prediction`)."""
+    figures = []
+    for row in sorted(result["correlations"], key=lambda row: -abs(row["spearman"]))[:2]:
+        said = f"Spearman {row['spearman']:+.2f}, p = {row['spearman_p']:.3g}"
+        series = []
+        for mask in dict.fromkeys(run["mask"] for run in result["runs"]):
+            runs = [run for run in result["runs"] if run["mask"] == mask]
+            x, y = [run[row["predictor"]] for run in runs], [run["after"] for run in runs]
+            series.append(Series(name=mask, x=x, y=y, joined=False))
+        figures.append(
+            Figure(
+                kind="chart",
+                caption=f"{said}.",
+                alternative=said,
+                x_label=row["predictor"].replace("_", " "),
+                y_label="pass@1 after training",
+                series=series,
+            )
+        )
+    return figures
