@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from multiticket.research.report.tables import markdown_table
-from multiticket.research.study.page_section import Entry, PageSection, Table
+from multiticket.research.report.tables import entry_text, markdown_table
+from multiticket.research.study.page_section import PageSection, Table
 
 
 def section_text(section: PageSection) -> str:
@@ -20,8 +20,4 @@ def section_text(section: PageSection) -> str:
 
 def table_text(table: Table) -> str:
     """A Markdown table."""
-    return markdown_table([_cell(name) for name in table.columns], [[*map(_cell, row)] for row in table.rows])
-
-
-def _cell(entry: Entry) -> str:
-    return "" if entry is None else f"{entry:.4g}" if isinstance(entry, float) else str(entry)
+    return markdown_table(table.columns, [[*map(entry_text, row)] for row in table.rows])

@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from multiticket.research.study.page_section import Entry
+from multiticket.research.study.page_section import Table as TableRecord
+
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
@@ -25,6 +28,21 @@ def with_interval(scores: Mapping[str, Any], name: str = "pass@1", interval: str
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lines of Markdown; cells are text already."""
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows))
+
+
+def entry_text(entry: Entry) -> str:
+    """A table's entry in a terminal, or in Markdown: numbers with four digits."""
+    return "" if entry is None else f"{entry:.4g}" if isinstance(entry, float) else str(entry)
+
+
+def print_table(record: TableRecord) -> None:
+    """Any table in a terminal: rows are named on the left, all else is set to the right."""
+    table = Table(title=record.caption, box=box.SIMPLE, title_justify="left")
+    for number, column in enumerate(record.columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in record.rows:
+        table.add_row(*map(entry_text, row))
+    wide_console().print(table)
 
 
 def run_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -61,12 +79,8 @@ def arm_name(result: Mapping[str, Any], short: bool = False) -> str:
 
 def print_runs(results: Sequence[Mapping[str, Any]], title: str) -> None:
     """One table for runs on one task."""
-    table = Table(title=title, box=box.SIMPLE, title_justify="left")
-    for column in RUN_COLUMNS:
-        table.add_column(column, justify="left" if column == "arm" else "right")
-    for row in run_rows(results):
-        table.add_row(*row)
-    wide_console().print(table)
+    rows: list[list[Entry]] = [[*row] for row in run_rows(results)]
+    print_table(TableRecord(caption=title, columns=[*RUN_COLUMNS], rows=rows))
 
 
 def print_result(result: Mapping[str, Any], output: Path) -> None:
