@@ -10,21 +10,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from multiticket.quiet import hush, hush_loaded
-
-hush()
-
-from interference import interference  # noqa: E402
-from moves import Move, cosine, move_between, moved_by, shuffled, size_of  # noqa: E402
-from multiticket import tasks  # noqa: E402
-from multiticket.config import EvalConfig  # noqa: E402
-from multiticket.evaluate.evaluation import evaluate  # noqa: E402
-from multiticket.evaluate.problem_results import Results, read_results  # noqa: E402
-from multiticket.models import load_model  # noqa: E402
-from multiticket.research.theory.kl import kl_between  # noqa: E402
-from multiticket.research.theory.rollouts import Rollout, sample_rollouts  # noqa: E402
-from multiticket.research.theory.states import find_state  # noqa: E402
-from multiticket.research.theory.trajectory import Contexts  # noqa: E402
+from interference import interference
+from moves import Move, cosine, move_between, moved_by, shuffled, size_of
+from multiticket import tasks
+from multiticket.config import EvalConfig
+from multiticket.evaluate.evaluation import evaluate
+from multiticket.evaluate.problem_results import Results, read_results
+from multiticket.models import load_model
+from multiticket.quiet import hush_loaded
+from multiticket.research.theory.kl import kl_between
+from multiticket.research.theory.rollouts import Rollout, sample_rollouts
+from multiticket.research.theory.states import find_state
+from multiticket.research.theory.trajectory import Contexts
 
 Parts = tuple[tuple[float, str], ...]
 """Moves by name, each with its factor."""

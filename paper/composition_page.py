@@ -12,8 +12,8 @@ from composition import BASE, SHUFFLED, Combination, Composed
 from multiticket.evaluate.paired import Scores, paired_difference
 from multiticket.evaluate.problem_results import Results, scores
 from multiticket.research.stats.verdicts import ALPHA, MARGIN, Judged, judge_all
-from multiticket.research.study.answers.parts import rounded, span
-from multiticket.research.study.page_section import Entry, Figure, Mark, PageSection, Series, Table, Verdict
+from multiticket.research.study.answers.parts import margin_marks, rounded, span
+from multiticket.research.study.page_section import Entry, Figure, PageSection, Series, Table, Verdict
 
 PARTS = ("additive", "drift")
 SCALED = " × "
@@ -253,13 +253,9 @@ def _differences(found: Found, judged: dict[str, list[Judged]]) -> list[Figure]:
     for place, task in enumerate(found.tasks):
         differences = {name: both[place].difference for name, both in judged.items()}
         said = "; ".join(f"{name} {100 * one.difference:+.1f}" for name, one in differences.items())
-        series = Series(
-            name=task,
-            x=list(differences),
-            y=[100 * one.difference for one in differences.values()],
-            low=[100 * one.interval[0] for one in differences.values()],
-            high=[100 * one.interval[1] for one in differences.values()],
-        )
+        shares = [one.difference for one in differences.values()]
+        ends = [one.interval for one in differences.values()]
+        series = Series.with_ends(task, list(differences), shares, ends, scale=100)
         figures.append(
             Figure(
                 kind="intervals",
@@ -267,10 +263,7 @@ def _differences(found: Found, judged: dict[str, list[Judged]]) -> list[Figure]:
                 alternative=f"Differences on {task} in percentage points: {said}.",
                 x_label=f"{task}: difference, percentage points",
                 series=[series],
-                marks=[
-                    Mark(at=0, label="as apart"),
-                    Mark(at=-100 * MARGIN, label=f"margin −{100 * MARGIN:g}"),
-                ],
+                marks=margin_marks(MARGIN, "as apart"),
             )
         )
     return figures
@@ -302,18 +295,16 @@ def _scaled_figures(found: Found) -> list[Figure]:
     figures = []
     for part, points in _scaled(found).items():
         curve = _with_ends(found, part, points)
-        series = []
-        for task in found.tasks:
-            spans = [found.interval(state, task) for _, state in curve]
-            series.append(
-                Series(
-                    name=task,
-                    x=[factor for factor, _ in curve],
-                    y=[100 * found.accuracy(state, task) for _, state in curve],
-                    low=[100 * low for low, _ in spans],
-                    high=[100 * high for _, high in spans],
-                )
+        series = [
+            Series.with_ends(
+                task,
+                [factor for factor, _ in curve],
+                [found.accuracy(state, task) for _, state in curve],
+                [found.interval(state, task) for _, state in curve],
+                scale=100,
             )
+            for task in found.tasks
+        ]
         said = "; ".join(f"{factor:g}: {_pair(found, state)}" for factor, state in curve)
         figures.append(
             Figure(

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scipy.special import stdtrit
+
 DENSITIES = (1.0, 0.1, 0.01, 0.001)
 PRODUCTS = (3e-5, 1e-4, 3e-4, 1e-3)
 SEEDS = (0, 1, 2)
@@ -31,8 +33,6 @@ LENGTH: dict[str, dict[str, int]] = {
     "arithmetic": {"steps": 30, "rollouts": 256, "micro_batch": 128},
     "alphabet_sort": {"steps": 25, "rollouts": 128, "micro_batch": 64},
 }
-T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}
-"""97.5 % points of Student's distribution by degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ def interval(numbers: list[float]) -> tuple[float, float]:
     mean = statistics.mean(numbers)
     if len(numbers) < 2:
         return mean, math.inf
-    return mean, T95[len(numbers) - 1] * statistics.stdev(numbers) / math.sqrt(len(numbers))
+    quantile = float(stdtrit(len(numbers) - 1, 0.975))
+    return mean, quantile * statistics.stdev(numbers) / math.sqrt(len(numbers))
 
 
 def collect(runs: list[Run], output: Path) -> list[dict[str, Any]]:

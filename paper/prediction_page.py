@@ -206,12 +206,12 @@ def _figure(ways: Sequence[Mapping[str, Any]], predictor: str) -> Figure:
         alternative=f"By falling {predictor}: {said}.",
         x_label="pass@1 after training, %",
         series=[
-            Series(
-                name="runs",
-                x=names,
-                y=[100 * way["after"] for way in ordered],
-                low=[100 * way["lowest"] for way in ordered],
-                high=[100 * way["highest"] for way in ordered],
+            Series.with_ends(
+                "runs",
+                names,
+                [way["after"] for way in ordered],
+                [(way["lowest"], way["highest"]) for way in ordered],
+                scale=100,
             )
         ],
     )
@@ -225,14 +225,6 @@ def _all(found: Mapping[str, RankCorrelation], count: int) -> Figure:
         caption="Rank correlation of every predictor with accuracy over ways, with 95 % intervals.",
         alternative=f"Correlations: {said}.",
         x_label="Spearman's rank correlation",
-        series=[
-            Series(
-                name="over ways",
-                x=list(found),
-                y=[one.spearman for one in found.values()],
-                low=[low for low, _ in spans],
-                high=[high for _, high in spans],
-            )
-        ],
+        series=[Series.with_ends("over ways", list(found), [one.spearman for one in found.values()], spans)],
         marks=[Mark(at=0, label="none")],
     )

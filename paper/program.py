@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from multiticket.cli import mistake
+from multiticket.quiet import hush
 from multiticket.research.study.page_section import PageSection, write_section
 from section_text import section_text
 
 
 def run_program(main: Callable[[], None]) -> None:
     """`main`, with a user's mistake as one sentence on standard error and exit code 2, as a command has it."""
+    hush()
     sys.path.append("")  # last, so that a task "my_module:my_task" is found in the current folder
     try:
         main()

@@ -135,12 +135,11 @@ def _figure(name: str, measured: Mapping[str, Any], over: str) -> Figure:
         alternative=f"Ratios of times with 95 % intervals: {said}.",
         x_label=f"time over that of {_of(over)}",
         series=[
-            Series(
-                name=name,
-                x=[arm["arm"] for arm in arms],
-                y=[ratio["median"] for ratio in ratios],
-                low=[ratio["interval"][0] for ratio in ratios],
-                high=[ratio["interval"][1] for ratio in ratios],
+            Series.with_ends(
+                name,
+                [arm["arm"] for arm in arms],
+                [ratio["median"] for ratio in ratios],
+                [ratio["interval"] for ratio in ratios],
             )
         ],
         marks=[*marks, Mark(at=LITTLE, label=f"little, {LITTLE:g}")] if over == "floor" else marks,

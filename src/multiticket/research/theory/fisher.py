@@ -6,33 +6,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from multiticket.quiet import hush, hush_loaded
-
-hush()
-
-from multiticket import tasks  # noqa: E402
-from multiticket.mask import Mask  # noqa: E402
-from multiticket.research.theory.control_masks import control_mask, settings  # noqa: E402
-from multiticket.research.theory.delocalisation import (  # noqa: E402
+from multiticket import tasks
+from multiticket.mask import Mask
+from multiticket.quiet import hush_loaded
+from multiticket.research.theory.control_masks import control_mask, settings
+from multiticket.research.theory.delocalisation import (
     GAUSSIAN_PARTICIPATION,
     gaussian_coherence,
     leading_vectors,
     spread_of_leading,
 )
-from multiticket.research.theory.gradients import Gradients, of_model  # noqa: E402
-from multiticket.research.theory.gram import Grams, grams  # noqa: E402
-from multiticket.research.theory.kinds import kind_of  # noqa: E402
-from multiticket.research.theory.rollouts import Rollout, policy_scalars, sample_rollouts, scores  # noqa: E402
-from multiticket.research.theory.spectrum import (  # noqa: E402
+from multiticket.research.theory.gradients import Gradients, of_model
+from multiticket.research.theory.gram import Grams, grams
+from multiticket.research.theory.kinds import kind_of
+from multiticket.research.theory.rollouts import Rollout, policy_scalars, sample_rollouts, scores
+from multiticket.research.theory.spectrum import (
     effective_rank,
     eigenvalues,
     growth,
     noise_rank,
     population_rank,
 )
-from multiticket.research.theory.states import find_state  # noqa: E402
-from multiticket.research.theory.subspace import kept, predicted_error_of  # noqa: E402
-from multiticket.train.trained import DEFAULT_TASK  # noqa: E402
+from multiticket.research.theory.states import find_state
+from multiticket.research.theory.subspace import kept, predicted_error_of
+from multiticket.train.trained import DEFAULT_TASK
 
 KINDS_OF_GRADIENT = ("policy", "score")
 

@@ -6,19 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from multiticket.quiet import hush, hush_loaded
-
-hush()
-
-from multiticket import tasks  # noqa: E402
-from multiticket.mask import masked_candidates  # noqa: E402
-from multiticket.research.theory.kinds import kind_of  # noqa: E402
-from multiticket.research.theory.kl import kl_between  # noqa: E402
-from multiticket.research.theory.rollouts import sample_rollouts  # noqa: E402
-from multiticket.research.theory.states import State, made_by  # noqa: E402
-from multiticket.research.theory.trajectory import Contexts  # noqa: E402
-from multiticket.research.theory.updates import Moved, TensorUpdate, tensor_updates  # noqa: E402
-from multiticket.runs.folder import RunFolder  # noqa: E402
+from multiticket import tasks
+from multiticket.mask import masked_candidates
+from multiticket.quiet import hush_loaded
+from multiticket.research.theory.kinds import kind_of
+from multiticket.research.theory.kl import kl_between
+from multiticket.research.theory.rollouts import sample_rollouts
+from multiticket.research.theory.states import State, made_by
+from multiticket.research.theory.trajectory import Contexts
+from multiticket.research.theory.updates import Moved, TensorUpdate, tensor_updates
+from multiticket.runs.folder import RunFolder
 
 ALL = "all"
 

@@ -8,14 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from multiticket.quiet import hush, hush_loaded
-
-hush()
-
-from multiticket import tasks  # noqa: E402
-from multiticket.research.theory.kl import kl_between  # noqa: E402
-from multiticket.research.theory.rollouts import Rollout, sample_rollouts  # noqa: E402
-from multiticket.research.theory.states import State, find_state, states_of_run  # noqa: E402
+from multiticket import tasks
+from multiticket.quiet import hush_loaded
+from multiticket.research.theory.kl import kl_between
+from multiticket.research.theory.rollouts import Rollout, sample_rollouts
+from multiticket.research.theory.states import State, find_state, states_of_run
 
 
 @dataclass(frozen=True)
