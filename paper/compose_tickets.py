@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from composition import SHUFFLED, Combination, Composed, Composer
-from composition_page import SCALED, Found, composition_section
+from composition import SHUFFLED, Combination, Composed, Composer, Found
+from composition_page import SCALED, composition_section
 from extra_runs import ExtraRuns
 from multiticket.cli.outputs import refuse_unwritable
 from multiticket.config import EvalConfig, RunConfig

@@ -10,14 +10,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from interference import interference
 from moves import Move, cosine, move_between, moved_by, shuffled, size_of
 from multiticket import tasks
 from multiticket.config import EvalConfig
 from multiticket.evaluate.evaluation import evaluate
-from multiticket.evaluate.problem_results import Results, read_results
+from multiticket.evaluate.paired import Scores, paired_difference
+from multiticket.evaluate.problem_results import Results, read_results, scores
 from multiticket.models import load_model
 from multiticket.quiet import hush_loaded
+from multiticket.research.stats.verdicts import MARGIN, Judged, judge_all
 from multiticket.research.theory.kl import kl_between
 from multiticket.research.theory.rollouts import Rollout, sample_rollouts
 from multiticket.research.theory.states import find_state
@@ -180,3 +184,66 @@ class Composer:
         told = hashlib.sha256(repr((runs, task, self.settings.model_dump_json())).encode()).hexdigest()[:12]
         slug = "".join(letter if letter.isalnum() else "-" for letter in f"{name}-{task}")
         return f"{slug}-{told}.jsonl"
+
+
+class Found:
+    """The same states of several seeds."""
+
+    def __init__(
+        self, seeds: Sequence[Composed], combinations: Sequence[Combination], tasks: Sequence[str]
+    ) -> None:
+        self.seeds = seeds
+        self.combinations = {one.name: one for one in combinations}
+        self.tasks = list(tasks)
+
+    @property
+    def states(self) -> list[str]:
+        """Base, single moves and combinations, as they were measured."""
+        return list(self.seeds[0].scores)
+
+    @property
+    def singles(self) -> list[str]:
+        return list(self.seeds[0].sizes)
+
+    def results(self, state: str, task: str) -> list[Results]:
+        return [seed.scores[state][task] for seed in self.seeds]
+
+    def scores(self, state: str, task: str, measure: str = "pass@1") -> Scores:
+        """(seeds, problems)."""
+        return scores(self.results(state, task), measure)
+
+    def accuracy(self, state: str, task: str) -> float:
+        return float(self.scores(state, task).mean())
+
+    def samples(self, state: str, task: str) -> int:
+        return min(one.samples for one in self.results(state, task))
+
+    def interval(self, state: str, task: str) -> tuple[float, float]:
+        """95 % of pass@1, over problems and seeds."""
+        own = self.scores(state, task)
+        if state == BASE:
+            own = own[:1]  # one model, measured once
+        nothing = np.zeros((1, own.shape[1]))
+        low, high = paired_difference(nothing, own, self.samples(state, task), resamples=100).interval
+        return max(0.0, low), high
+
+    def judged(self, names: Sequence[str], margin: float = MARGIN) -> dict[str, list[Judged]]:
+        """Combinations against what was trained apart, task by task; both tasks of one are judged at once."""
+        found = {}
+        for name in names:
+            apart = self.combinations[name].apart
+            found[name] = judge_all(
+                [
+                    (self.scores(own, task), self.scores(name, task), self.samples(name, task))
+                    for own, task in zip(apart, self.tasks, strict=True)
+                ],
+                margin,
+            )
+        return found
+
+    def number(self, what: str, *keys: str) -> float:
+        """The mean over seeds of a number in `Composed`, such as ``"sizes", "ticket A", "relative"``."""
+        found: list[Any] = [getattr(seed, what) for seed in self.seeds]
+        for key in keys:
+            found = [one[key] for one in found]
+        return float(np.mean(found))

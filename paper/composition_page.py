@@ -6,81 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from composition import BASE, SHUFFLED, Combination, Composed
-from multiticket.evaluate.paired import Scores, paired_difference
-from multiticket.evaluate.problem_results import Results, scores
-from multiticket.research.stats.verdicts import ALPHA, MARGIN, Judged, judge_all
-from multiticket.research.study.answers.parts import margin_marks, rounded, span
+from composition import BASE, SHUFFLED, Found
+from multiticket.research.stats.verdicts import ALPHA, MARGIN, Judged
+from multiticket.research.study.answers.parts import margin_marks
+from multiticket.research.study.answers.words import rounded, span
 from multiticket.research.study.page_section import Entry, Figure, PageSection, Series, Table, Verdict
 
 PARTS = ("additive", "drift")
 SCALED = " × "
 """Between a move's name and its factor, in combinations that scale it."""
-
-
-class Found:
-    """The same states of several seeds."""
-
-    def __init__(
-        self, seeds: Sequence[Composed], combinations: Sequence[Combination], tasks: Sequence[str]
-    ) -> None:
-        self.seeds = seeds
-        self.combinations = {one.name: one for one in combinations}
-        self.tasks = list(tasks)
-
-    @property
-    def states(self) -> list[str]:
-        """Base, single moves and combinations, as they were measured."""
-        return list(self.seeds[0].scores)
-
-    @property
-    def singles(self) -> list[str]:
-        return list(self.seeds[0].sizes)
-
-    def results(self, state: str, task: str) -> list[Results]:
-        return [seed.scores[state][task] for seed in self.seeds]
-
-    def scores(self, state: str, task: str, measure: str = "pass@1") -> Scores:
-        """(seeds, problems)."""
-        return scores(self.results(state, task), measure)
-
-    def accuracy(self, state: str, task: str) -> float:
-        return float(self.scores(state, task).mean())
-
-    def samples(self, state: str, task: str) -> int:
-        return min(one.samples for one in self.results(state, task))
-
-    def interval(self, state: str, task: str) -> tuple[float, float]:
-        """95 % of pass@1, over problems and seeds."""
-        own = self.scores(state, task)
-        if state == BASE:
-            own = own[:1]  # one model, measured once
-        nothing = np.zeros((1, own.shape[1]))
-        low, high = paired_difference(nothing, own, self.samples(state, task), resamples=100).interval
-        return max(0.0, low), high
-
-    def judged(self, names: Sequence[str], margin: float = MARGIN) -> dict[str, list[Judged]]:
-        """Combinations against what was trained apart, task by task; both tasks of one are judged at once."""
-        found = {}
-        for name in names:
-            apart = self.combinations[name].apart
-            found[name] = judge_all(
-                [
-                    (self.scores(own, task), self.scores(name, task), self.samples(name, task))
-                    for own, task in zip(apart, self.tasks, strict=True)
-                ],
-                margin,
-            )
-        return found
-
-    def number(self, what: str, *keys: str) -> float:
-        """The mean over seeds of a number in `Composed`, such as ``"sizes", "ticket A", "relative"``."""
-        found: list[Any] = [getattr(seed, what) for seed in self.seeds]
-        for key in keys:
-            found = [one[key] for one in found]
-        return float(np.mean(found))
 
 
 def verdict_of(judged: Sequence[Judged]) -> Verdict:

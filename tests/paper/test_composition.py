@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from composition import SHUFFLED, Combination, Composed, Composer
-from composition_page import Found, composition_section
+from composition import SHUFFLED, Combination, Composed, Composer, Found
+from composition_page import composition_section
 from multiticket.config import EvalConfig
 from multiticket.evaluate.problem_results import Results
 from multiticket.research.study.page_section import PageSection

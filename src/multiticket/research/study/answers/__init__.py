@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from multiticket.research.study.answers.difference import answer_compare, answer
 from multiticket.research.study.answers.laws import answer_collapse, answer_law
 from multiticket.research.study.answers.mask_overlap import answer_overlap
 from multiticket.research.study.answers.masks import answer_masks
-from multiticket.research.study.answers.parts import with_runs
 from multiticket.research.study.answers.recorded import answer_none, answer_record
+from multiticket.research.study.answers.words import rounded
 from multiticket.research.study.evidence import Evidence
 from multiticket.research.study.grid import Study
-from multiticket.research.study.page_section import PageSection
+from multiticket.research.study.page_section import PageSection, Table
 from multiticket.research.study.questions import REQUIRED, Question
 
 KINDS: dict[str, Callable[[Question, Evidence], PageSection]] = {
@@ -51,3 +52,27 @@ def answers(study: Study, folder: Path, command: str, report: Path | None = None
         with_runs(KINDS[question.kind](question, evidence), question, evidence)
         for question in study.questions
     ]
+
+
+def with_runs(section: PageSection, question: Question, evidence: Evidence) -> PageSection:
+    """The section with a folded table of every run that it looks at, each with the command that does it again."""
+    runs = {run.run.name: run for label in question.labels for run in evidence.scored(label)}
+    if not runs:
+        return section
+    table = Table.of(
+        "Every run, and the command that does it again",
+        runs.values(),
+        {
+            "run": lambda run: run.run.name,
+            "rate": lambda run: float(f"{run.result['learning_rate']:.3g}"),
+            "accuracy %": lambda run: rounded(100 * run.score("pass@1")),
+            "greedy %": lambda run: rounded(100 * run.score("greedy")),
+            "n": lambda run: run.result["eval"]["after"]["n"],
+            "trained numbers": lambda run: run.result["nnz"],
+            "command": lambda run: shlex.join(
+                ["multiticket", "study", "rerun", str(evidence.report), run.run.name]
+            ),
+        },
+        folded=True,
+    )
+    return section.model_copy(update={"tables": [*section.tables, table]})

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from multiticket.research.stats.verdicts import ALPHA
 from multiticket.research.study.answers import parts
+from multiticket.research.study.answers.words import points, span
 from multiticket.research.study.evidence import Evidence
 from multiticket.research.study.page_section import PageSection, Verdict
 from multiticket.research.study.questions import Question
@@ -23,7 +24,7 @@ def answer_controls(question: Question, evidence: Evidence) -> PageSection:
     runs = [run for label in expect for run in evidence.scored(label)]
     sides = parts.sides_of(question, evidence, runs, lambda run: label_of[run.run.name])
     said = "; ".join(
-        f"{side.label} {parts.points(side.difference.difference)} points ({parts.span(side.judged.simultaneous)}): "
+        f"{side.label} {points(side.difference.difference)} points ({span(side.judged.simultaneous)}): "
         f"{in_words(side)}"
         for side in sides
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from multiticket.research.stats.verdicts import ALPHA
 from multiticket.research.study.answers import parts
+from multiticket.research.study.answers.words import points
 from multiticket.research.study.evidence import Evidence, percentage, setting_name
 from multiticket.research.study.page_section import Figure, PageSection, Verdict
 from multiticket.research.study.questions import Question
@@ -66,7 +67,7 @@ def _verdict(sides: Sequence[parts.Side], density: dict[str, float], question: Q
 
 
 def _figure(sides: Sequence[parts.Side], density: dict[str, float], margin: float) -> Figure:
-    said = "; ".join(f"{side.label} {parts.points(side.difference.difference)}" for side in sides)
+    said = "; ".join(f"{side.label} {points(side.difference.difference)}" for side in sides)
     return Figure(
         kind="chart",
         caption="Accuracy against full training over the trained fraction; bars are 95 % for all points at once.",

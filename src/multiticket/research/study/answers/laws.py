@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 from multiticket.research.stats.curve_collapse import CurveCollapse, CurvePoint, collapse_curves
 from multiticket.research.stats.power_law import PowerLaw, power_law
-from multiticket.research.study.answers.parts import answered, rounded
+from multiticket.research.study.answers.parts import answered
+from multiticket.research.study.answers.words import rounded
 from multiticket.research.study.evidence import Evidence, Finished, by, setting_name
 from multiticket.research.study.page_section import Figure, PageSection, Series, Table, Verdict
 from multiticket.research.study.questions import Question

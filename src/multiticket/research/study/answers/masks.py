@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from multiticket.research.stats.heterogeneity import Heterogeneity, heterogeneity
 from multiticket.research.study.answers import parts
+from multiticket.research.study.answers.words import p_text, rounded
 from multiticket.research.study.evidence import Evidence, Finished, by, mask_name, setting_name
 from multiticket.research.study.page_section import PageSection, Table
 from multiticket.research.study.questions import Question
@@ -72,7 +73,7 @@ def _spreads(
 def _in_words(setting: tuple[str, str], spread: Heterogeneity) -> str:
     differ = "differ" if spread.p_value <= 0.05 else "are not seen to differ"
     return (
-        f"On {setting_name(setting)} masks {differ} by more than training seeds do (p {parts.p_text(spread.p_value)}): "
+        f"On {setting_name(setting)} masks {differ} by more than training seeds do (p {p_text(spread.p_value)}): "
         f"standard deviation of masks {100 * spread.between:.2f} points (at most {100 * spread.between_bound:.2f}), "
         f"of seeds {100 * spread.within:.2f}."
     )
@@ -86,10 +87,10 @@ def _spread_table(spreads: dict[tuple[str, str], Heterogeneity]) -> Table:
             "task, base": lambda one: setting_name(one[0]),
             "masks": lambda one: one[1].masks,
             "runs": lambda one: one[1].runs,
-            "of masks": lambda one: parts.rounded(100 * one[1].between),
-            "at most (95 %)": lambda one: parts.rounded(100 * one[1].between_bound),
-            "of training seeds": lambda one: parts.rounded(100 * one[1].within),
-            "p (F)": lambda one: parts.p_text(one[1].p_value),
-            "p (permutation)": lambda one: parts.p_text(one[1].permutation_p),
+            "of masks": lambda one: rounded(100 * one[1].between),
+            "at most (95 %)": lambda one: rounded(100 * one[1].between_bound),
+            "of training seeds": lambda one: rounded(100 * one[1].within),
+            "p (F)": lambda one: p_text(one[1].p_value),
+            "p (permutation)": lambda one: p_text(one[1].permutation_p),
         },
     )

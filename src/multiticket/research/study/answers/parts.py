@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from multiticket.evaluate.paired import Difference, Scores
 from multiticket.evaluate.problem_results import Results
 from multiticket.research.stats.verdicts import ALPHA, MARGIN, Judged, judge_all
+from multiticket.research.study.answers.words import judged_word, p_text, points, rounded, span
 from multiticket.research.study.chosen_rate import read_choice
 from multiticket.research.study.evidence import Evidence, Finished, by, problem_scores, setting_name
 from multiticket.research.study.page_section import Figure, Mark, PageSection, Series, Table, Verdict
@@ -235,30 +235,6 @@ def edge_notes(question: Question, evidence: Evidence) -> list[str]:
     return list(dict.fromkeys(notes.values()))
 
 
-def with_runs(section: PageSection, question: Question, evidence: Evidence) -> PageSection:
-    """The section with a folded table of every run that it looks at, each with the command that does it again."""
-    runs = {run.run.name: run for label in question.labels for run in evidence.scored(label)}
-    if not runs:
-        return section
-    table = Table.of(
-        "Every run, and the command that does it again",
-        runs.values(),
-        {
-            "run": lambda run: run.run.name,
-            "rate": lambda run: float(f"{run.result['learning_rate']:.3g}"),
-            "accuracy %": lambda run: rounded(100 * run.score("pass@1")),
-            "greedy %": lambda run: rounded(100 * run.score("greedy")),
-            "n": lambda run: run.result["eval"]["after"]["n"],
-            "trained numbers": lambda run: run.result["nnz"],
-            "command": lambda run: shlex.join(
-                ["multiticket", "study", "rerun", str(evidence.report), run.run.name]
-            ),
-        },
-        folded=True,
-    )
-    return section.model_copy(update={"tables": [*section.tables, table]})
-
-
 def numbers_of(sides: Sequence[Side]) -> list[dict[str, Any]]:
     """Everything that was computed of each side, as plain JSON values."""
     return [
@@ -286,15 +262,6 @@ def counts(sides: Sequence[Side]) -> str:
     return f"{many}{own} run{'s' * (own != '1')} against {reference} of the reference, {problems} problems"
 
 
-def judged_word(judged: Judged) -> str:
-    return "not worse" if judged.not_worse else "worse" if judged.worse else "not decided"
-
-
-def rounded(value: float) -> float:
-    """To a hundredth: of a percentage point."""
-    return round(value, 2)
-
-
 def differences(sides: Sequence[Side]) -> str:
     """Each side against the reference: ``arithmetic: 85.8 % against 87.8 %, −2.0 points (95 % −4.1 to +0.1)``."""
     return "; ".join(
@@ -302,20 +269,6 @@ def differences(sides: Sequence[Side]) -> str:
         f"{points(side.difference.difference)} points (95 % {span(side.difference.interval)})"
         for side in sides
     )
-
-
-def points(share: float) -> str:
-    """A difference of shares in percentage points, with a sign: ``−1.5``."""
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def span(interval: tuple[float, float]) -> str:
-    """``−2.1 to +0.4``, in points."""
-    return f"{points(interval[0])} to {points(interval[1])}"
-
-
-def p_text(p: float) -> str:
-    return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
 
 
 def by_setting(sides: Sequence[Side]) -> dict[Setting, list[Side]]:
