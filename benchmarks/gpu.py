@@ -151,8 +151,10 @@ class Arm:
         compiled: str = "",
     ) -> None:
         self.bench, self.kind, self.tokens = bench, kind, tokens
+        gc.collect()
+        model = build(bench, shape, layers)
         before = bench.held()
-        self.model, trained = prepare(kind, build(bench, shape, layers))
+        self.model, trained = prepare(kind, model)
         self.trained = sum(parameter.numel() for parameter in trained)
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True) if trained else None
         inner = self.model.base_model.model if kind in ("lora", "shira") else self.model
@@ -161,9 +163,11 @@ class Arm:
                 layer.compile()
         elif compiled == "model":
             self.model.compile()
+        del model
         for _ in range(3):
             self.step()
         bench.wait()
+        gc.collect()
         self.rest = bench.held() - before
 
     def loss(self) -> torch.Tensor:
@@ -186,7 +190,7 @@ class Arm:
         return time.perf_counter() - started
 
     def peak(self) -> int:
-        """Bytes at the peak of a step, the model's own included."""
+        """Bytes above the model's weights at the peak of a step."""
         if not self.bench.cuda:
             return 0
         before = self.bench.held()
@@ -310,7 +314,7 @@ def profile(bench: Bench) -> dict[str, Any]:
 
 
 def steps(bench: Bench) -> dict[str, Any]:
-    """A step's time and peak memory, all arms in turn."""
+    """A step's time and its peak memory above the weights, all arms in turn."""
     found = {}
     for batch, length in ((1, 16), (2, 32)) if bench.toy else ((4, 512), (4, 2048)):
         with many(bench, ARMS, "0.5B", tokens_of(bench, "0.5B", batch, length)) as arms:
@@ -447,7 +451,11 @@ def report(found: dict[str, Any]) -> str:
     if found.get("graph"):
         tables["whole step in a CUDA graph, 4 x 512"] = found["graph"]
     for title, arms in tables.items():
-        lines += ["", f"| {title} | ms | over full (middle half) | peak, GB |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"| {title} | ms | over full (middle half) | peak above the weights, GB |",
+            "|---|---|---|---|",
+        ]
         for arm, figures in arms.items():
             if "failed" in figures:
                 lines.append(f"| {arm} | {figures['failed']} | | |")

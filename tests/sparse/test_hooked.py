@@ -463,3 +463,27 @@ def test_a_change_between_forward_and_backward_raises_and_looking_does_not():
     torch.optim.SGD(attachment.parameters(), lr=0.1).step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("least", [0, 1 << 20])
+def test_a_wide_input_that_is_a_product_is_not_kept_beside_its_factors(least, monkeypatch):
+    monkeypatch.setattr("multiticket.sparse.hooked.layers.LEAST_KEPT", least)
+    model = build("llama")
+    dense = dense_gradients(model, lambda model: loss_of(model, tokens()))
+    attachment = hooked(model)
+    sizes = {}
+    loss = loss_of(model, tokens())
+    seen, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "LeanLinearBackward":
+            sizes[id(node)] = [tuple(t.shape) for t in node.saved_tensors]
+        waiting += [after for after, _ in node.next_functions]
+    wide = [shapes for shapes in sizes.values() if shapes[0] == (16, 24)]
+    assert len(wide) == (2 if least == 0 else 0)
+    assert all(len(shapes) == 3 for shapes in wide)
+    loss.backward()
+    assert_gradients_are_the_dense_ones(attachment, dense)

@@ -25,18 +25,18 @@ from multiticket.sparse.hooked.tensor import MaskedTensor
 class LeanLinear(torch.autograd.Function):
     """``x W^T + b``; backward gathers k entries of W's gradient into their place.
 
-    ``leaf`` (k,) takes part so that there is a graph even where x needs no gradient; it gets none from here.
+    ``leaf`` (k,) takes part so that there is a graph even where x needs no gradient; it gets none from here. There are
+    few calls in it: on a GPU a small layer's time is theirs.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, leaf: Tensor, plan: LinearPlan) -> Tensor:
         ctx.plan = plan
-        dense: Tensor = plan.tensor.dense
+        dense = plan.dense
         if plan.columns is not None:
-            kept: tuple[Tensor, ...] = (x.index_select(-1, plan.columns),)
+            ctx.save_for_backward(dense, x.index_select(-1, plan.columns))
         else:
-            kept = (plan.narrowing and factors(x)) or (x,)
-        ctx.save_for_backward(dense, *kept)
+            ctx.save_for_backward(dense, *((plan.narrowing and factors(x)) or (x,)))
         if x.dtype != dense.dtype:  # under autocast
             dense, bias = dense.to(x.dtype), None if bias is None else bias.to(x.dtype)
         if x.dim() > 2 and not x.is_contiguous():  # as torch folds it for a weight that trains: the same bits
@@ -44,21 +44,33 @@ class LeanLinear(torch.autograd.Function):
         return F.linear(x, dense, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        plan: LinearPlan = ctx.plan
-        dense, *kept = ctx.saved_tensors
-        dx = dbias = None
-        with no_autocast(dy.device.type):
-            if ctx.needs_input_grad[0]:
-                dx = dy @ as_dtype(dense, dy.dtype)
-            dy = dy.reshape(-1, dy.shape[-1])
-            if ctx.needs_input_grad[1]:
-                dbias = dy.sum(0)
-            if plan.tensor.accumulates():
-                x = product(kept[0], kept[1:])
-                plan.gather(dy, as_dtype(x.reshape(-1, x.shape[-1]), dy.dtype))
-        return dx, dbias, None, None
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "The hooks that gather a ticket's gradient give no second derivative; call backward() without "
+                'create_graph, or attach with gradient="blocks".'
+            )
+        if torch.is_autocast_enabled(dy.device.type):
+            with no_autocast(dy.device.type):
+                return _lean_backward(ctx, dy)
+        return _lean_backward(ctx, dy)
+
+
+def _lean_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    plan: LinearPlan = ctx.plan
+    dense, *kept = ctx.saved_tensors
+    of_input, of_bias, *_ = ctx.needs_input_grad
+    flat = dy if dy.dim() == 2 else dy.reshape(-1, dy.shape[-1])
+    dx = dbias = None
+    if of_input:
+        dx = flat.mm(as_dtype(dense, flat.dtype)).view(*dy.shape[:-1], dense.shape[1])
+    if of_bias:
+        dbias = flat.sum(0)
+    if plan.tensor.accumulates():
+        x = kept[0] if len(kept) == 1 else product(kept[0], kept[1:])
+        x = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+        plan.gather(flat, as_dtype(x, flat.dtype))
+    return dx, dbias, None, None
 
 
 class TracedLinear(torch.autograd.Function):

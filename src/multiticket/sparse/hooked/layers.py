@@ -21,6 +21,8 @@ from multiticket.sparse.hooked.plan import LinearPlan
 from multiticket.sparse.hooked.tensor import MaskedTensor
 
 _RECORD = "_ticket_record"
+LEAST_KEPT = 1 << 20
+"""Entries of an input from which keeping its factors in its place is worth a function call: 2 MiB in bf16."""
 
 
 @dataclass
@@ -104,7 +106,11 @@ class HookedLinear(nn.Linear):
             return F.linear(x, self.weight, self.bias)
         compiling = torch.compiler.is_compiling()
         # One graph of the whole model would return all its dense gradients together; one of a layer, that layer's.
-        if not (plan.small or record.attachment._in_one_graph if compiling else plan.lean):
+        if compiling:
+            ours = plan.small or record.attachment._in_one_graph
+        else:
+            ours = plan.small or (plan.narrowing and x.numel() >= LEAST_KEPT)
+        if not ours:
             return F.linear(x, self.weight, self.bias)
         tensor = plan.tensor
         device = x.device.type

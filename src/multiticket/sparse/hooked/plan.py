@@ -41,10 +41,10 @@ class LinearPlan:
     """(row, end_row, begin, end) of each block of rows that is multiplied together, and of its positions."""
 
     def __post_init__(self) -> None:
+        self.dense: Tensor = self.tensor.dense
+        """The frozen weight, as it is where this plan was made."""
         self.small = self.method in ("thin", "blocks")
         """Whether a function of ours makes less than the dense gradient at a time, or less than all of it."""
-        self.lean = self.small or self.narrowing
-        """Whether a function of ours is to be preferred to torch's own forward and a hook."""
 
     @property
     def method(self) -> str:
