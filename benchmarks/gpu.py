@@ -44,7 +44,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 DENSITY = 0.01
 ARMS = ("floor", "full", "direct", "hooks", "columns", "lora", "shira")
-PARTS = ("gradients", "profile", "steps", "graph", "compile", "large")
+PARTS = ("gradients", "profile", "steps", "large", "compile", "graph")
 
 
 class Bench:
@@ -299,7 +299,10 @@ def profile(bench: Bench) -> dict[str, Any]:
                 arm.step()
                 bench.wait()
             kernels = [
-                event for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA
+                event
+                for event in seen.events()
+                if event.device_type == torch.autograd.DeviceType.CUDA
+                and "#" not in event.name  # an annotation
             ]
             by_name: dict[str, float] = {}
             for event in kernels:

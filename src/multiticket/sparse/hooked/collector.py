@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from multiticket.sparse.hooked.tensor import MaskedTensor
-from multiticket.sparse.hooked.values import Values
+from multiticket.sparse.hooked.values import MOST_WAITING, Values
 
 
 class Collector:
@@ -29,7 +29,6 @@ class Collector:
         """Whether this forward pass put the embedding's node into its graph."""
         self._queued = False
         self.probe = torch.zeros((), requires_grad=True)
-        self._probe_node = torch.autograd.graph.get_gradient_edge(self.probe).node
         self._vector_positions: Tensor | None = None
 
     def noticed(self) -> None:
@@ -45,21 +44,18 @@ class Collector:
 
     def hook(self, tensor: MaskedTensor) -> Any:
         """What an alias calls once it has its whole gradient."""
-        group, slot, positions, out = tensor.values_of, tensor.slot, tensor.positions, tensor.out
-        marks, select = group.marks, torch.index_select
+        group, slot = tensor.values_of, tensor.slot
+        pending, size = group.pending, tensor.dense.numel() * tensor.dense.itemsize
 
         def hook(alias: Tensor) -> None:
             gradient = alias.grad
             if gradient is None:
                 return
             alias.grad = None
-            if gradient.is_sparse:
-                gradient = gradient.to_dense()
-            if marks[slot]:
-                out.add_(gradient.reshape(-1).index_select(0, positions))
-            else:
-                select(gradient.reshape(-1), 0, positions, out=out)
-                marks[slot] = True
+            pending.append((slot, gradient))
+            group.waiting += size
+            if group.waiting >= MOST_WAITING:
+                group.gather()
             if not self.anchored:
                 self.noticed()
 
@@ -67,22 +63,18 @@ class Collector:
 
     def put(self, tensor: MaskedTensor, gradient: Tensor, positions: Tensor | None) -> None:
         """Take a gradient (k,), or its entries at ``positions`` (k,), for those of ``tensor``."""
-        out, marks, slot = tensor.out, tensor.values_of.marks, tensor.slot
-        if positions is not None and not marks[slot] and gradient.dtype == out.dtype:
-            torch.index_select(gradient, 0, positions, out=out)
-        else:
-            taken = gradient if positions is None else gradient.index_select(0, positions)
-            if marks[slot]:
-                out.add_(taken)
-            else:
-                out.copy_(taken)
-        marks[slot] = True
+        tensor.values_of.put(tensor.slot, gradient, positions)
         if not self.anchored:
             self.noticed()
 
-    def refuse_unless_leaves_accumulate(self) -> None:
-        """``torch.autograd.grad`` runs no leaf's hooks: what they would have gathered is not there."""
-        if not torch._C._will_engine_execute_node(self._probe_node):
+    @staticmethod
+    def refuse_unless_leaves_accumulate(probe: Any) -> None:
+        """``torch.autograd.grad`` runs no leaf's hooks: what they would have gathered is not there.
+
+        Args:
+            probe: the node of a leaf in this graph, which runs with all others or not at all.
+        """
+        if not torch._C._will_engine_execute_node(probe):
             raise RuntimeError(
                 "torch.autograd.grad and backward(inputs=...) skip the hooks that gather a ticket's gradient; call "
                 'backward(), or attach with gradient="blocks".'

@@ -66,7 +66,9 @@ def _lean_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dx = flat.mm(as_dtype(dense, flat.dtype)).view(*dy.shape[:-1], dense.shape[1])
     if of_bias:
         dbias = flat.sum(0)
-    if plan.tensor.accumulates():
+    if torch._C._will_engine_execute_node(
+        ctx.next_functions[-1][0]
+    ):  # the leaf's: not a pass for chosen inputs alone
         x = kept[0] if len(kept) == 1 else product(kept[0], kept[1:])
         x = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         plan.gather(flat, as_dtype(x, flat.dtype))
@@ -167,7 +169,7 @@ class AnchoredLookup(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         collector, tensor = ctx.collector, ctx.tensor
-        collector.refuse_unless_leaves_accumulate()
+        collector.refuse_unless_leaves_accumulate(ctx.next_functions[2][0])  # of tokens, dense, probe, ...
         if tensor is not None:
             (tokens,) = ctx.saved_tensors
             gradient = sum_by_slot(

@@ -43,6 +43,13 @@ class LinearPlan:
     def __post_init__(self) -> None:
         self.dense: Tensor = self.tensor.dense
         """The frozen weight, as it is where this plan was made."""
+        width = self.tensor.crop.shape[1]
+        self._in_block = (
+            {row: self.positions[begin:end] - row * width for row, _, begin, end in self.bounds}
+            if len(self.bounds) > 1
+            else {}
+        )
+        """Positions within each block of rows."""
         self.small = self.method in ("thin", "blocks")
         """Whether a function of ours makes less than the dense gradient at a time, or less than all of it."""
 
@@ -70,8 +77,7 @@ class LinearPlan:
         for row, end_row, begin, end in self.bounds:
             if begin < end:
                 block = (dy[:, row:end_row].t() @ x).view(-1)
-                inside = self.positions[begin:end]
-                pieces.append(block.index_select(0, inside - row * x.shape[1] if row else inside))
+                pieces.append(block.index_select(0, self._in_block[row]))
         self.collector.put(self.tensor, torch.cat(pieces), None)
 
 

@@ -25,8 +25,6 @@ class MaskedTensor:
     begin: int
     end: int
     """Where its values lie among all."""
-    out: Tensor
-    """Where its gathered gradient goes (k,), in the weight's dtype."""
     leaf: Tensor
     """Its values (k,) as a leaf, which receives a gradient and nothing else."""
     alias: nn.Parameter
@@ -81,11 +79,6 @@ class MaskedTensor:
                 mine.collector.noticed()
 
         self.leaf.register_post_accumulate_grad_hook(hook)
-        self._leaf_node = torch.autograd.graph.get_gradient_edge(self.leaf).node
-
-    def accumulates(self) -> bool:
-        """Within a backward pass: whether it is one that accumulates into leaves, not one for chosen inputs alone."""
-        return torch._C._will_engine_execute_node(self._leaf_node)
 
     @property
     def crop(self) -> Crop:

@@ -19,6 +19,10 @@ from multiticket.sparse.hooked.tensor import MaskedTensor
 
 _TRITON = find_spec("triton") is not None
 
+MOST_WAITING = 1 << 26
+"""Bytes of dense gradients that wait to be gathered together."""
+MOST_ORDERS = 256
+"""Orders of arrival whose positions are kept."""
 MATRICES = "ticket_matrices" + VALUES_SUFFIX
 VECTORS = "ticket_norms_and_biases" + VALUES_SUFFIX
 
@@ -43,8 +47,10 @@ class Values:
         """The base's values (n,), in the dtype of the weights."""
         dtype = torch.promote_types(torch.float32, self.original.dtype)
         model.register_parameter(name, nn.Parameter(self.original.to(dtype, copy=True)))
-        self.marks = [False] * len(tensors)
-        """By slot, whether this backward pass has gathered a gradient into ``low``."""
+        self.pending: list[tuple[int, Tensor]] = []
+        """(slot, dense gradient) of what waits to be gathered together."""
+        self.waiting = 0
+        """Their bytes."""
         self.views: dict[str, nn.Parameter] = {}
         self._written: Tensor | None = None
         """What was written last (n,), where a write does not look for itself; None for something else."""
@@ -63,16 +69,15 @@ class Values:
         """What lies on the weights' device, made anew when they have moved."""
         parameter = self.parameter
         self.original = self.original.to(parameter.device)
-        self.low: dict[torch.dtype, Tensor] = {}
-        """By dtype of the weights, what was gathered (n,); only the slices of that dtype's tensors are used."""
         for tensor in self.tensors:
-            dtype = tensor.dense.dtype
-            if dtype not in self.low:
-                self.low[dtype] = torch.zeros(parameter.numel(), dtype=dtype, device=parameter.device)
-            tensor.out = self.low[dtype][tensor.begin : tensor.end]
             tensor.make_leaf(parameter)
-        self._dirty = [False] * len(self.tensors)
-        self.marks[:] = self._dirty
+        largest = max(tensor.end - tensor.begin for tensor in self.tensors)
+        dtype = min((tensor.dense.dtype for tensor in self.tensors), key=lambda dtype: dtype.itemsize)
+        self._zeros = torch.zeros(largest, dtype=dtype, device=parameter.device)
+        self._together: dict[tuple[int, ...], Tensor] = {}
+        self.pending.clear()
+        self.waiting = 0
+        self._gathered: list[tuple[int, Tensor]] = []
         self.extra: list[tuple[int, int, Tensor]] = []
         """(begin, end, gradient) of what autograd gave to a tensor's leaf."""
         self._written = None
@@ -83,21 +88,55 @@ class Values:
 
     # The gradient of a backward pass
 
+    def gather(self) -> None:
+        """Take what is wanted of all pending gradients, with one gather, and let them go.
+
+        On a GPU a small gather's time is its launch, so gradients wait for each other, up to ``MOST_WAITING`` bytes.
+        """
+        slots = tuple(slot for slot, _ in self.pending)
+        dense = [gradient.to_dense() if gradient.is_sparse else gradient for _, gradient in self.pending]
+        if len(slots) == 1:
+            self.put(slots[0], dense[0].reshape(-1), self.tensors[slots[0]].positions)
+        else:
+            joined = torch.cat([gradient.reshape(-1) for gradient in dense])
+            sizes = [self.tensors[slot].end - self.tensors[slot].begin for slot in slots]
+            taken = joined.index_select(0, self._positions_of(slots)).split(sizes)
+            self._gathered += zip(slots, taken, strict=True)
+        self.pending.clear()
+        self.waiting = 0
+
+    def put(self, slot: int, gradient: Tensor, positions: Tensor | None) -> None:
+        """Take a gradient (k,), or its entries at ``positions`` (k,), for those of a tensor."""
+        self._gathered.append((slot, gradient if positions is None else gradient.index_select(0, positions)))
+
+    def _positions_of(self, slots: tuple[int, ...]) -> Tensor:
+        """Positions in these tensors' gradients, joined one after the other; backward passes repeat their order."""
+        found = self._together.get(slots)
+        if found is None:
+            if len(self._together) >= MOST_ORDERS:
+                self._together.clear()
+            parts, begin = [], 0
+            for slot in slots:
+                parts.append(self.tensors[slot].positions + begin)
+                begin += self.tensors[slot].shape.numel()
+            found = self._together[slots] = torch.cat(parts)
+        return found
+
     def collect(self) -> Tensor:
         """The gradient (n,) gathered since it was last collected, in the parameter's dtype; a new tensor."""
-        marks, dirty = self.marks, self._dirty
-        if marks != dirty:  # a tensor that took no part this time, and has an older gradient
-            for slot, tensor in enumerate(self.tensors):
-                if dirty[slot] and not marks[slot]:
-                    tensor.out.zero_()
-        self._dirty = marks[:]
-        marks[:] = [False] * len(marks)
-        dtype = self.parameter.dtype
-        if len(self.low) == 1:
-            (low,) = self.low.values()
-            new = low.to(dtype, copy=True)
-        else:
-            new = torch.cat([tensor.out.to(dtype) for tensor in self.tensors])
+        if self.pending:
+            self.gather()
+        pieces: list[Tensor | None] = [None] * len(self.tensors)
+        for slot, piece in self._gathered:
+            before = pieces[slot]
+            pieces[slot] = piece if before is None else before + piece
+        self._gathered.clear()
+        new = torch.cat(
+            [
+                self._zeros[: tensor.end - tensor.begin] if piece is None else piece
+                for piece, tensor in zip(pieces, self.tensors, strict=True)
+            ]
+        ).to(self.parameter.dtype)
         for begin, end, gradient in self.extra:
             new[begin:end] += gradient
         self.extra.clear()
@@ -105,7 +144,7 @@ class Values:
 
     def anything(self) -> bool:
         """Whether a backward pass has left a gradient to collect."""
-        return True in self.marks or bool(self.extra)
+        return bool(self.pending or self._gathered or self.extra)
 
     # The values of one tensor
 
