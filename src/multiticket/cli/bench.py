@@ -12,10 +12,12 @@ import typer
 
 from multiticket.cli.outputs import Command, Json, give, refuse_unwritable
 from multiticket.research.bench.shapes import SHAPES, choose_shape
-from multiticket.research.bench.timed_arms import ADAPTERS, DENSITIES, KINDS
+from multiticket.research.bench.timed_arms import ADAPTERS, BY_PATH, DENSITIES, KINDS
 
 DTYPES = ("float32", "bfloat16", "float16")
-ROUNDS, SWEEP_ROUNDS = 15, 7
+ROUNDS, SWEEP_ROUNDS, DISPATCH_ROUNDS = 15, 7, 60
+OF_DISPATCH = {"dispatch", "rounds", "compiled", "json"}
+"""The options that go with ``--dispatch``."""
 
 
 def register(app: typer.Typer) -> None:
@@ -23,6 +25,14 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
+    context: typer.Context,
+    dispatch: Annotated[
+        bool,
+        typer.Option(
+            "--dispatch",
+            help="Instead of the arms: calls and time of a step that is all Python, on one CPU thread.",
+        ),
+    ] = False,
     sweep: Annotated[
         str | None, typer.Option(help="Instead of the arms: how time goes over density, width or tokens.")
     ] = None,
@@ -31,12 +41,15 @@ def bench(
     layers: Annotated[int | None, typer.Option(help="Instead of the shape's.")] = None,
     width: Annotated[int | None, typer.Option(help="Instead of the shape's; a multiple of 64.")] = None,
     vocabulary: Annotated[int | None, typer.Option(help="Instead of the shape's.")] = None,
-    arms: Annotated[str, typer.Option(help="What to compare.")] = ",".join(KINDS),
+    arms: Annotated[str, typer.Option(help=f"What to compare; also {', '.join(BY_PATH)}.")] = ",".join(KINDS),
     densities: Annotated[str, typer.Option(help="Of the tickets.")] = ",".join(map(str, DENSITIES)),
     batch: Annotated[int, typer.Option(help="Rows in a step.")] = 4,
     tokens: Annotated[int, typer.Option(help="Tokens in a row.")] = 256,
     rounds: Annotated[
-        int | None, typer.Option(help=f"Steps of each arm; default {ROUNDS}, in a sweep {SWEEP_ROUNDS}.")
+        int | None,
+        typer.Option(
+            help=f"Steps of each arm; default {ROUNDS}, in a sweep {SWEEP_ROUNDS}, with --dispatch {DISPATCH_ROUNDS}."
+        ),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Of the weights; default float32 on a CPU, bfloat16 on a GPU.")
@@ -47,8 +60,14 @@ def bench(
         int, typer.Option(help="That each arm has, one after the other; the rounds are divided among them.")
     ] = 1,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Measure every arm under torch.compile.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            show_default=False,
+            help="Measure every arm under torch.compile; default: no. With --dispatch: measure full training and the "
+            "ticket with compiled layers too; default: yes, about a minute the first time.",
+        ),
+    ] = None,
     json: Json = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw it, as a PNG.")] = None,
 ) -> None:
@@ -57,6 +76,9 @@ def bench(
     Each arm is a process of its own with the same random model and tokens; they take steps in turn, in random order.
     Prints a Markdown table.
     """
+    if dispatch:
+        _dispatch(context, DISPATCH_ROUNDS if rounds is None else rounds, compiled is not False, json)
+        return
     chosen = [arm.strip() for arm in arms.split(",")]
     dense = _numbers(densities, "densities")
     measured_shape = choose_shape(shape, layers, width, vocabulary)
@@ -85,7 +107,7 @@ def bench(
         device=device,
         threads=_cores() if threads is None else threads,
         rounds=(SWEEP_ROUNDS if sweep else ROUNDS) if rounds is None else rounds,
-        compiled=compiled,
+        compiled=bool(compiled),
         processes=processes,
     )
     if sweep:
@@ -100,6 +122,25 @@ def bench(
     give({**results.machine(device), **result}, json, lambda: print(f"{caption}{first}\n\n{shown}"))
     if plot:
         show.draw(result, plot)
+
+
+def _dispatch(context: typer.Context, rounds: int, compiled: bool, json: str | None) -> None:
+    given = [
+        name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")
+    ]
+    others = [name for name in given if name not in OF_DISPATCH]
+    if others:
+        raise ValueError(f"--dispatch measures a model of its own; leave out --{', --'.join(others)}.")
+    _refuse_before_measuring(json, None, {"peft": True})
+
+    from multiticket.quiet import hush
+
+    hush()
+    from multiticket.research.bench import dispatch, results
+
+    result = {**results.machine("cpu"), **dispatch.run(rounds, compiled, _say)}
+    _say("")
+    give(result, json, lambda: print(f"{dispatch.caption(result)}\n\n{dispatch.table(result)}"))
 
 
 def _numbers(text: str, option: str) -> list[float]:

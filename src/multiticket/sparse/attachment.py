@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -183,11 +183,30 @@ def _leave_values_out_of_checkpoints(model: nn.Module) -> list[tuple[Any, Any]]:
     return changed
 
 
-def _trained_by(optimizer: Optimizer) -> Iterator[Attachment]:
-    stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for attachment in list(_attachments):
-        if attachment._holds_any(stepped):
-            yield attachment
+def attachments_of(parameters: Iterable[Tensor]) -> list[Attachment]:
+    """The attachments that an optimiser over these parameters trains."""
+    stepped = {id(parameter) for parameter in parameters}
+    return [attachment for attachment in list(_attachments) if attachment._holds_any(stepped)]
+
+
+@contextmanager
+def watched_by(attachments: Collection[Attachment]) -> Iterator[None]:
+    """Within, these alone watch optimisers, and where there are none nobody does: as in a process without others."""
+    others = [attachment for attachment in _attachments if attachment not in attachments]
+    _attachments.difference_update(others)
+    if not attachments:
+        while _hooks:
+            _hooks.pop().remove()
+    try:
+        yield
+    finally:
+        _attachments.update(others)
+        if others:
+            _watch_every_optimizer()
+
+
+def _trained_by(optimizer: Optimizer) -> list[Attachment]:
+    return attachments_of(parameter for group in optimizer.param_groups for parameter in group["params"])
 
 
 def _before_optimizer_step(optimizer: Optimizer, *_: Any) -> None:

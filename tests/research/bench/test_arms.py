@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from multiticket.research.bench.operations import attention_operations, predict, predicted_over_floor
 from multiticket.research.bench.shapes import SHAPES, Shape, choose_shape
 from multiticket.research.bench.timed_arms import (
+    BY_PATH,
     KINDS,
     Arm,
     choose_arms,
@@ -18,7 +19,8 @@ from multiticket.research.bench.timed_arms import (
     expected_values,
     refuse_unmatched,
 )
-from multiticket.research.bench.timed_process import Setup, build_model, make_step, prepare
+from multiticket.research.bench.timed_process import Setup, Step, build_model, prepare
+from multiticket.sparse.attachment import attachments_of
 
 TINY = choose_shape("36M", layers=2, width=128, vocabulary=1000)
 FLOOR = Arm("floor", "floor")
@@ -48,10 +50,21 @@ def _block_sizes(block: torch.nn.Module) -> list[int]:
     return [size for kind in kinds for name, size in sizes.items() if kind(name)]
 
 
-@pytest.mark.parametrize("arm", choose_arms(TINY, [k for k in KINDS if k != "floor"], [0.1, 0.01]), ids=str)
+@pytest.mark.parametrize("arm", choose_arms(TINY, [*KINDS[1:], *BY_PATH], [0.1, 0.01]), ids=str)
 def test_every_arm_trains_as_many_values_as_expected(arm: Arm) -> None:
     _, trained = prepare(arm, TINY, build_model(setup(arm)))
     assert sum(parameter.numel() for parameter in trained) == expected_values(TINY, arm)
+
+
+@pytest.mark.parametrize("kind", BY_PATH)
+def test_an_arm_is_attached_by_the_path_it_names(kind: str) -> None:
+    (arm,) = choose_arms(TINY, [kind], [0.01])
+    assert arm.path in arm.name
+    model, trained = prepare(arm, TINY, build_model(setup(arm)))
+    (attachment,) = attachments_of(trained)
+    assert attachment.model is model
+    assert attachment.path == arm.path
+    assert attachment.mask.rule.method == ("columns" if kind == "hooks-columns" else "random")
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -118,7 +131,7 @@ def test_operations_are_those_that_torch_counts(kind: str) -> None:
     arm = choose_arms(TINY, [kind], [0.01])[0]
     chosen = setup(arm)
     model, trained = prepare(arm, TINY, build_model(chosen))
-    step = make_step(chosen, model, trained)
+    step = Step(chosen, model, trained)
     with FlopCounterMode(display=False) as counter:
         step()
     counted = {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}

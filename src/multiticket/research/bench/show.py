@@ -108,7 +108,7 @@ def _arms_figure(plt: Any, result: Mapping[str, Any]) -> Any:
     )
     for place, arm in enumerate(arms):
         low, high = arm["over"]["floor"]["interval"]
-        colour = "#0969da" if arm["kind"] in ("ticket", "linear", "columns") else "#57606a"
+        colour = "#0969da" if arm["density"] is not None else "#57606a"
         times.plot([low, high], [place, place], color=colour, linewidth=2)
         times.plot(arm["over"]["floor"]["median"], place, "o", color=colour)
         times.plot(arm["predicted_over_floor"], place, "|", color="#e36209", markersize=14, markeredgewidth=2)

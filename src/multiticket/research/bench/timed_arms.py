@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from multiticket.research.bench.shapes import Shape
 
 KINDS = ("floor", "full", "ticket", "columns", "linear", "lora", "shira")
+"""What is measured where nothing else is asked for; a mask is attached by the path that ``attach`` chooses."""
+BY_PATH = {"hooks": "hooks", "hooks-columns": "hooks", "direct": "direct"}
+"""Kinds that name the path of their attachment: tickets, and columns."""
 ADAPTERS = ("lora", "shira")
+TICKETS = ("ticket", "hooks", "direct")
+"""Kinds of which there is an arm for each density."""
 DENSITIES = (0.1, 0.01, 0.001, 0.0001)
 ANCHOR = 0.01
 """Density of the ticket that sets how many values the rivals train, and of the columns mask."""
@@ -27,22 +32,32 @@ class Arm:
 
     name: str
     kind: str
-    """One of ``KINDS``."""
+    """One of ``KINDS`` or ``BY_PATH``."""
     density: float | None = None
     """Of a ticket, in each tensor of its scope."""
     rank: int | None = None
     """LoRA's, or SHiRA's r."""
 
+    @property
+    def path(self) -> str:
+        """By which the mask is attached: ``hooks``, ``direct``, or ``auto``, what the machine wants."""
+        return BY_PATH.get(self.kind, "auto")
+
+    @property
+    def method(self) -> str:
+        """Of the mask's rule."""
+        return "columns" if self.kind.endswith("columns") else "random"
+
 
 def choose_arms(shape: Shape, kinds: Sequence[str], densities: Sequence[float]) -> list[Arm]:
-    """The arms of these kinds, a ticket for each density, in the order of ``kinds``.
+    """The arms of these kinds, of tickets one for each density, in the order of ``kinds``.
 
     Raises:
         ValueError: an unknown or repeated kind, a density out of bounds, no arm, or rivals that no ticket matches.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds or len(set(kinds)) < len(kinds):
-        raise ValueError(f"The arms are some of {', '.join(KINDS)}, each once, not {','.join(kinds)!r}.")
+    known = [*KINDS, *BY_PATH]
+    if not {*kinds} <= {*known} or not kinds or len(set(kinds)) < len(kinds):
+        raise ValueError(f"The arms are some of {', '.join(known)}, each once, not {','.join(kinds)!r}.")
     wrong = [density for density in densities if not 0 < density <= 1]
     if wrong or not densities or len(set(densities)) < len(densities):
         given = ",".join(f"{density:g}" for density in densities)
@@ -59,14 +74,16 @@ def choose_arms(shape: Shape, kinds: Sequence[str], densities: Sequence[float]) 
         "floor": Arm("floor", "floor"),
         "full": Arm("full", "full"),
         "columns": Arm(f"columns {_percent(ANCHOR)}", "columns", density=ANCHOR),
+        "hooks-columns": Arm(f"columns {_percent(ANCHOR)}, hooks", "hooks-columns", density=ANCHOR),
         "linear": Arm("ticket, linear layers", "linear", density=matched),
         "lora": Arm(f"LoRA, rank {rank}", "lora", rank=rank),
         "shira": Arm(f"SHiRA, r {rank}", "shira", rank=rank),
     }
     arms = []
     for kind in kinds:
-        if kind == "ticket":
-            arms += [Arm(f"ticket {_percent(density)}", "ticket", density=density) for density in densities]
+        if kind in TICKETS:
+            path = "" if kind == "ticket" else f", {kind}"
+            arms += [Arm(f"ticket {_percent(density)}{path}", kind, density=density) for density in densities]
         else:
             arms.append(one_of[kind])
     refuse_unmatched(arms, {arm.name: expected_values(shape, arm) for arm in arms})
@@ -93,7 +110,7 @@ def comparable(count: int, other: int) -> bool:
 
 def refuse_unmatched(arms: Sequence[Arm], trained: Mapping[str, int]) -> None:
     """Raises ValueError where LoRA or SHiRA trains another number of values than every ticket beside it."""
-    tickets = [arm for arm in arms if arm.kind in ("ticket", "linear")]
+    tickets = [arm for arm in arms if arm.kind in (*TICKETS, "linear")]
     for arm in arms:
         if arm.kind in ADAPTERS and tickets:
             matches = [ticket for ticket in tickets if comparable(trained[arm.name], trained[ticket.name])]

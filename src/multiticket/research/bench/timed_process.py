@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,34 +89,62 @@ def prepare(arm: Arm, shape: Shape, model: Any) -> tuple[Any, list[Any]]:
         )
         model = peft.get_peft_model(model, adapter)
         return model, [parameter for parameter in model.parameters() if parameter.requires_grad]
-    method = "columns" if arm.kind == "columns" else "random"
     scope = ",".join(f"*.{name}.weight" for name in shape.linear) if arm.kind == "linear" else "all"
-    mask = mt.Mask.from_rule(model, mt.MaskRule(method, arm.density, scope=scope))
-    return model, list(mt.attach(model, mask).parameters())
+    mask = mt.Mask.from_rule(model, mt.MaskRule(arm.method, arm.density, scope=scope))
+    if arm.path == "direct":  # the fastest of its methods, whatever else the machine has
+        from multiticket.mask.names import masked_candidates
+        from multiticket.sparse.direct.attachment import DirectAttachment
+
+        return model, list(DirectAttachment(model, mask, masked_candidates(model)).parameters())
+    return model, list(mt.attach(model, mask, gradient=arm.path).parameters())
 
 
-def make_step(setup: Setup, model: Any, trained: list[Any]) -> Callable[[], None]:
+class Step:
     """Forward, backward and AdamW (fused) over the same random tokens each time; the floor takes the gradient with
-    respect to the embedded tokens, so that it reaches through every layer."""
-    import torch
+    respect to the embedded tokens, so that it reaches through every layer.
 
-    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, fused=True) if trained else None
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, setup.shape.vocabulary, (setup.batch, setup.tokens), generator=generator)
-    tokens = tokens.to(setup.device)
+    Args:
+        setup: what is measured.
+        model: as ``prepare`` made it.
+        trained: the parameters that AdamW steps; none for the floor.
+        capturable: whether AdamW keeps its count on the GPU, so that a CUDA graph can hold a step.
+    """
 
-    def step() -> None:
-        inputs: dict[str, Any] = {"input_ids": tokens}
-        if optimizer is None:
-            inputs = {"inputs_embeds": model.get_input_embeddings()(tokens).requires_grad_()}
-        model(**inputs, labels=tokens, use_cache=False).loss.backward()
-        if optimizer is not None:
-            optimizer.step()
-            optimizer.zero_grad()
-        if setup.device == "cuda":
+    def __init__(self, setup: Setup, model: Any, trained: list[Any], capturable: bool = False) -> None:
+        import torch
+
+        self.model, self.cuda = model, setup.device == "cuda"
+        self.optimizer = None
+        if trained:
+            self.optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, fused=True, capturable=capturable)
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(0, setup.shape.vocabulary, (setup.batch, setup.tokens), generator=generator)
+        self.tokens = tokens.to(setup.device)
+
+    def forward(self) -> None:
+        inputs: dict[str, Any] = {"input_ids": self.tokens}
+        if self.optimizer is None:
+            inputs = {"inputs_embeds": self.model.get_input_embeddings()(self.tokens).requires_grad_()}
+        self.loss = self.model(**inputs, labels=self.tokens, use_cache=False).loss
+
+    def backward(self) -> None:
+        self.loss.backward()
+
+    def update(self) -> None:
+        """The optimiser's step, after which a ticket's values are in the weights, and no gradient left."""
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def __call__(self) -> None:
+        import torch
+
+        self.forward()
+        self.backward()
+        del self.loss
+        self.update()
+        if self.cuda:
             torch.cuda.synchronize()
-
-    return step
 
 
 class TimedModel:
@@ -136,7 +163,7 @@ class TimedModel:
         self.trained = sum(parameter.numel() for parameter in trained)
         if setup.compiled:
             model.compile()
-        self.step = make_step(setup, model, trained)
+        self.step = Step(setup, model, trained)
         for _ in range(2):  # makes the moments, and what is made when first asked for
             self.step()
 
