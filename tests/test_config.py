@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multiticket import config
+from multiticket.config.older_names import by_older_names
 
 
 def test_defaults_are_the_papers_recipe_at_the_small_size() -> None:
@@ -18,13 +19,42 @@ def test_defaults_are_the_papers_recipe_at_the_small_size() -> None:
     assert (run.weight_decay, run.clip_norm) == (0.01, 1.0)
     assert (run.arm, run.density, run.dtype) == ("ticket", 0.01, "float32")
     assert run.micro_batch == 512
-    assert run.learning_rate == pytest.approx(1e-2)
 
 
-def test_the_full_arm_has_density_one_and_the_dense_rate() -> None:
-    run = config.build({"arm": "full"})
-    assert run.density == 1.0
-    assert run.learning_rate == pytest.approx(1e-4)
+def test_the_rate_is_found_unless_it_is_given() -> None:
+    for settings in ({}, {"arm": "full"}, {"learning_rate": None}, {"model": "some-one/some-model"}):
+        assert config.build(settings).learning_rate == "auto"
+    assert config.build({"learning_rate": 1e-3}).learning_rate == 1e-3
+    with pytest.raises(ValueError, match="Learning_rate auto goes by each step's KL"):
+        config.build({"kl_rollouts": 0})
+
+
+def test_what_was_measured_on_the_shipped_bases_is_taken_for_those_alone() -> None:
+    assert config.build({}).usual_rate == pytest.approx(1e-2)
+    assert config.build({"arm": "full"}).usual_rate == pytest.approx(1e-4)
+    assert config.build({"arm": "lora", "lora_alpha": 32}).usual_rate == pytest.approx(1e-2 / 32)
+    other = config.build({"model": "some-one/some-model"})
+    assert other.usual_rate == pytest.approx(5e-4)
+
+
+def test_the_full_arm_has_density_one() -> None:
+    assert config.build({"arm": "full"}).density == 1.0
+
+
+def test_settings_that_carry_their_unit_are_read_by_their_older_names(tmp_path: Path) -> None:
+    old = {"target_kl": 0.3, "collapse": {"kl": 0.5}}
+    new = {"target_kl_per_completion": 0.3, "collapse": {"kl_per_token": 0.5}}
+    assert config.build(old) == config.build(new)
+    file = tmp_path / "run.yaml"
+    file.write_text("target_kl: 0.2\ncollapse: {kl: 0.4, kl_steps: 3}\n")
+    run = config.load(file, new)
+    assert (run.target_kl_per_completion, run.collapse.kl_per_token, run.collapse.kl_steps) == (0.3, 0.5, 3)
+    with pytest.raises(ValueError, match="Target_kl is the older name of target_kl_per_completion: give one"):
+        config.build({"target_kl": 0.3, "target_kl_per_completion": 0.3})
+    named_as_before = by_older_names(config.build(new).model_dump())
+    assert named_as_before["target_kl"] == 0.3
+    assert named_as_before["collapse"]["kl"] == 0.5
+    assert config.build(named_as_before) == config.build(new)
 
 
 def test_training_seed_follows_seed_unless_given() -> None:

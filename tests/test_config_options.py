@@ -58,8 +58,8 @@ def test_nought_problems_are_all_of_them_everywhere() -> None:
         ({"grpo": ["top_p=0.9", "optim=sgd"]}, {"grpo": {"top_p": 0.9, "optim": "sgd"}}),
         ({"grpo": [], "steps": 3}, {"steps": 3}),
         (
-            {"eval_split": "validation", "collapse_kl": 0.5},
-            {"eval": {"split": "validation"}, "collapse": {"kl": 0.5}},
+            {"eval_split": "validation", "collapse_kl_per_token": 0.5},
+            {"eval": {"split": "validation"}, "collapse": {"kl_per_token": 0.5}},
         ),
     ],
 )

@@ -166,7 +166,7 @@ def test_loras_rank_and_alpha_can_be_given(toy_model_folder: Path) -> None:
     adapted = add_lora(model, settings)
     scalings = {m.scaling["default"] for m in adapted.modules() if hasattr(m, "lora_A")}
     assert scalings == {4.0}
-    assert settings.learning_rate == config.LORA_RATE_TIMES_ALPHA / 12
+    assert settings.usual_rate == pytest.approx(config.OTHER_MODELS * config.LORA_RATE_TIMES_ALPHA / 12)
     assert trained_count(adapted) % 3 == 0
 
 
@@ -188,7 +188,7 @@ def test_auto_serves_lora(
     result = run_training(settings, tmp_path / "auto", show_progress=False)
     adapter = load_file(tmp_path / "auto" / "adapter" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
-    assert moved[0] == pytest.approx(settings.target_kl, rel=0.06)
+    assert moved[0] == pytest.approx(settings.target_kl_per_completion, rel=0.06)
     assert result["learning_rate_asked"] == "auto"
     assert result["learning_rate"] != settings.usual_rate
 

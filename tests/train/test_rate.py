@@ -302,7 +302,7 @@ def _lines(output: Path) -> list[dict[str, Any]]:
         ({"learning_rate": "auto", "kl_rollouts": 0}, "goes by each step's KL"),
         ({"learning_rate": "fast"}, "learning_rate should be a valid number"),
         ({"learning_rate": -1.0}, "learning_rate should be greater than 0, but is -1.0"),
-        ({"target_kl": 0.0}, "target_kl should be greater than 0"),
+        ({"target_kl": 0.0}, "target_kl_per_completion should be greater than 0"),
         ({"rate_control": "always"}, "rate_control should be 'probe', 'average' or 'hold'"),
     ],
 )

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from multiticket import bases
+from multiticket.config import older_names
+
 if TYPE_CHECKING:
     from multiticket.tasks.asking import Asking
 
@@ -26,6 +29,8 @@ RATE_TIMES_DENSITY = 1e-4
 """What the shipped bases learn well with: runs of every density lie on one curve over rate x density."""
 LORA_RATE_TIMES_ALPHA = 1e-2
 """For LoRA: what a first step moves goes by rate x alpha, whatever the rank, since its ranks move together."""
+OTHER_MODELS = 0.05
+"""Where the search for another model's rate begins, in the shipped bases' rates. One of 135 M parameters took 0.06."""
 
 
 class Role(enum.Enum):
@@ -66,8 +71,8 @@ class CollapseConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    kl: float = Field(default=0.15, gt=0)
-    """Nats a token: steps in a row that each move the policy by more are a collapse."""
+    kl_per_token: float = Field(default=0.15, gt=0)
+    """In nats a token: steps in a row that each move the policy by more are a collapse."""
     # The first step of a 1 M model that sorts letters: 0.004 at the best rate, 0.04 at three times that. Arithmetic at
     # ten times its rate: 0.16 to 0.59 in five steps, nothing learned.
     kl_steps: int = Field(default=5, ge=1)
@@ -76,6 +81,15 @@ class CollapseConfig(BaseModel):
     """Steps in a row with nearly all completions cut off, or empty, and less than half of the best reward so far."""
     reward_steps: int = Field(default=20, ge=1)
     """Steps in a row without any reward."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_the_present_names(cls, values: Any) -> Any:
+        return (
+            older_names.by_present_names(values, older_names.COLLAPSE)
+            if isinstance(values, Mapping)
+            else values
+        )
 
 
 class RunConfig(BaseModel):
@@ -108,11 +122,10 @@ class RunConfig(BaseModel):
     training_seed: int = Field(ge=0, lt=2**32)
     """Seed of the training alone: the order of problems and the sampling. By default that of the mask."""
 
-    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"]
-    """A number, or auto: the rate that moves `target_kl` a step. By default 1e-4 / density; full training 1e-4; LoRA
-    1e-2 / `lora_alpha`."""
-    target_kl: float = Field(default=0.15, gt=0)
-    """The KL that a step is to move with the learning rate auto, in nats a completion."""
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """A number, or auto: found by measuring what a step does to the policy, see `target_kl_per_completion`."""
+    target_kl_per_completion: float = Field(default=0.15, gt=0)
+    """The KL that a step is to move with the learning rate auto, in nats a completion (all of its tokens together)."""
     rate_control: Literal["probe", "average", "hold"] = "average"
     """With the learning rate auto: keep what the first batch gives (probe), correct it over five steps (average), or
     to the end (hold)."""
@@ -175,7 +188,7 @@ class RunConfig(BaseModel):
         """Work the settings that follow from others out, so that what is recorded is what was used."""
         if not isinstance(values, Mapping):
             return values
-        filled = dict(values)
+        filled = older_names.by_present_names(values)
         if filled.get("arm") == "full":
             if filled.get("density") not in (None, 1, 1.0):
                 raise ValueError(
@@ -184,11 +197,8 @@ class RunConfig(BaseModel):
             filled["density"] = 1.0
         if filled.get("training_seed") is None:
             filled["training_seed"] = filled.get("seed", 0)
-        if filled.get("learning_rate") is None:
-            density = filled.get("density", 0.01)
-            if isinstance(density, (int, float)) and density > 0:
-                alpha = filled.get("lora_alpha", 32.0)
-                filled["learning_rate"] = _usual_rate(filled.get("arm"), density, alpha)
+        if filled.get("learning_rate", "") is None:
+            del filled["learning_rate"]
         if isinstance(filled.get("report_to"), str):
             filled["report_to"] = [name.strip() for name in filled["report_to"].split(",") if name.strip()]
         if filled.get("micro_batch") is None:
@@ -241,8 +251,9 @@ class RunConfig(BaseModel):
 
     @property
     def usual_rate(self) -> float:
-        """What `learning_rate` is where it is not given."""
-        return _usual_rate(self.arm, self.density, self.lora_alpha)
+        """Where the search for a rate begins: near the best one for the shipped bases, and below it for others."""
+        rate = _usual_rate(self.arm, self.density, self.lora_alpha)
+        return rate if self.model in bases.names() else OTHER_MODELS * rate
 
     def default_output(self) -> Path:
         """The run folder's name where none is given: what distinguishes the run, below ``runs/``."""
@@ -273,10 +284,8 @@ WATCHING = having(Role.WATCHING)
 RESUMABLE = having(Role.RESUMABLE)
 
 
-def _usual_rate(arm: Any, density: float, alpha: Any) -> float:
-    if arm == "lora" and isinstance(alpha, (int, float)) and alpha > 0:
-        return LORA_RATE_TIMES_ALPHA / alpha
-    return RATE_TIMES_DENSITY / density
+def _usual_rate(arm: Arm, density: float, alpha: float) -> float:
+    return LORA_RATE_TIMES_ALPHA / alpha if arm == "lora" else RATE_TIMES_DENSITY / density
 
 
 def build(settings: Mapping[str, Any]) -> RunConfig:
@@ -323,7 +332,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise ValueError(f"{path} must hold settings as 'name: value' lines.")
-    return settings
+    if isinstance(settings.get("collapse"), dict):
+        settings["collapse"] = older_names.by_present_names(settings["collapse"], older_names.COLLAPSE)
+    return older_names.by_present_names(settings)
 
 
 def read_yaml(text: str) -> Any:
@@ -369,7 +380,7 @@ def _as_number(value: Any) -> Any:
 def _sentence(error: ValidationError) -> str:
     """The first thing pydantic complains about, in words."""
     first = error.errors()[0]
-    fields = {*RunConfig.model_fields, *EvalConfig.model_fields}
+    fields = {*RunConfig.model_fields, *EvalConfig.model_fields, *CollapseConfig.model_fields}
     unknown = first["type"] == "extra_forbidden"
     name = ".".join(str(part) for part in first["loc"] if unknown or part in fields)
     given = first.get("input")

@@ -25,9 +25,9 @@ class Collapse:
 def collapse(lines: Sequence[Line], bounds: CollapseConfig) -> Collapse | None:
     """The collapse that the newest of a run's lines completes, or None. Pure; `lines` are all so far, in order.
 
-    There are four ways: a number that is not finite; the KL of each of the last `kl_steps` steps above `kl`; in
-    each of the last `length_steps` steps nearly all completions cut off at their limit, or empty, with less than
-    half of the best reward so far; not one reward in `reward_steps` steps.
+    There are four ways: a number that is not finite; the KL of each of the last `kl_steps` steps above
+    `kl_per_token`; in each of the last `length_steps` steps nearly all completions cut off at their limit, or empty,
+    with less than half of the best reward so far; not one reward in `reward_steps` steps.
     """
     found = [
         Collapse(lines[-1]["step"], lines[-length]["step"], reason)
@@ -53,9 +53,10 @@ def _streaks(lines: Sequence[Line], bounds: CollapseConfig) -> list[tuple[int, i
     looks = (
         ([_not_finite(line) for line in lines], 1, "a loss, KL, reward or gradient norm is not finite"),
         (
-            [(line.get("kl") or 0.0) > bounds.kl for line in lines],
+            [(line.get("kl") or 0.0) > bounds.kl_per_token for line in lines],
             bounds.kl_steps,
-            f"each of {bounds.kl_steps} steps in a row moved the policy by more than {bounds.kl:g} nats a token",
+            f"each of {bounds.kl_steps} steps in a row moved the policy by more than {bounds.kl_per_token:g} nats "
+            "a token",
         ),
         (
             [_length_at_an_end(line) and low for line, low in zip(lines, below_half, strict=True)],

@@ -209,7 +209,9 @@ class _Run:
         self.rate: RateController | None = None
         if config.learning_rate == "auto":
             weight = typical_weight(self.model, self.attachment) if config.arm != "lora" else None
-            self.rate = RateController(config.target_kl, config.rate_control, config.usual_rate, weight)
+            self.rate = RateController(
+                config.target_kl_per_completion, config.rate_control, config.usual_rate, weight
+            )
 
     @property
     def learning_rate(self) -> float:

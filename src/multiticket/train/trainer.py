@@ -361,6 +361,7 @@ class _MeasureKL(TrainerCallback):
             return
         kl = self.trainer.step_kl()
         metrics["kl"].append(kl.token)
+        metrics["kl_per_completion"].append(kl.completion)
         if self.trainer.rate is not None:
             self.trainer.rate.update(kl.completion)
 

@@ -111,8 +111,8 @@ def test_a_verdict_does_not_wait_for_runs_that_nothing_is_compared_with(tmp_path
 
 
 def test_masks_are_judged_at_once_and_told_from_training_seeds(tmp_path: Path):
-    masks = {"label": "masks", "seed": list(range(8))}
-    seeds = {"label": "seeds", "seed": 0, "training_seed": [1, 2, 3, 4]}
+    masks = {"label": "masks", "seed": list(range(8)), "learning_rate": 0.01}
+    seeds = {"label": "seeds", "seed": 0, "training_seed": [1, 2, 3, 4], "learning_rate": 0.01}
     options = {"kind": "masks", "reference": "full", "cell": "masks", "seeds": "seeds"}
     fine = asked(tmp_path / "a", lambda config: 0.8, FULL, masks, seeds, **options)
     assert fine.verdict == "reproduced"

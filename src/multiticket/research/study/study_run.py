@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multiticket.config import RunConfig
+from multiticket.config.older_names import by_older_names
 
 ALWAYS_NAMED = {
     "task", "model", "arm", "method", "density", "seed", "part", "scope", "mask_options", "lora_rank",
@@ -59,8 +60,9 @@ def expand(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def identity(config: RunConfig, choice: Choice | None = None) -> str:
     """8 hexadecimal digits for all settings; a rate that is yet to be chosen counts as the sweep that chooses it."""
-    told = ALWAYS_NAMED | config.model_dump(exclude_defaults=True).keys()
-    settings = {name: value for name, value in config.model_dump(mode="json").items() if name in told}
+    told = ALWAYS_NAMED | by_older_names(config.model_dump(exclude_defaults=True)).keys()
+    settings = by_older_names(config.model_dump(mode="json"))
+    settings = {name: value for name, value in settings.items() if name in told}
     if choice is not None:
         settings["learning_rate"] = choice.name
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

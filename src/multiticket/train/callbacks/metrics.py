@@ -15,6 +15,8 @@ NAMES = {
     "accuracy": "accuracy",
     "failures": "failures",
     "kl": "kl",
+    "kl_per_token": "kl",
+    "kl_per_completion": "kl_per_completion",
     "reference_kl": "reference_kl",
     "loss": "loss",
     "grad_norm": "grad_norm",
@@ -26,8 +28,9 @@ NAMES = {
     "reward_std": "reward_std",
     "no_signal": "frac_reward_zero_std",
 }
-"""Our name for each number: TRL's. `no_signal` is the share of groups whose rewards are all equal;
-`failures`, of completions that the verifier crashed on or had no time for."""
+"""Our name for each number: TRL's. `kl_per_token` and `kl_per_completion` are what the step moved the policy, in nats;
+`kl` is the older name of the first, from before there was the second. `no_signal` is the share of groups whose rewards
+are all equal; `failures`, of completions that the verifier crashed on or had no time for."""
 
 
 class MetricsWriter(TrainerCallback):
