@@ -22,7 +22,7 @@ from multiticket.mask.names import VALUES_SUFFIX, masked_candidates
 from multiticket.sparse.attachment import Attachment, find_readers
 from multiticket.sparse.autograd.fused_head import use_sparse_head
 from multiticket.sparse.hooked.collector import Collector
-from multiticket.sparse.hooked.layers import Record, convert, restore
+from multiticket.sparse.hooked.layers import Record, compilation, convert, restore, set_plan
 from multiticket.sparse.hooked.plan import plan_linear
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.hooked.values import MATRICES, VECTORS, Values, flatten
@@ -48,8 +48,6 @@ class HookedAttachment(Attachment):
         self.base_fingerprint = fingerprint(mask, lambda name: originals[name])
         self._showing_base = False
         self._moved = False
-        self._in_one_graph = False
-        """Whether the whole model is being compiled, and not its layers."""
         self._loaded_values = False
         kinds = {
             MATRICES: [t for t in self._tensors.values() if not t.is_vector],
@@ -209,7 +207,7 @@ class HookedAttachment(Attachment):
         side = int(rule.options.get("size", 16)) if rule.method == "blocks" else None
         for module, record in self._records.items():
             if isinstance(module, nn.Linear) and "weight" in record.tensors:
-                record.linear = plan_linear(record.tensors["weight"], self._collector, self._width, side)
+                set_plan(module, plan_linear(record.tensors["weight"], self._collector, self._width, side))
 
     def _give_aliases(self) -> None:
         """Shadow every masked weight by a leaf over its memory."""
@@ -285,8 +283,8 @@ class HookedAttachment(Attachment):
         self._moved = False
 
     def _prepare_forward(self, model: nn.Module, args: Any) -> None:
-        self._in_one_graph = torch.compiler.is_compiling()
-        if self._in_one_graph:
+        compilation.of_one_graph = torch.compiler.is_compiling()
+        if compilation.of_one_graph:
             return
         use_sparse_head()  # TRL may have been imported since
         self._collector.anchored = False

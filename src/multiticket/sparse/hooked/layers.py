@@ -21,6 +21,8 @@ from multiticket.sparse.hooked.plan import LinearPlan
 from multiticket.sparse.hooked.tensor import MaskedTensor
 
 _RECORD = "_ticket_record"
+_LEAN = "_ticket_lean"
+"""Of a linear layer: its plan, where torch's own forward and a hook are not always the best for it; else None."""
 LEAST_KEPT = 1 << 20
 """Entries of an input from which keeping its factors in its place is worth a function call: 2 MiB in bf16."""
 
@@ -41,6 +43,16 @@ class Record:
 def record_of(module: nn.Module) -> Record | None:
     """The record of a module that an attachment converted."""
     return module.__dict__.get(_RECORD)
+
+
+class Compilation:
+    """What is being compiled: one graph of a whole model would return all its dense gradients together, one of a layer
+    that layer's alone."""
+
+    of_one_graph = False
+
+
+compilation = Compilation()
 
 
 class HookedModule(nn.Module):
@@ -85,7 +97,7 @@ class HookedModule(nn.Module):
         plain = plain_class(type(self))
         twin = plain.__new__(plain)
         memo[id(self)] = twin
-        left = {_RECORD, *self.__dict__[_RECORD].tensors}
+        left = {_RECORD, _LEAN, *self.__dict__[_RECORD].tensors}
         twin.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k not in left})
         return twin
 
@@ -100,17 +112,16 @@ class HookedLinear(nn.Linear):
     """A linear layer: torch's own forward over the alias, or a lean function where the plan asks for one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        record = self.__dict__[_RECORD]
-        plan = record.linear
+        # Few attributes are read here: each is a guard, once a layer is compiled.
+        plan = self.__dict__[_LEAN]
+        if plan is None and not compilation.of_one_graph:
+            return F.linear(x, self.weight, self.bias)
+        plan = self.__dict__[_RECORD].linear
         if plan is None or not torch.is_grad_enabled():
             return F.linear(x, self.weight, self.bias)
         compiling = torch.compiler.is_compiling()
-        # One graph of the whole model would return all its dense gradients together; one of a layer, that layer's.
-        if compiling:
-            ours = plan.small or record.attachment._in_one_graph
-        else:
-            ours = plan.small or (plan.narrowing and x.numel() >= LEAST_KEPT)
-        if not ours:
+        wide = not compiling and plan.narrowing and x.numel() >= LEAST_KEPT
+        if not (plan.small or wide or (compiling and compilation.of_one_graph)):
             return F.linear(x, self.weight, self.bias)
         tensor = plan.tensor
         device = x.device.type
@@ -191,13 +202,21 @@ def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
 def convert(module: nn.Module, record: Record) -> None:
     """Make ``module`` look after the aliases that will shadow its weights."""
     module.__dict__[_RECORD] = record
+    set_plan(module, record.linear)
     cls: Any = type(module)
     module.__class__ = hooked_class(cls)
+
+
+def set_plan(module: nn.Module, plan: LinearPlan | None) -> None:
+    """Give a converted linear layer its plan."""
+    module.__dict__[_RECORD].linear = plan
+    module.__dict__[_LEAN] = plan if plan is not None and (plan.small or plan.narrowing) else None
 
 
 def restore(module: nn.Module) -> None:
     """Undo ``convert``."""
     record: Record = module.__dict__.pop(_RECORD)
+    module.__dict__.pop(_LEAN, None)
     for attribute in record.tensors:
         module.__dict__.pop(attribute, None)
     module.__class__ = plain_class(type(module))
