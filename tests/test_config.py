@@ -149,3 +149,14 @@ def test_a_folder_is_named_after_a_task_with_options_of_any_length() -> None:
     assert len(name) < 200
     assert re.fullmatch(r"my_score@data_a_b\.jsonl_system_prompt=[A-Za-z0-9._@+=-]*", name)
     assert config.build({"task": options + "!"}).default_output().name != name
+
+
+def test_rollouts_by_vllm_and_trls_use_vllm_are_one_setting() -> None:
+    asked = config.build({"rollouts_by": "vllm", "grpo": {"vllm_mode": "server"}})
+    assert asked.grpo == {"vllm_mode": "server", "use_vllm": True}
+    assert config.build({"grpo": {"use_vllm": True}}).rollouts_by == "vllm"
+    assert config.build(asked.model_dump()) == asked
+    assert config.build({}).rollouts_by == "transformers"
+    for by, use in [("transformers", True), ("vllm", False)]:
+        with pytest.raises(ValueError, match="say different things"):
+            config.build({"rollouts_by": by, "grpo": {"use_vllm": use}})

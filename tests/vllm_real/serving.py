@@ -12,27 +12,22 @@ from pathlib import Path
 from types import TracebackType
 
 import requests
+from typing_extensions import Self
 
 PATIENCE = 180.0
 
 
-class Server:
+class Process:
     """Up within the ``with`` block. ``folder`` gets its log."""
 
-    def __init__(
-        self, base: str, tickets: dict[str, Path], folder: Path, options: list[str] | None = None
-    ) -> None:
+    def __init__(self, command: list[str], folder: Path, options: list[str]) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self.log = folder / "server.log"
-        command = [sys.executable, "-m", "multiticket", "serve", base]
-        for name, path in tickets.items():
-            command += ["--ticket", f"{name}={path}"]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]
-        command += ["--max-model-len", "128", "--max-num-seqs", "64", *(options or [])]
-        self.command = command
+        self.command = [*command, "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
+        self.command += ["--max-model-len", "128", "--max-num-seqs", "64", *options]
         self.process: subprocess.Popen | None = None
 
     def launch(self) -> None:
@@ -64,7 +59,7 @@ class Server:
             os.killpg(self.process.pid, how)
             self.process.wait(60)
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         self.launch()
         self.wait_until_up()
         return self
@@ -73,6 +68,28 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+class VllmServer(Process):
+    """`vllm serve` with our weight-transfer engine."""
+
+    def __init__(self, base: str, folder: Path, options: list[str]) -> None:
+        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", base]
+        super().__init__(
+            [*command, "--weight-transfer-config", '{"backend": "multiticket"}'], folder, options
+        )
+
+
+class Server(Process):
+    """`multiticket serve`."""
+
+    def __init__(
+        self, base: str, tickets: dict[str, Path], folder: Path, options: list[str] | None = None
+    ) -> None:
+        command = [sys.executable, "-m", "multiticket", "serve", base]
+        for name, path in tickets.items():
+            command += ["--ticket", f"{name}={path}"]
+        super().__init__(command, folder, ["--dtype", "float32", *(options or [])])
 
     def complete(self, prompt: str | list[str], model: str | None, tokens: int = 8, **more: object) -> dict:
         body = {"prompt": prompt, "temperature": 0, "max_tokens": tokens, **more}

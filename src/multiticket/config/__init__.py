@@ -160,6 +160,8 @@ class RunConfig(BaseModel):
     kl_rollouts: int = Field(default=64, ge=0)
     """Rollouts on which each step's KL is estimated, for one forward pass over them; 0 for not at all."""
 
+    rollouts_by: Literal["transformers", "vllm"] = "transformers"
+    """Who generates the rollouts: transformers in the training process, or vLLM (the same as --set use_vllm=true)."""
     grpo: dict[str, Any] = Field(default_factory=dict)
     """Options of TRL's GRPOConfig by their own names; on a command line --set name=value, as often as wanted."""
 
@@ -201,6 +203,14 @@ class RunConfig(BaseModel):
             del filled["learning_rate"]
         if isinstance(filled.get("report_to"), str):
             filled["report_to"] = [name.strip() for name in filled["report_to"].split(",") if name.strip()]
+        grpo = filled.get("grpo")
+        if isinstance(grpo, Mapping):
+            if filled.get("rollouts_by", "vllm") == "vllm" and grpo.get("use_vllm"):
+                filled["rollouts_by"] = "vllm"
+            elif "use_vllm" in grpo and bool(grpo["use_vllm"]) != (filled.get("rollouts_by") == "vllm"):
+                raise ValueError("rollouts_by and TRL's use_vllm say different things: leave use_vllm out")
+        if filled.get("rollouts_by") == "vllm":
+            filled["grpo"] = {**(grpo or {}), "use_vllm": True}
         if filled.get("micro_batch") is None:
             filled["micro_batch"] = filled.get("rollouts", 512)
         return filled

@@ -334,7 +334,10 @@ def reward_function(task: Any) -> Any:
 def versions() -> dict[str, str]:
     """Of what a result depends on."""
     libraries = ("multiticket", "torch", "transformers", "trl", "accelerate", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in libraries}}
+    found = {"python": platform.python_version(), **{name: version(name) for name in libraries}}
+    if "vllm" in sys.modules:  # asked of itself, since a build for another device has another name
+        found["vllm"] = sys.modules["vllm"].__version__
+    return found
 
 
 def peak_memory() -> int:

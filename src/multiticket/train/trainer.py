@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from multiticket.sparse.sharded import reshard
 from multiticket.sparse.support import refuse_strategy
 from multiticket.train.arms import save_adapter
 from multiticket.train.callbacks.rounding import MeasureRounding
+from multiticket.train.engine_values import engine_as_trained, push_values
 from multiticket.train.engine_weights import push_plain_weights
 from multiticket.train.grpo_options import with_options
 from multiticket.train.probe import FirstStepProbe
@@ -147,8 +149,9 @@ class RLVRTrainer(GRPOTrainer):
         self._measured: dict[str, Any] | None = None
         self._spoken: torch.Tensor | None = None
         self._saving_to: str | None = None
-        super().__init__(*args, **kwargs)
-        if self.use_vllm and attachment is not None:
+        with engine_as_trained(kwargs["model"], attachment) if kwargs["args"].use_vllm else nullcontext():
+            super().__init__(*args, **kwargs)
+        if self.use_vllm and attachment is not None and not push_values(self.vllm_generation, attachment):
             push_plain_weights(self.vllm_generation, attachment)
         if beta:
             self.beta = self.args.beta = beta

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Any
 
 from transformers import TrainerCallback
@@ -31,6 +32,13 @@ NAMES = {
 """Our name for each number: TRL's. `kl_per_token` and `kl_per_completion` are what the step moved the policy, in nats;
 `kl` is the older name of the first, from before there was the second. `no_signal` is the share of groups whose rewards
 are all equal; `failures`, of completions that the verifier crashed on or had no time for."""
+ENGINE_NAMES = {
+    "sampling_difference": "sampling/sampling_logp_difference/mean",
+    "sampling_difference_most": "sampling/sampling_logp_difference/max",
+}
+"""With vLLM: how far its log-probability of a sampled token is from the trainer's, in nats."""
+MOST_DIFFERENCE = 0.05
+"""The mean above which a run warns. An engine in bf16 beside a trainer in fp32 is at 0.008, on the shipped base."""
 
 
 class MetricsWriter(TrainerCallback):
@@ -48,6 +56,7 @@ class MetricsWriter(TrainerCallback):
         self.seconds_before = float(self.lines[-1]["time"]) if self.lines else 0.0
         self.progress = progress
         self._began = time.monotonic()
+        self._warned = False
 
     @property
     def seconds(self) -> float:
@@ -63,8 +72,20 @@ class MetricsWriter(TrainerCallback):
             return
         line: dict[str, Any] = {"step": state.global_step, "time": round(self.seconds, 3)}
         line.update({name: logs.get(theirs) for name, theirs in NAMES.items()})
+        line.update({name: logs[theirs] for name, theirs in ENGINE_NAMES.items() if theirs in logs})
+        self._warn_of_other_weights(line.get("sampling_difference"))
         self.lines.append(line)  # on every rank: all decide alike what follows from it
         if not state.is_world_process_zero:
             return
         self.file.append(line)
         self.progress.step(state.global_step, logs["reward"])
+
+    def _warn_of_other_weights(self, difference: float | None) -> None:
+        """Once."""
+        if difference is not None and difference > MOST_DIFFERENCE and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"vLLM's log-probabilities are {difference:.3f} nats from the trainer's in the mean: its weights or "
+                "their dtype may be others than those that are trained.",
+                stacklevel=2,
+            )
