@@ -145,7 +145,7 @@ def test_clients_that_hang_up_leave_no_trace(server: Server, expected: dict[str,
     before = server.checksums()
     for seconds in (0.005, 0.02, 0.05):
         for name in ("one", "two"):
-            body = {"model": name, "prompt": text, "max_tokens": 110, "ignore_eos": True}
+            body = {"model": name, "prompt": [text] * 64, "max_tokens": 110, "ignore_eos": True}
             with pytest.raises(requests.exceptions.ReadTimeout):
                 requests.post(f"{server.url}/v1/completions", json=body, timeout=(5, seconds))
         assert server.complete(text, "one")["choices"][0]["text"] == expected["one"][text]
@@ -173,10 +173,13 @@ def test_a_killed_server_starts_again_and_answers_alike(
         text = next(iter(expected["one"]))
         assert running.complete(text, "one")["choices"][0]["text"] == expected["one"][text]
         before = running.checksums()
-        with ThreadPoolExecutor(4) as clients:
-            lost = [clients.submit(running.complete, text, "one", 100, ignore_eos=True) for _ in range(4)]
+        with ThreadPoolExecutor(32) as clients:
+            asked = [clients.submit(running.complete, text, "one", 100, ignore_eos=True) for _ in range(96)]
+            asked[0].result()
             running.kill(signal.SIGKILL)
-            assert all(isinstance(each.exception(), requests.RequestException) for each in lost)
+            faults = [fault for each in asked if (fault := each.exception()) is not None]
+        assert faults
+        assert all(isinstance(fault, requests.RequestException) for fault in faults)
         running.launch()
         running.wait_until_up()
         assert running.checksums() == before
