@@ -20,7 +20,6 @@ from multiticket.evaluate.evaluation import evaluate
 from multiticket.evaluate.paired import Scores, paired_difference
 from multiticket.evaluate.problem_results import Results, read_results, scores
 from multiticket.models import load_model
-from multiticket.quiet import hush_loaded
 from multiticket.research.stats.verdicts import MARGIN, Judged, judge_all
 from multiticket.research.theory.kl import kl_between
 from multiticket.research.theory.rollouts import Rollout, sample_rollouts
@@ -94,7 +93,6 @@ class Composer:
             runs: finished runs by the names of their moves; a run from a merged checkpoint gives the whole move.
             kept: the folder in which results of single problems are kept, so that no state is measured twice.
         """
-        hush_loaded()
         self.tasks = {name: tasks.get(name) for name in task_names}
         self.settings = settings
         self.contexts = contexts

@@ -1,39 +1,51 @@
-"""Silence for what TRL, transformers and datasets say while they work, and no phoning home."""
+"""Silence for what TRL, transformers and datasets say while they work, and no phoning home. For commands alone."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
+
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+"""What these libraries read when they are imported."""
+LOGGERS = (
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "peft",
+    "torch.distributed",
+    "torch.utils._pytree",
+    "torchao",
+    "bitsandbytes",
+    "huggingface_hub",
+)
 
 
 def hush() -> None:
-    """Only errors from the libraries under the trainer. Call it before they are imported, and after (twice is fine)."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    for name in (
-        "transformers",
-        "trl",
-        "accelerate",
-        "datasets",
-        "peft",
-        "torch.distributed",
-        "huggingface_hub",
-    ):
+    """Let the libraries under the trainer say errors only. Before they are imported, or after; twice is fine.
+
+    A process is hushed by the command, or the worker, that it is for. The library hushes nobody.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings(
-        "ignore", module=r"(transformers|trl|accelerate|datasets|torch|huggingface_hub)(\..*)?"
+        "ignore", module=r"(transformers|trl|accelerate|datasets|torch|torchao|huggingface_hub)(\..*)?"
     )
-
-
-def hush_loaded() -> None:
-    """What can only be silenced once the libraries are there: their progress bars."""
-    import datasets
-    import transformers
-
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    if transformers := sys.modules.get("transformers"):
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+    if datasets := sys.modules.get("datasets"):
+        datasets.utils.logging.set_verbosity_error()
+        datasets.disable_progress_bars()

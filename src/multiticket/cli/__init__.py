@@ -10,6 +10,7 @@ import typer
 
 from multiticket import __version__
 from multiticket.cli import bench, compare, demo, evaluate, hub, plan, serve, study, theory, tickets, train
+from multiticket.quiet import hush
 
 app = typer.Typer(
     name="multiticket",
@@ -51,6 +52,8 @@ def _options(
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. A user's mistake is one sentence on standard error and exit code 2; a bug keeps its traceback."""
     sys.path.append("")  # last, so that "my_module:my_task" is found in the current folder and hides nothing
+    if "--verbose" not in (sys.argv[1:] if arguments is None else arguments):
+        hush()
     try:
         code = app(args=arguments, prog_name="multiticket", standalone_mode=False)
     except KeyboardInterrupt:

@@ -86,9 +86,6 @@ def bench(
     if values is not None and sweep is None:
         raise ValueError("--values belongs to a --sweep; give --densities for tickets of several densities.")
 
-    from multiticket.quiet import hush
-
-    hush()
     import torch
 
     from multiticket.research.bench import results, show
@@ -133,9 +130,6 @@ def _dispatch(context: typer.Context, rounds: int, compiled: bool, json: str | N
         raise ValueError(f"--dispatch measures a model of its own; leave out --{', --'.join(others)}.")
     _refuse_before_measuring(json, None, {"peft": True})
 
-    from multiticket.quiet import hush
-
-    hush()
     from multiticket.research.bench import dispatch, results
 
     result = {**results.machine("cpu"), **dispatch.run(rounds, compiled, _say)}

@@ -86,7 +86,7 @@ def evaluate(
     from multiticket.train.trained import Trained, measure, results_file
 
     trained = Trained(ticket, adapter, checkpoint)
-    evaluation, about = measure(run, model, trained, task, verbose)
+    evaluation, about = measure(run, model, trained, task)
     if output is None and not asking:  # the file's name does not tell how it was asked otherwise
         output = results_file(trained, about["task"], run.eval)
     if output is not None:

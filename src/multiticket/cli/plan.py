@@ -66,9 +66,6 @@ def plan(
     json: Json = None,
 ) -> None:
     """What training costs in memory, by component, for full, LoRA and ticket, from the model's configuration alone."""
-    from multiticket.quiet import hush
-
-    hush()
     from multiticket.plan import memory as planning
 
     model = one_model(model_argument, model)

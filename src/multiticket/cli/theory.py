@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from multiticket.cli.outputs import Command, Json, give, one_model, refuse_unwritable
-from multiticket.quiet import hush
 
 if TYPE_CHECKING:
     from multiticket.research.theory.fisher import Sampling
@@ -278,7 +277,6 @@ def _densities(text: str) -> list[float]:
 
 def _refuse_before_measuring(json: str | None, plot: Path | None) -> None:
     """What would fail after minutes of measuring fails now; and what libraries say while they load is silenced."""
-    hush()
     refuse_unwritable(json, plot)
     if plot is not None and plot.suffix not in PICTURES:
         raise ValueError(f"--plot writes {', '.join(PICTURES)}, not {plot.suffix or plot.name!r}.")

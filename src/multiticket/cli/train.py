@@ -58,7 +58,7 @@ def train(
     if not resume:
         RunFolder(output).refuse_to_overwrite()
     if dry_run:
-        _preview(run_config, output, json, verbose)
+        _preview(run_config, output, json)
         return
 
     from multiticket.train.callbacks.interrupt import RunInterrupted
@@ -76,11 +76,11 @@ def train(
     give(result, json, lambda: print_result(result, output))
 
 
-def _preview(run_config: Any, output: Path, json: str | None, verbose: bool) -> None:
+def _preview(run_config: Any, output: Path, json: str | None) -> None:
     from multiticket.cli.dry_run import print_preview
     from multiticket.plan.preview import preview
 
-    found = preview(run_config, output, verbose)
+    found = preview(run_config, output)
     give(found, json, lambda: print_preview(found))
 
 

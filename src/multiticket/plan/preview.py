@@ -6,30 +6,26 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from multiticket.quiet import hush, hush_loaded
+import torch
+from transformers import AutoTokenizer
 
-hush()
-
-import torch  # noqa: E402
-from transformers import AutoTokenizer  # noqa: E402
-
-from multiticket import bases, tasks  # noqa: E402
-from multiticket.config import RunConfig, build  # noqa: E402
-from multiticket.errors import why_not_loaded  # noqa: E402
-from multiticket.evaluate.prompts import prompt_texts  # noqa: E402
-from multiticket.mask import Mask  # noqa: E402
-from multiticket.mask.scores import WEIGHT_SCORES  # noqa: E402
-from multiticket.plan.memory import ArmPlan, plan  # noqa: E402
-from multiticket.train.arms import mask_rule  # noqa: E402
-from multiticket.train.start import load_start  # noqa: E402
-from multiticket.train.trainer import grpo_config  # noqa: E402
+from multiticket import bases, tasks
+from multiticket.config import RunConfig, build
+from multiticket.errors import why_not_loaded
+from multiticket.evaluate.prompts import prompt_texts
+from multiticket.mask import Mask
+from multiticket.mask.scores import WEIGHT_SCORES
+from multiticket.plan.memory import ArmPlan, plan
+from multiticket.train.arms import mask_rule
+from multiticket.train.start import load_start
+from multiticket.train.trainer import grpo_config
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 READ_THE_MODEL = frozenset({*WEIGHT_SCORES, "fisher"})
 """Methods of masks whose positions cannot be known without weights; their number can."""
 
 
-def preview(config: RunConfig, output: Path, verbose: bool = False) -> dict[str, Any]:
+def preview(config: RunConfig, output: Path) -> dict[str, Any]:
     """Settings, trained positions, memory in bytes, and the work of a run.
 
     Reads the model's configuration, its tokenizer and the task's problems.
@@ -37,8 +33,6 @@ def preview(config: RunConfig, output: Path, verbose: bool = False) -> dict[str,
     Raises:
         ValueError: for what the run itself would refuse, as far as that shows without the weights.
     """
-    if not verbose:
-        hush_loaded()
     tokenizer = _tokenizer(config.model)
     task = tasks.asked(tasks.get(config.task), tokenizer, config.asking)
     completion = config.max_completion_tokens or task.max_completion_tokens

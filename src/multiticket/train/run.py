@@ -12,31 +12,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from multiticket.quiet import hush, hush_loaded
+import torch
+from transformers.trainer_callback import PrinterCallback
 
-hush()
-
-import torch  # noqa: E402
-from transformers.trainer_callback import PrinterCallback  # noqa: E402
-
-from multiticket import tasks  # noqa: E402
-from multiticket.config import WATCHING, RunConfig  # noqa: E402
-from multiticket.evaluate.evaluation import Evaluation, evaluate  # noqa: E402
-from multiticket.evaluate.prompts import rendered  # noqa: E402
-from multiticket.evaluate.validation import best_step  # noqa: E402
-from multiticket.mask import masked_candidates  # noqa: E402
-from multiticket.models import load_model  # noqa: E402
-from multiticket.runs.disk import explained  # noqa: E402
-from multiticket.runs.files import write_json  # noqa: E402
-from multiticket.runs.folder import RunFolder, read_json  # noqa: E402
-from multiticket.runs.progress import RunProgress  # noqa: E402
-from multiticket.runs.trackers import check_installed  # noqa: E402
-from multiticket.sparse import Attachment, attach  # noqa: E402
-from multiticket.tasks.judging import rows  # noqa: E402
-from multiticket.tasks.score_function import ScoreFails  # noqa: E402
-from multiticket.ticket import Ticket  # noqa: E402
-from multiticket.train.allocator import keep_freed_memory  # noqa: E402
-from multiticket.train.arms import (  # noqa: E402
+from multiticket import tasks
+from multiticket.config import WATCHING, RunConfig
+from multiticket.evaluate.evaluation import Evaluation, evaluate
+from multiticket.evaluate.prompts import rendered
+from multiticket.evaluate.validation import best_step
+from multiticket.mask import masked_candidates
+from multiticket.models import load_model
+from multiticket.runs.disk import explained
+from multiticket.runs.files import write_json
+from multiticket.runs.folder import RunFolder, read_json
+from multiticket.runs.progress import RunProgress
+from multiticket.runs.trackers import check_installed
+from multiticket.sparse import Attachment, attach
+from multiticket.tasks.judging import rows
+from multiticket.tasks.score_function import ScoreFails
+from multiticket.ticket import Ticket
+from multiticket.train.allocator import keep_freed_memory
+from multiticket.train.arms import (
     add_lora,
     build_mask,
     lora_rank,
@@ -45,12 +41,12 @@ from multiticket.train.arms import (  # noqa: E402
     typical_weight,
     with_adapter,
 )
-from multiticket.train.callbacks.interrupt import StopSignals  # noqa: E402
-from multiticket.train.multi_turn import rollout_function  # noqa: E402
-from multiticket.train.rate import RateController  # noqa: E402
-from multiticket.train.session import Sitting  # noqa: E402
-from multiticket.train.start import attach_start  # noqa: E402
-from multiticket.train.trainer import RLVRTrainer, grpo_config  # noqa: E402
+from multiticket.train.callbacks.interrupt import StopSignals
+from multiticket.train.multi_turn import rollout_function
+from multiticket.train.rate import RateController
+from multiticket.train.session import Sitting
+from multiticket.train.start import attach_start
+from multiticket.train.trainer import RLVRTrainer, grpo_config
 
 
 def run_training(
@@ -85,8 +81,6 @@ def run_training(
             "A run folder is written by one process, and this is one of several: for several GPUs give the attached "
             "model to RLVRTrainer (or TRL's GRPOTrainer) in a script of your own."
         )
-    if not verbose:
-        hush_loaded()
     folder = RunFolder(output)
     task = tasks.get(config.task)
     if resume:

@@ -9,20 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multiticket.quiet import hush, hush_loaded
-
-hush()
-
-from multiticket import tasks  # noqa: E402
-from multiticket.config import EvalConfig, RunConfig, folder_word  # noqa: E402
-from multiticket.evaluate.evaluation import Evaluation, evaluate  # noqa: E402
-from multiticket.models import load_model  # noqa: E402
-from multiticket.runs.folder import RunFolder  # noqa: E402
-from multiticket.sparse import attach  # noqa: E402
-from multiticket.tasks import Asking, asked  # noqa: E402
-from multiticket.ticket import Ticket  # noqa: E402
-from multiticket.train.arms import build_mask, with_adapter  # noqa: E402
-from multiticket.train.trainer import VALUES_FILE, load_values  # noqa: E402
+from multiticket import tasks
+from multiticket.config import EvalConfig, RunConfig, folder_word
+from multiticket.evaluate.evaluation import Evaluation, evaluate
+from multiticket.models import load_model
+from multiticket.runs.folder import RunFolder
+from multiticket.sparse import attach
+from multiticket.tasks import Asking, asked
+from multiticket.ticket import Ticket
+from multiticket.train.arms import build_mask, with_adapter
+from multiticket.train.trainer import VALUES_FILE, load_values
 
 DEFAULT_MODEL, DEFAULT_TASK = "tiny-qwen2", "arithmetic"
 
@@ -51,7 +47,7 @@ class Trained:
 
 
 def measure(
-    config: RunConfig, model: str | None, trained: Trained, task: str | None, verbose: bool = False
+    config: RunConfig, model: str | None, trained: Trained, task: str | None
 ) -> tuple[Evaluation, dict[str, Any]]:
     """The evaluation of one subject, and what it was: model, task and where the trained values came from.
 
@@ -60,8 +56,6 @@ def measure(
         model: the base; None: the one that the ticket, the adapter or the run names, else ``tiny-qwen2``.
         task: None: the ticket's or the run's, else ``arithmetic``.
     """
-    if not verbose:
-        hush_loaded()
     if trained.checkpoint is not None:
         return _measure_checkpoint(config, trained.checkpoint, task)
     if trained.adapter is not None:

@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from multiticket.quiet import hush
 from multiticket.research.study.executors import Alive, Stop
 from multiticket.research.study.grid import Study
 from multiticket.research.study.runner import perform, to_come
@@ -84,6 +85,7 @@ def start_ray(
 
 def _perform_after(folder: Path, run: StudyRun, *sweep: Any) -> bool:
     """:func:`perform`, when the tasks of `sweep` have ended, however they did."""
+    hush()
     return perform(folder, run)
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from multiticket.quiet import hush
 from multiticket.research.study.grid import load
 from multiticket.research.study.runner import work
 from multiticket.research.study.study_run import StudyRun
@@ -27,6 +28,7 @@ def work_for(parent: int, folder: Path, runs: Sequence[StudyRun]) -> None:
     """Do what is missing of `runs`; stop, with a checkpoint, when the process `parent` is gone."""
     from multiticket.train.callbacks.interrupt import RunInterrupted
 
+    hush()
     threading.Thread(target=stop_with_parent, args=(parent,), daemon=True).start()
     try:
         work(folder, runs)

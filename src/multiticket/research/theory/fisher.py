@@ -8,7 +8,6 @@ from typing import Any
 
 from multiticket import tasks
 from multiticket.mask import Mask
-from multiticket.quiet import hush_loaded
 from multiticket.research.theory.control_masks import control_mask, settings
 from multiticket.research.theory.delocalisation import (
     GAUSSIAN_PARTICIPATION,
@@ -84,7 +83,6 @@ def measured(sampling: Sampling) -> Measured:
     """
     if sampling.gradient not in KINDS_OF_GRADIENT:
         raise ValueError(f"There is no gradient {sampling.gradient!r}: give policy or score.")
-    hush_loaded()
     state = find_state(sampling.model)
     sampling = replace(sampling, task=sampling.task or state.task)
     assert sampling.task is not None

@@ -8,7 +8,6 @@ from typing import Any
 
 from multiticket import tasks
 from multiticket.mask import masked_candidates
-from multiticket.quiet import hush_loaded
 from multiticket.research.theory.kinds import kind_of
 from multiticket.research.theory.kl import kl_between
 from multiticket.research.theory.rollouts import sample_rollouts
@@ -26,7 +25,6 @@ def update_of_run(path: Path, contexts: Contexts) -> dict[str, Any]:
     Raises:
         ValueError: there is no run, or it is not finished.
     """
-    hush_loaded()
     run = RunFolder(path)
     if not run.config.exists():
         raise ValueError(f"{path} holds no run: give the folder that a run wrote its config.json in.")

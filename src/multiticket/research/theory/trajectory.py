@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from multiticket import tasks
-from multiticket.quiet import hush_loaded
 from multiticket.research.theory.kl import kl_between
 from multiticket.research.theory.rollouts import Rollout, sample_rollouts
 from multiticket.research.theory.states import State, find_state, states_of_run
@@ -36,7 +35,6 @@ def kl_of_run(path: Path, contexts: Contexts) -> dict[str, Any]:
     Raises:
         ValueError: no run, or nothing in it to compare.
     """
-    hush_loaded()
     states = states_of_run(path)
     base, tokenizer = states[0].load()
     of_base = _sampled(states[0], base, tokenizer, contexts)
@@ -66,7 +64,6 @@ def kl_of_states(before: str, after: str, task: str | None, contexts: Contexts) 
     Args:
         task: None: that of the run or ticket named second, else of the first.
     """
-    hush_loaded()
     first, second = find_state(before), find_state(after)
     named = [state for state in (second, first) if state.config is not None or state.ticket is not None]
     chosen = task or (named[0].task if named else first.task)
