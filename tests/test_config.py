@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multiticket import config
+from multiticket.arms.facts import ARMS
 from multiticket.config.older_names import by_older_names
+
+KNOWN = " or ".join(", ".join(map(repr, ARMS)).rsplit(", ", 1))
 
 
 def test_defaults_are_the_papers_recipe_at_the_small_size() -> None:
@@ -74,7 +77,7 @@ def test_density_is_accepted_in_its_interval_only(density: float) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"arm": "half"}, "arm should be 'full', 'ticket' or 'lora', but is 'half'."),
+        ({"arm": "half"}, f"arm should be {KNOWN}, but is 'half'."),
         ({"arm": "full", "density": 0.01}, "The full arm trains every parameter"),
         ({"steps": 0}, "steps should be greater than or equal to 1, but is 0."),
         ({"learning_rate": -1.0}, "learning_rate should be greater than 0, but is -1.0."),

@@ -19,9 +19,12 @@ ROOMS = (
     "tasks",
     "bases",
     "quiet",
+    "arms.facts",
     "config",
     "models",
     "runs",
+    "generate",
+    "arms",
     "evaluate",
     "integrations",
     "train",
@@ -68,7 +71,8 @@ def room_of(name: str) -> str | None:
         return "bases"
     if parts[0] in multiticket._WHERE:
         parts = multiticket._WHERE[parts[0]].split(".")[1:]
-    return ".".join(parts[: 2 if parts[0] == "research" else 1])
+    pair = ".".join(parts[:2])
+    return pair if pair in ROOMS else parts[0]
 
 
 def upward(module: str, source: str) -> list[str]:

@@ -24,7 +24,7 @@ assert not [one for one in warnings.filters if 'huggingface_hub' in str(one[3])]
     "modules",
     [
         "multiticket.research.theory.fisher, multiticket.research.theory.run_update",
-        "multiticket.train.run, multiticket.train.trained, multiticket.plan.preview",
+        "multiticket.train.run, multiticket.evaluate.trained, multiticket.plan.preview",
         "multiticket.cli, multiticket.quiet",
     ],
 )

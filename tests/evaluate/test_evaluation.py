@@ -9,9 +9,9 @@ import torch
 from toy_task import TASK
 
 from multiticket.config import EvalConfig
-from multiticket.evaluate import completion
-from multiticket.evaluate.completion import complete, stop_tokens
 from multiticket.evaluate.evaluation import evaluate
+from multiticket.generate import completion
+from multiticket.generate.completion import complete, stop_tokens
 from multiticket.models import load_model
 
 

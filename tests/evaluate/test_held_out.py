@@ -11,13 +11,13 @@ from toy_task import CopyLetter
 
 from multiticket.config import EvalConfig
 from multiticket.evaluate.evaluation import evaluate
+from multiticket.evaluate.trained import Trained, measure
 from multiticket.evaluate.validation import best_step
 from multiticket.models import load_model
 from multiticket.runs.lines import StepLines
 from multiticket.train.callbacks import samples as samples_module
 from multiticket.train.callbacks.samples import ROLLOUTS, rollouts
 from multiticket.train.run import run_training
-from multiticket.train.trained import Trained, measure
 
 
 @pytest.fixture(scope="module")

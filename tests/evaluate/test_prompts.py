@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from multiticket import tasks
-from multiticket.evaluate.prompts import prompt_texts, render, rendered
+from multiticket.generate.prompts import prompt_texts, render, rendered
 from multiticket.tasks.protocol import with_metadata
 
 CHAT = (

@@ -380,7 +380,7 @@ def test_twice_the_batch_takes_twice_the_activations(shape: tuple[str, Any]) -> 
     [
         ({"dtype": "int8"}, "no dtype 'int8'"),
         ({"device": "tpu"}, "no device 'tpu'"),
-        ({"arms": ["full", "shira"]}, "full, ticket, lora"),
+        ({"arms": ["full", "half"]}, "full, ticket, lora"),
         ({"arms": []}, "full, ticket, lora"),
         ({"density": 0.0}, "density must be above 0"),
         ({"tokens": 0}, "tokens must be at least 1"),

@@ -49,7 +49,7 @@ def test_conversations_with_a_state() -> None:
 
 
 def test_the_states_of_conversations_are_their_own() -> None:
-    from multiticket.evaluate.conversations import complete_turns
+    from multiticket.generate.conversations import complete_turns
 
     class Tokenizer:
         chat_template = None

@@ -12,22 +12,17 @@ import torch
 from safetensors.torch import load_file
 from toy_task import TASK
 
-from multiticket import config
+from multiticket import arms, config
+from multiticket.arms.adapter import adapter_rank, with_adapter
+from multiticket.arms.facts import LORA_RATE_TIMES_ALPHA
+from multiticket.arms.masks import build_mask, rollout_losses
 from multiticket.evaluate.evaluation import evaluate
+from multiticket.evaluate.trained import Trained, measure
 from multiticket.mask.selectors import SELECTORS
 from multiticket.models import load_model
 from multiticket.research.report.tables import arm_name
 from multiticket.ticket import Ticket
-from multiticket.train.arms import (
-    add_lora,
-    build_mask,
-    lora_rank,
-    rollout_losses,
-    trained_count,
-    with_adapter,
-)
 from multiticket.train.run import run_training
-from multiticket.train.trained import Trained, measure
 from multiticket.train.trainer import RLVRTrainer, StepKL
 
 STEPS = 10
@@ -148,9 +143,8 @@ def test_loras_beginning_is_the_base_and_its_seeds_are_the_runs(toy_model_folder
     for ambient, seed in ((1, 0), (2, 0), (2, 1)):
         torch.manual_seed(ambient)
         before = torch.get_rng_state()
-        model = add_lora(
-            load_model(str(toy_model_folder))[0], _settings(toy_model_folder, seed=seed, lora_rank=2)
-        )
+        settings = _settings(toy_model_folder, seed=seed, lora_rank=2)
+        model = arms.get("lora").prepare(load_model(str(toy_model_folder))[0], None, settings).model
         assert torch.equal(torch.get_rng_state(), before)
         assert torch.equal(model(ids).logits, expected)
         adapters.append([p.detach() for p in model.parameters() if p.requires_grad])
@@ -162,12 +156,13 @@ def test_loras_beginning_is_the_base_and_its_seeds_are_the_runs(toy_model_folder
 def test_loras_rank_and_alpha_can_be_given(toy_model_folder: Path) -> None:
     settings = _settings(toy_model_folder, lora_rank=3, lora_alpha=12)
     model, _ = load_model(str(toy_model_folder))
-    assert lora_rank(model, settings) == 3
-    adapted = add_lora(model, settings)
+    assert adapter_rank(model, settings) == 3
+    prepared = arms.get("lora").prepare(model, None, settings)
+    adapted = prepared.model
     scalings = {m.scaling["default"] for m in adapted.modules() if hasattr(m, "lora_A")}
     assert scalings == {4.0}
-    assert settings.usual_rate == pytest.approx(config.OTHER_MODELS * config.LORA_RATE_TIMES_ALPHA / 12)
-    assert trained_count(adapted) % 3 == 0
+    assert settings.usual_rate == pytest.approx(config.OTHER_MODELS * LORA_RATE_TIMES_ALPHA / 12)
+    assert prepared.nnz % 3 == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

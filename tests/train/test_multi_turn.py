@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from multiticket import config as settings
 from multiticket import tasks
-from multiticket.evaluate.conversations import complete_turns
-from multiticket.evaluate.prompts import render, render_reply, rendered
+from multiticket.generate.conversations import complete_turns
+from multiticket.generate.prompts import render, render_reply, rendered
 from multiticket.tasks.protocol import as_dataset
 from multiticket.train.multi_turn import converse, rollout_function
 from multiticket.train.run import reward_function, run_training

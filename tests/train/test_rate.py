@@ -18,10 +18,10 @@ from toy_task import TASK
 
 import multiticket as mt
 from multiticket import config
+from multiticket.arms.prepared import as_prepared
 from multiticket.mask import Mask
 from multiticket.models import load_model
 from multiticket.sparse import attach
-from multiticket.train.arms import typical_weight
 from multiticket.train.probe import FirstStepProbe
 from multiticket.train.rate import AVERAGED_STEPS, MOST_STRIDE, REACH, RateController, solve_rate
 from multiticket.train.run import reward_function, run_training
@@ -111,12 +111,12 @@ def test_the_size_of_the_weights_is_that_of_the_trained_matrices(toy_model_folde
     model = transformers.AutoModelForCausalLM.from_pretrained(toy_model_folder)
     weights = [parameter for parameter in model.parameters() if parameter.dim() == 2]
     whole = torch.cat([weight.detach().flatten() for weight in weights]).square().mean().sqrt()
-    assert typical_weight(model, None) == pytest.approx(float(whole))
+    assert as_prepared(model, None).typical_weight() == pytest.approx(float(whole))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(3.0 if parameter.dim() == 2 else 9.0)
     attachment = mt.attach(model, mt.Mask.random(model, 0.1))
-    assert typical_weight(model, attachment) == pytest.approx(3.0)
+    assert as_prepared(model, attachment).typical_weight() == pytest.approx(3.0)
 
 
 def test_its_state_goes_through_json_and_goes_on_the_same() -> None:

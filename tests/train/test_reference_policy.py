@@ -13,12 +13,11 @@ from toy_task import TASK
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
-from multiticket import config
+from multiticket import arms, config
+from multiticket.arms.prepared import as_prepared
 from multiticket.mask import Mask
 from multiticket.models import load_model
 from multiticket.sparse import Attachment, attach
-from multiticket.train.arms import add_lora
-from multiticket.train.reference_policy import make_reference
 from multiticket.train.run import reward_function, run_training
 from multiticket.train.trainer import RLVRTrainer, grpo_config
 
@@ -97,7 +96,8 @@ def _subject(folder: Path, arm: str) -> tuple[Any, Any, Attachment | None]:
     if arm == "ticket":
         return model, tokenizer, attach(model, Mask.random(model, density=0.25))
     if arm == "lora":
-        return add_lora(model, config.build({"arm": "lora", "density": 0.25})), tokenizer, None
+        run = config.build({"arm": "lora", "density": 0.25})
+        return arms.get("lora").prepare(model, tokenizer, run).model, tokenizer, None
     return model, tokenizer, None
 
 
@@ -186,7 +186,7 @@ def test_there_is_no_second_model(
     trainer = _trainer(toy_model_folder, tmp_path, arm)
     names = [name for name, _ in trainer.model.named_parameters()]
     monkeypatch.setattr(torch.Tensor, "clone", cloning)
-    make_reference(trainer.model, trainer.attachment, "base")
+    as_prepared(trainer.model, trainer.attachment).reference("base")
     monkeypatch.setattr(torch.Tensor, "clone", clone)
     assert len(made) == 2  # the causal model and the backbone within, loaded once
     assert not isinstance(trainer.ref_model, torch.nn.Module)
@@ -202,7 +202,8 @@ def test_start_is_where_the_run_began_and_base_is_what_lies_below(toy_model_fold
     attachment = attach(model, Mask.random(model, density=0.25))
     _move(attachment, seed=0)
     start = model(ids).logits.detach()
-    below, began = make_reference(model, attachment, "base"), make_reference(model, attachment, "start")
+    prepared = as_prepared(model, attachment)
+    below, began = prepared.reference("base"), prepared.reference("start")
     _move(attachment, seed=1)
     now, values = model(ids).logits.detach(), [v.detach().clone() for v in attachment.parameters()]
     assert not torch.equal(base, start)
@@ -220,7 +221,7 @@ def test_start_is_where_the_run_began_and_base_is_what_lies_below(toy_model_fold
 def test_start_comes_back_after_an_error(toy_model_folder: Path) -> None:
     model, _ = load_model(str(toy_model_folder))
     attachment = attach(model, Mask.random(model, density=0.25))
-    began = make_reference(model, attachment, "start")
+    began = as_prepared(model, attachment).reference("start")
     _move(attachment, seed=1)
     ids = torch.randint(2, 16, (4, 12))
     now = model(ids).logits.detach()
@@ -235,8 +236,8 @@ def test_full_and_lora_start_at_the_base(arm: str, toy_model_folder: Path) -> No
     ids = torch.randint(2, 16, (4, 12))
     base = model(ids).logits.detach()
     if arm == "lora":
-        model = add_lora(model, config.build({"arm": "lora", "lora_rank": 2}))
-    reference = make_reference(model, None, "start")
+        model = arms.get("lora").prepare(model, None, config.build({"arm": "lora", "lora_rank": 2})).model
+    reference = as_prepared(model, None).reference("start")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -12,6 +12,8 @@ import torch
 from small_runs import made, small
 
 from multiticket import config
+from multiticket.arms.prepared import as_prepared
+from multiticket.arms.start import attach_start, settings_from_ticket
 from multiticket.cli import main
 from multiticket.mask import Mask
 from multiticket.models import load_model
@@ -19,7 +21,6 @@ from multiticket.sparse import attach
 from multiticket.ticket import Ticket
 from multiticket.ticket.compose import compose
 from multiticket.train.run import run_training
-from multiticket.train.start import as_at_start, attach_start, settings_from_ticket
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,8 @@ def test_the_reference_may_be_the_base_or_the_start(
 ) -> None:
     base, _ = load_model(str(toy_model_folder))
     model, _ = load_model(str(toy_model_folder))
-    attachment, start = attach_start(model, _going_on(first[0], toy_model_folder))
+    attachment = attach_start(model, _going_on(first[0], toy_model_folder))
+    start = as_prepared(model, attachment).reference("start")
     optimizer = torch.optim.SGD(attachment.parameters(), lr=0.1)
     ids = torch.arange(2, 12).unsqueeze(0)
     model(input_ids=ids, labels=ids).loss.backward()
@@ -140,7 +142,7 @@ def test_the_reference_may_be_the_base_or_the_start(
         trained = model(ids).logits
     with attachment.disabled():
         of_the_base = model(ids).logits
-    with as_at_start(attachment, start):
+    with start():
         of_the_start = model(ids).logits
     assert not of_the_start.requires_grad
     with torch.no_grad():

@@ -151,7 +151,7 @@ def _refuse_before_measuring(json: str | None, plot: Path | None, extras: dict[s
     needed.update({name: "peft" for name, wanted in extras.items() if wanted})
     for name, extra in needed.items():
         if importlib.util.find_spec(name) is None:
-            hint = ", or leave lora and shira out of --arms" if name == "peft" else ""
+            hint = f", or leave {' and '.join(ADAPTERS)} out of --arms" if name == "peft" else ""
             raise ValueError(f"This needs {name}: pip install 'multiticket[{extra}]'{hint}.")
 
 

@@ -83,7 +83,7 @@ def evaluate(
 
         tasks.get(task)
 
-    from multiticket.train.trained import Trained, measure, results_file
+    from multiticket.evaluate.trained import Trained, measure, results_file
 
     trained = Trained(ticket, adapter, checkpoint)
     evaluation, about = measure(run, model, trained, task)

@@ -91,9 +91,9 @@ def import_shira(
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"--dtype is float32 or bfloat16, not {dtype!r}.")
 
+    from multiticket.arms.adapter import adapter_base
     from multiticket.models import load_model
     from multiticket.ticket import shira
-    from multiticket.train.trained import adapter_base
 
     base, _ = load_model(model or adapter_base(adapter), dtype)
     ticket = shira.import_shira(adapter, base)

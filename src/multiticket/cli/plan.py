@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from multiticket.arms.facts import ARMS
 from multiticket.cli.outputs import Command, Json, give, one_model, refuse_unwritable
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ def plan(
     tokens: Annotated[int, typer.Option(help="Prompt and completion together.")] = 1024,
     batch: Annotated[int, typer.Option(help="Sequences in one forward and backward pass.")] = 4,
     dtype: Annotated[str, typer.Option(help="Of the weights: bfloat16, float16 or float32.")] = "bfloat16",
-    arms: Annotated[str, typer.Option(help="Which of full, ticket and lora.")] = "full,ticket,lora",
+    arms: Annotated[str, typer.Option(help=f"Which of {', '.join(ARMS)}.")] = ",".join(ARMS),
     lora_rank: Annotated[
-        int | None, typer.Option(help="Default: as many trained values as the ticket.")
+        int | None, typer.Option(help="Of an adapter; default: as many trained values as the ticket.")
     ] = None,
     gpu_memory: Annotated[
         str | None, typer.Option(help="Ask whether it fits a GPU of this size, such as 24GiB.")
@@ -103,8 +104,7 @@ def _print(plan: Plan, gpu_memory: int | None) -> None:
     table = Table(title=title, box=box.SIMPLE, title_justify="left")
     table.add_column("memory")
     for arm in plan.arms:
-        named = {"ticket": f"ticket, {100 * plan.density:g} %", "lora": f"LoRA, rank {arm.lora_rank}"}
-        table.add_column(named.get(arm.arm, arm.arm), justify="right")
+        table.add_column(ARMS[arm.arm].title(plan.density, arm.lora_rank), justify="right")
     table.add_row("trained values", *(f"{arm.trained:,}" for arm in plan.arms), end_section=True)
     for name, label in ROWS:
         amounts = [getattr(arm, name) for arm in plan.arms]

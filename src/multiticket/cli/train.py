@@ -91,8 +91,8 @@ def _with_the_tickets_mask(config: Path | None, overrides: dict[str, Any]) -> di
     asked = {**(settings.read_settings(config) if config else {}), **overrides}
     if asked.get("from_ticket") is None:
         return overrides
+    from multiticket.arms.start import settings_from_ticket
     from multiticket.runs.kept import ticket_file
-    from multiticket.train.start import settings_from_ticket
 
     return settings_from_ticket(str(ticket_file(Path(asked["from_ticket"]))), asked)
 

@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from multiticket import bases
+from multiticket.arms.facts import ARMS, Facts
 from multiticket.config import older_names
 
 if TYPE_CHECKING:
     from multiticket.tasks.asking import Asking
 
-Arm = Literal["full", "ticket", "lora"]
-RATE_TIMES_DENSITY = 1e-4
-"""What the shipped bases learn well with: runs of every density lie on one curve over rate x density."""
-LORA_RATE_TIMES_ALPHA = 1e-2
-"""For LoRA: what a first step moves goes by rate x alpha, whatever the rank, since its ranks move together."""
+    Arm = str
+else:
+    Arm = Literal[tuple(ARMS)]
 OTHER_MODELS = 0.05
 """Where the search for another model's rate begins, in the shipped bases' rates. One of 135 M parameters took 0.06."""
 
@@ -102,11 +101,11 @@ class RunConfig(BaseModel):
     model: str = "tiny-qwen2"
     """A shipped base, a folder with a Hugging Face checkpoint, or a name on the hub."""
     arm: Arm = "ticket"
-    """What is trained: full (every parameter), ticket (those of a mask), or lora."""
+    """What is trained: every parameter (full), those of a mask (ticket), or an adapter by its method's name (lora)."""
     method: str = "random"
     """How the mask chooses positions: random, layers, modules, columns, magnitude, fisher and others."""
     density: float = Field(default=0.01, gt=0, le=1)
-    """Trained fraction of every tensor; 1 for the full arm; for LoRA, the rank is chosen to come near it."""
+    """Trained fraction of every tensor; 1 for the full arm; an adapter's rank is chosen to come near it."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the mask and, where `training_seed` is not given, of the training."""
     part: int = Field(default=0, ge=0)
@@ -116,7 +115,7 @@ class RunConfig(BaseModel):
     mask_options: dict[str, Any] = Field(default_factory=dict)
     """What the method needs beside density and seed, such as "layers: first"."""
     lora_rank: int | None = Field(default=None, ge=1)
-    """By default the rank that trains nearest to density * all parameters."""
+    """Of an adapter. By default the one that trains nearest to density * all parameters."""
     lora_alpha: float = Field(default=32.0, gt=0)
     """The adapter is scaled by alpha / rank, so that one learning rate suits all ranks."""
     training_seed: int = Field(ge=0, lt=2**32)
@@ -191,12 +190,9 @@ class RunConfig(BaseModel):
         if not isinstance(values, Mapping):
             return values
         filled = older_names.by_present_names(values)
-        if filled.get("arm") == "full":
-            if filled.get("density") not in (None, 1, 1.0):
-                raise ValueError(
-                    "the full arm trains every parameter: leave density out, or take arm 'ticket'"
-                )
-            filled["density"] = 1.0
+        arm = ARMS.get(str(filled.get("arm", cls.model_fields["arm"].default)))
+        if arm is not None and (density := arm.density(filled.get("density"))) is not None:
+            filled["density"] = density
         if filled.get("training_seed") is None:
             filled["training_seed"] = filled.get("seed", 0)
         if filled.get("learning_rate", "") is None:
@@ -217,7 +213,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _only_tickets_go_on(self) -> RunConfig:
-        if self.from_ticket is not None and self.arm != "ticket":
+        if self.from_ticket is not None and not self.facts.takes_ticket:
             raise ValueError(
                 f"from_ticket goes on with a ticket's own mask, which the {self.arm} arm does not have: "
                 "take arm 'ticket', or merge the ticket first and give the merged checkpoint as model"
@@ -260,22 +256,19 @@ class RunConfig(BaseModel):
         )
 
     @property
+    def facts(self) -> Facts:
+        """What is known of the arm."""
+        return ARMS[self.arm]
+
+    @property
     def usual_rate(self) -> float:
         """Where the search for a rate begins: near the best one for the shipped bases, and below it for others."""
-        rate = _usual_rate(self.arm, self.density, self.lora_alpha)
+        rate = self.facts.usual_rate(self.density, self.lora_alpha)
         return rate if self.model in bases.names() else OTHER_MODELS * rate
 
     def default_output(self) -> Path:
         """The run folder's name where none is given: what distinguishes the run, below ``runs/``."""
-        names = [self.task, Path(self.model).name, self.arm]
-        if self.arm == "ticket":
-            names += [self.method, f"{self.density:g}", f"seed{self.seed}"]
-            names += [f"part{self.part}"] if self.part else []
-            names += ["continued"] if self.from_ticket is not None else []
-        elif self.arm == "lora":
-            names += [f"rank{self.lora_rank}" if self.lora_rank else f"{self.density:g}", f"seed{self.seed}"]
-        else:
-            names += [f"seed{self.seed}"]
+        names = [self.task, Path(self.model).name, self.arm, *self.facts.folder_words(self)]
         return Path("runs") / "-".join(map(folder_word, names))
 
 
@@ -292,10 +285,6 @@ def having(role: Role) -> frozenset[str]:
 
 WATCHING = having(Role.WATCHING)
 RESUMABLE = having(Role.RESUMABLE)
-
-
-def _usual_rate(arm: Arm, density: float, alpha: float) -> float:
-    return LORA_RATE_TIMES_ALPHA / alpha if arm == "lora" else RATE_TIMES_DENSITY / density
 
 
 def build(settings: Mapping[str, Any]) -> RunConfig:

@@ -10,10 +10,10 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from multiticket.config import EvalConfig
-from multiticket.evaluate.completion import complete
-from multiticket.evaluate.conversations import complete_turns
 from multiticket.evaluate.estimators import mean_interval, pass_at_k
-from multiticket.evaluate.prompts import prompt_texts
+from multiticket.generate.completion import complete
+from multiticket.generate.conversations import complete_turns
+from multiticket.generate.prompts import prompt_texts
 from multiticket.runs.files import write_text
 from multiticket.tasks import asked, judge
 from multiticket.tasks.judging import rows

@@ -11,16 +11,19 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from multiticket import arms as all_arms
 from multiticket import bases
+from multiticket.arms.facts import ARMS as FACTS
+from multiticket.config import RunConfig, build
 from multiticket.errors import first_sentence, why_not_loaded
 from multiticket.mask import Mask
 from multiticket.plan.activations import FULL_ROWS, PADDED_ROWS, cache_bytes, saved_by_forward
-from multiticket.plan.arms import STATE, make_full, make_lora, make_ticket
 from multiticket.sparse.gradient.blocks import rows_of_a_block
 from multiticket.sparse.gradient.factored import factors_under_hooks
-from multiticket.train.lora_size import values_per_rank
 
-ARMS = ("full", "ticket", "lora")
+ARMS = tuple(FACTS)
+STATE = ("weights", "buffers", "values", "gradients", "moments", "positions", "bookkeeping")
+"""Components of a model's state, in the order they are shown."""
 DTYPES = ("bfloat16", "float16", "float32")
 DEVICES = ("cuda", "cpu")
 RESERVE = 2**30
@@ -137,6 +140,7 @@ def plan(
     completions: int | None = None,
     make_mask: Callable[[Any], Mask] | None = None,
     device: str = "cuda",
+    masters: bool = True,
 ) -> Plan:
     """What training ``model`` will cost in memory. Reads its configuration and no weights.
 
@@ -152,6 +156,7 @@ def plan(
         completions: sequences generated at once; None: ``batch``.
         make_mask: gives the ticket's mask of the model on the meta device; None: random positions of every tensor.
         device: ``cuda``, or ``cpu``, where a ticket's layers keep less for the backward pass of an fp32 model.
+        masters: count the full arm's fp32 master weights beside a bf16 or fp16 model, as the paper has them.
 
     Raises:
         ValueError: no such model or dtype or arm, a number out of bounds, or a model whose forward pass needs values.
@@ -160,21 +165,20 @@ def plan(
     config = _configuration(model)
     base = _build(config, dtype, padded)
     mask = make_mask(base) if make_mask is not None else Mask.random(base, density)
-    rank = lora_rank or max(1, round(mask.nnz / max(1, values_per_rank(base))))
     completions = completions or batch
     try:
         cache = completions * cache_bytes(base, tokens)
         planned = tuple(
             _plan_arm(
-                arm,
                 _build(config, dtype, padded),
                 mask,
-                rank,
+                build({"arm": arm, "lora_rank": lora_rank}),
                 batch,
                 tokens,
                 gradient_checkpointing,
                 cache,
                 device,
+                masters,
             )
             for arm in arms
         )
@@ -199,42 +203,44 @@ def plan(
 
 
 def _plan_arm(
-    arm: str,
     model: Any,
     mask: Mask,
-    rank: int,
+    settings: RunConfig,
     batch: int,
     tokens: int,
     checkpointing: bool,
     cache: int,
     device: str,
+    masters: bool,
 ) -> ArmPlan:
+    arm = all_arms.get(settings.arm)
     head = model.get_output_embeddings()
-    if arm == "full":
-        state = make_full(model)
-    elif arm == "ticket":
-        state = make_ticket(model, mask, device)
-    else:
-        model, state = make_lora(model, rank)
+    model, state = arm.plan(model, settings, mask, device, masters)
     with nullcontext() if checkpointing else factors_under_hooks():  # checkpointing is hooks of its own
         saved = saved_by_forward(model, batch, tokens)
     activations, recomputed = saved.bytes, 0
     if checkpointing:
         recomputed = saved.largest_layer
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if arm == "lora":
-            model.enable_input_require_grads()  # as trainers do: the frozen embedding's output starts the graph
+        if arm.graph_starts_late:
+            model.enable_input_require_grads()  # as trainers do
         activations = saved_by_forward(model, batch, tokens).bytes
     vocabulary, width = model.config.get_text_config().vocab_size, head.weight.shape[1]
     itemsize = head.weight.dtype.itemsize
+    rows = min(vocabulary, rows_of_a_block(width, torch.device("cuda")))
+    adapters = list(getattr(model, "peft_config", {}).values())
     return ArmPlan(
-        arm=arm,
-        trained=state["gradients"] // 4,
-        lora_rank=rank if arm == "lora" else None,
-        **state,
+        arm=arm.name,
+        lora_rank=adapters[0].r if adapters else None,
+        **asdict(state),
         activations=activations,
         recomputed=recomputed,
-        logits_fused=fused_head_bytes(batch * tokens, vocabulary, width, itemsize, arm),
+        logits_fused=arm.head(
+            tile=min(batch * tokens, TILE[0]) * min(vocabulary, TILE[1]) * itemsize,
+            hidden=batch * tokens * width * (itemsize + 4),
+            gradient=vocabulary * width * 4,
+            block=masked_head_bytes(batch * tokens, width, rows, itemsize),
+        ),
         logits_naive=naive_head_bytes(batch * tokens, vocabulary, itemsize),
         cache=cache,
     )
@@ -246,21 +252,10 @@ def naive_head_bytes(tokens: int, vocabulary: int, itemsize: int) -> int:
     return tokens * vocabulary * (itemsize + 3 * 4)
 
 
-def fused_head_bytes(tokens: int, vocabulary: int, width: int, itemsize: int, arm: str) -> int:
-    """TRL's fused head on an accelerator: one tile of logits, the hidden states it saves, their fp32 gradient.
-
-    For the full arm the head's fp32 gradient (vocabulary, width) too. For a ticket instead, for a block of the
-    vocabulary at a time, its weights and their gradient in fp32, its tile, and the hidden states in fp32.
-    """
-    tile = min(tokens, TILE[0]) * min(vocabulary, TILE[1]) * itemsize
-    hidden = tokens * width * (itemsize + 4)
-    if arm == "full":
-        return tile + hidden + vocabulary * width * 4
-    if arm == "ticket":
-        rows = min(vocabulary, rows_of_a_block(width, torch.device("cuda")))
-        block = rows * width * 2 * 4 + min(tokens, TILE[0]) * rows * itemsize
-        return hidden + max(tile, block + tokens * width * 4)
-    return tile + hidden
+def masked_head_bytes(tokens: int, width: int, rows: int, itemsize: int) -> int:
+    """For a ticket, a block of `rows` words at a time: its weights and their gradient in fp32, its tile of logits, and
+    the hidden states in fp32."""
+    return rows * width * 2 * 4 + min(tokens, TILE[0]) * rows * itemsize + tokens * width * 4
 
 
 def _check(

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer
 
-from multiticket import bases, tasks
+from multiticket import arms, bases, tasks
+from multiticket.arms.masks import mask_by_shapes
 from multiticket.config import RunConfig, build
 from multiticket.errors import why_not_loaded
-from multiticket.evaluate.prompts import prompt_texts
-from multiticket.mask import Mask
-from multiticket.mask.scores import WEIGHT_SCORES
-from multiticket.plan.memory import ArmPlan, plan
-from multiticket.train.arms import mask_rule
-from multiticket.train.start import load_start
+from multiticket.generate.prompts import prompt_texts
+from multiticket.plan.memory import plan
 from multiticket.train.trainer import grpo_config
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
-READ_THE_MODEL = frozenset({*WEIGHT_SCORES, "fisher"})
-"""Methods of masks whose positions cannot be known without weights; their number can."""
 
 
 def preview(config: RunConfig, output: Path) -> dict[str, Any]:
@@ -52,8 +47,9 @@ def preview(config: RunConfig, output: Path) -> dict[str, Any]:
         make_mask=lambda model: mask_by_shapes(model, config),
         lora_rank=config.lora_rank,
         device="cuda" if torch.cuda.is_available() else "cpu",
+        masters=False,
     )
-    arm = as_trained_here(planned.arms[0], config)
+    arm = planned.arms[0]
     settings = config.model_dump(mode="json")
     return {
         "output": str(output),
@@ -61,7 +57,7 @@ def preview(config: RunConfig, output: Path) -> dict[str, Any]:
         "changed": changed(config),
         "parameters": planned.parameters,
         "trained": arm.trained,
-        "trained_bytes": arm.trained * ITEMSIZE["float32" if config.arm == "lora" else config.dtype],
+        "trained_bytes": arm.trained * ITEMSIZE[arms.get(config.arm).kept_dtype(config)],
         "memory": {
             **asdict(arm),
             "state": arm.state,
@@ -73,19 +69,6 @@ def preview(config: RunConfig, output: Path) -> dict[str, Any]:
         "evaluation": evaluation_work(config, prompts[config.eval.split], completion),
         "notes": notes(config),
     }
-
-
-def mask_by_shapes(model: Any, config: RunConfig) -> Mask:
-    """The mask of a run on a model without weights.
-
-    For a method that reads the weights, random positions of the same tensors: as many of each, int(n * density).
-    """
-    reads = config.method in READ_THE_MODEL
-    if config.from_ticket is not None:
-        return load_start(config.from_ticket)[0].mask
-    if reads:
-        config = config.model_copy(update={"method": "random", "mask_options": {}})
-    return Mask.from_rule(model, mask_rule(config))
 
 
 def changed(config: RunConfig) -> list[str]:
@@ -135,16 +118,6 @@ def evaluation_work(config: RunConfig, prompt_tokens: list[int], completion: int
     }
 
 
-def as_trained_here(arm: ArmPlan, config: RunConfig) -> ArmPlan:
-    """The plan without master weights: this trainer steps a bf16 model's own weights in the full arm.
-
-    `plan` shows the paper's 18 bytes a parameter, with fp32 masters, gradients and moments.
-    """
-    if config.arm != "full" or config.dtype == "float32":
-        return arm
-    return replace(arm, values=0, gradients=arm.gradients // 2, moments=arm.moments // 2)
-
-
 def notes(config: RunConfig) -> list[str]:
     """What the memory figures do not know of."""
     said = []
@@ -152,9 +125,7 @@ def notes(config: RunConfig) -> list[str]:
         said.append("vLLM generates: its weights and cache are not counted, and the cache shown is not used.")
     if "optim" in config.grpo:
         said.append(f"The moments are AdamW's; the optimiser is {config.grpo['optim']}.")
-    if config.arm == "full" and config.dtype == "bfloat16":
-        said.append("The weights themselves are stepped in bfloat16, without fp32 masters.")
-    return said
+    return said + arms.get(config.arm).notes(config)
 
 
 def _checkpoints_activations(config: RunConfig) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from multiticket.evaluate.prompts import render_reply, template_options
+from multiticket.generate.prompts import render_reply, template_options
 from multiticket.tasks import MultiTurnTask, Problem, Task
 from multiticket.tasks.judging import Turns, begin, reply, rows
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from transformers.trainer_callback import PrinterCallback
 
-from multiticket import tasks
-from multiticket.config import WATCHING, RunConfig
+from multiticket import arms, tasks
+from multiticket.config import WATCHING, EvalConfig, RunConfig
 from multiticket.evaluate.evaluation import Evaluation, evaluate
-from multiticket.evaluate.prompts import rendered
 from multiticket.evaluate.validation import best_step
+from multiticket.generate.prompts import rendered
 from multiticket.mask import masked_candidates
 from multiticket.models import load_model
 from multiticket.runs.disk import explained
@@ -27,25 +27,13 @@ from multiticket.runs.files import write_json
 from multiticket.runs.folder import RunFolder, read_json
 from multiticket.runs.progress import RunProgress
 from multiticket.runs.trackers import check_installed
-from multiticket.sparse import Attachment, attach
 from multiticket.tasks.judging import rows
 from multiticket.tasks.score_function import ScoreFails
-from multiticket.ticket import Ticket
 from multiticket.train.allocator import keep_freed_memory
-from multiticket.train.arms import (
-    add_lora,
-    build_mask,
-    lora_rank,
-    save_adapter,
-    trained_count,
-    typical_weight,
-    with_adapter,
-)
 from multiticket.train.callbacks.interrupt import StopSignals
 from multiticket.train.multi_turn import rollout_function
 from multiticket.train.rate import RateController
 from multiticket.train.session import Sitting
-from multiticket.train.start import attach_start
 from multiticket.train.trainer import RLVRTrainer, grpo_config
 
 
@@ -133,9 +121,8 @@ def _result(
         **{name: getattr(config, name) for name in ("training_seed", "steps", "dtype")},
         "learning_rate": run.learning_rate,
         "learning_rate_asked": config.learning_rate,
-        "method": config.method if config.arm == "ticket" else None,
-        **({"lora_rank": run.lora_rank, "density": run.nnz / run.numel} if config.arm == "lora" else {}),
-        "nnz": run.nnz,
+        **run.prepared.about(config, run.numel),
+        "nnz": run.prepared.nnz,
         "numel": run.numel,
         "eval": {"before": before, "after": after},
         "best_step": best_step(run.folder.evaluations.read()),
@@ -146,7 +133,7 @@ def _result(
         "wall_s": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": versions() | ({"peft": version("peft")} if config.arm == "lora" else {}),
+        "versions": versions() | {name: version(name) for name in run.arm.packages},
     }
 
 
@@ -182,27 +169,19 @@ class _Run:
         if config.eval_every and not len(task.problems("validation")):
             raise ValueError(f"Task {config.task} has no validation problems for eval_every: leave it out.")
         check_installed(config.report_to)
-        self.model: Any
-        self.model, self.tokenizer = load_model(config.model, config.dtype)
+        model: Any
+        model, self.tokenizer = load_model(config.model, config.dtype)
         self.task = task = tasks.asked(task, self.tokenizer, config.asking)
         self.tokens = config.max_completion_tokens or task.max_completion_tokens
         self.problems = rendered(task.problems("train"), self.tokenizer, task)
         for note in task.notes() if hasattr(task, "notes") else ():
             progress.note(note)
-        self.numel = sum(parameter.numel() for parameter in masked_candidates(self.model).values())
-        self.attachment: Attachment | None = None
-        self.start: dict[str, torch.Tensor] = {}  # a ticket's values, where the run goes on from one
-        if config.from_ticket is not None:
-            self.attachment, self.start = attach_start(self.model, config)
-        elif config.arm == "ticket":
-            self.attachment = attach(self.model, build_mask(self.model, config, self.tokenizer))
-        elif config.arm == "lora":
-            self.lora_rank = lora_rank(self.model, config)
-            self.model = add_lora(self.model, config)
-        self.nnz = trained_count(self.model)
+        self.numel = sum(parameter.numel() for parameter in masked_candidates(model).values())
+        self.arm = arms.get(config.arm)
+        self.prepared = self.arm.prepare(model, self.tokenizer, config)
         self.rate: RateController | None = None
         if config.learning_rate == "auto":
-            weight = typical_weight(self.model, self.attachment) if config.arm != "lora" else None
+            weight = self.prepared.typical_weight()
             self.rate = RateController(
                 config.target_kl_per_completion, config.rate_control, config.usual_rate, weight
             )
@@ -216,12 +195,13 @@ class _Run:
         """The scores of the base, or the ticket gone on from; read back where an interrupted run has them already."""
         kept = self.folder.path / "eval-before.json"
         if not kept.exists():
-            self.progress.phase("measuring the ticket" if self.start else "measuring the base")
-            shared = {} if self.start else self.measured
+            trained = self.prepared.starts_trained
+            self.progress.phase("measuring the ticket" if trained else "measuring the base")
+            shared = {} if trained else self.measured
             decides = self.config.model_dump(mode="json", include={"model", "dtype", "task", "eval"})
             key = f"{json.dumps(decides)} {self.tokens} {self.config.asking}"
             if key not in shared:
-                shared[key] = evaluate(self.model, self.tokenizer, self.task, self.config.eval, self.tokens)
+                shared[key] = self._evaluate(self.prepared.model, self.config.eval)
             shared[key].save(self.folder.problems("before"))
             write_json(kept, shared[key].summary())
         return read_json(kept)
@@ -239,13 +219,13 @@ class _Run:
 
     def _trainer(self, sitting: Sitting) -> RLVRTrainer:
         trainer = RLVRTrainer(
-            model=self.model,
+            model=self.prepared.model,
             reward_funcs=reward_function(self.task),
             args=grpo_config(self.config, self.folder.checkpoints.path, self.tokens),
             train_dataset=self.problems,
             processing_class=self.tokenizer,
             callbacks=[sitting.metrics],
-            attachment=self.attachment,
+            attachment=self.prepared.attachment,
             kl_rollouts=self.config.kl_rollouts,
             rate=self.rate,
             beta=self.config.beta,
@@ -258,44 +238,29 @@ class _Run:
 
     def _measure_held_out(self) -> dict[str, Any]:
         settings = self.config.eval.model_copy(update={"split": "validation"})
-        return evaluate(self.model, self.tokenizer, self.task, settings, self.tokens).summary()
+        return self._evaluate(self.prepared.model, settings).summary()
+
+    def _evaluate(self, model: Any, settings: EvalConfig) -> Evaluation:
+        return evaluate(model, self.tokenizer, self.task, settings, self.tokens)
 
     def keep(self, stopped: dict[str, Any] | None) -> Path:
         """Write what was trained: a ticket, an adapter, or the whole model as a plain checkpoint."""
-        if self.config.arm == "lora":
-            save_adapter(self.model, self.folder.adapter)
-            return self.folder.adapter
-        if self.attachment is None:
-            with self.folder.replacing_model() as folder:
-                self.model.save_pretrained(folder)
-                self.tokenizer.save_pretrained(folder)
-            return self.folder.model
         settings = self.config.model_dump(mode="json", exclude={*WATCHING})
         settings["learning_rate"] = self.learning_rate
         if stopped is not None:
             settings |= {"steps": stopped["kept_step"], "stopped": stopped}
-        self.attachment.ticket(**settings, versions=versions()).save(self.folder.ticket)
-        return self.folder.ticket
+        return self.prepared.keep(self.folder, self.tokenizer, settings | {"versions": versions()})
 
     def measure_kept(self) -> dict[str, Any]:
-        """The scores of what was written, read back: the checkpoint, or ticket or adapter on a fresh base."""
+        """The scores of what was written, read back: a whole model, or a ticket or an adapter on a fresh base."""
         self.progress.phase("measuring what was trained")
-        if self.config.arm == "full":
-            return self._measure(*load_model(str(self.folder.model), self.config.dtype), "after")
-        base, tokenizer = load_model(self.config.model, self.config.dtype)
-        if self.config.arm == "lora":
-            return self._measure(with_adapter(base, self.folder.adapter), tokenizer, "after")
-        ticket = Ticket.load(self.folder.ticket)
-        with ticket.applied(base):
-            after = self._measure(base, tokenizer, "after")
-        provenance = {**ticket.provenance, "scores": {"before": self.measure_start(), "after": after}}
-        Ticket.from_sections(ticket.sections, provenance).save(self.folder.ticket)  # the same values
-        return after
-
-    def _measure(self, model: Any, tokenizer: Any, when: str) -> dict[str, Any]:
+        place = self.folder.path / self.arm.kept
+        model, tokenizer = self.arm.read(place, self.config)
         evaluation = evaluate(model, tokenizer, self.task, self.config.eval, self.tokens)
-        evaluation.save(self.folder.problems(when))
-        return evaluation.summary()
+        evaluation.save(self.folder.problems("after"))
+        after = evaluation.summary()
+        self.arm.note_scores(place, {"before": self.measure_start(), "after": after})
+        return after
 
 
 def reward_function(task: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,31 +9,27 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import save_fsdp_optimizer
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from multiticket.arms.prepared import as_prepared
+from multiticket.arms.protocol import Which
+from multiticket.arms.values import VALUES_FILE, load_values, save_values
 from multiticket.config import RunConfig
 from multiticket.runs.checkpoints import Checkpoints
 from multiticket.sparse import Attachment
 from multiticket.sparse.optimizer_state import load_either_layout
 from multiticket.sparse.sharded import reshard
 from multiticket.sparse.support import refuse_strategy
-from multiticket.train.arms import save_adapter
 from multiticket.train.callbacks.rounding import MeasureRounding
 from multiticket.train.engine_values import engine_as_trained, push_values
 from multiticket.train.engine_weights import push_plain_weights
 from multiticket.train.grpo_options import with_options
 from multiticket.train.probe import FirstStepProbe
 from multiticket.train.rate import RateController, solve_rate
-from multiticket.train.reference_policy import Which, make_reference
-
-VALUES_FILE = "values.safetensors"
-_KEY = "multiticket"
 
 
 def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> GRPOConfig:
@@ -151,11 +146,12 @@ class RLVRTrainer(GRPOTrainer):
         self._saving_to: str | None = None
         with engine_as_trained(kwargs["model"], attachment) if kwargs["args"].use_vllm else nullcontext():
             super().__init__(*args, **kwargs)
+        self.prepared = as_prepared(self.model, attachment)
         if self.use_vllm and attachment is not None and not push_values(self.vllm_generation, attachment):
             push_plain_weights(self.vllm_generation, attachment)
         if beta:
             self.beta = self.args.beta = beta
-            self.ref_model = make_reference(self.model, attachment, reference)
+            self.ref_model = self.prepared.reference(reference)
         if attachment is not None:
             refuse_strategy(self.accelerator)
             self.add_callback(MeasureRounding(self, attachment))
@@ -246,7 +242,7 @@ class RLVRTrainer(GRPOTrainer):
     def probe_rate(self) -> None:
         """Before the first optimiser step with a gradient: the rate at which it moves the target KL."""
         assert self.rate is not None
-        probe = FirstStepProbe(self.optimizer, self._follow_values)
+        probe = FirstStepProbe(self.optimizer, self.prepared.follow)
         anything = torch.tensor(float(probe.any_gradient()), device=self.accelerator.device)
         if not self.accelerator.reduce(anything, reduction="sum"):
             return  # all groups of rewards are flat
@@ -264,12 +260,6 @@ class RLVRTrainer(GRPOTrainer):
             for group in self.optimizer.param_groups:
                 group["lr"] = found
             self.lr_scheduler._last_lr = [found] * len(self.optimizer.param_groups)
-
-    def _follow_values(self) -> None:
-        if self.attachment is not None:
-            self.attachment.flush()
-        else:
-            reshard(self.model)
 
     # Checkpoints: the values and not the dense model, whole or not there
 
@@ -304,18 +294,10 @@ class RLVRTrainer(GRPOTrainer):
                 folder.mkdir(parents=True, exist_ok=True)
                 save_values(state, folder / VALUES_FILE)
         else:
-            if hasattr(self.model, "peft_config"):
-                save_adapter(self.model, folder)
-            else:
-                self._save_plain(folder)
-            if self.args.should_save:
+            gathered = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+            if self.args.should_save:  # gathered by every rank where FSDP shards it, written by one
+                self.prepared.save_pretrained(folder, gathered)
                 self.processing_class.save_pretrained(folder)
-
-    def _save_plain(self, folder: Path) -> None:
-        """The model as transformers saves it: gathered by every rank where FSDP shards it, written by one."""
-        gathered = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
-        if self.args.should_save:
-            self.model.save_pretrained(folder, state_dict=gathered)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Under FSDP the optimiser's shards and the scheduler, without the dense model that transformers would add."""
@@ -375,20 +357,3 @@ class _EpochSampler(RepeatSampler):
     def set_epoch(self, epoch: int) -> None:
         assert self.seed is not None
         self.generator.manual_seed(self.seed + 1_000_003 * epoch)
-
-
-def save_values(state: dict[str, Any], path: Path) -> None:
-    """Write an ``attachment.state_dict()``: fp32 values (k,) by name, the rest as JSON in the header."""
-    rest = json.dumps({key: value for key, value in state.items() if key != "values"})
-    save_file({name: values.cpu() for name, values in state["values"].items()}, path, metadata={_KEY: rest})
-
-
-def load_values(attachment: Attachment, path: Path) -> None:
-    """Put saved values back. Raises ValueError for a file that is missing, broken, or of another mask or base."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            rest = json.loads(file.metadata()[_KEY])
-            state = {"values": {name: file.get_tensor(name) for name in file.keys()}, **rest}  # noqa: SIM118
-    except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint of trained values: {error}.") from None
-    attachment.load_state_dict(state)

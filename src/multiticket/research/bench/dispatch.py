@@ -21,9 +21,10 @@ from itertools import pairwise
 from types import FrameType
 from typing import Any
 
+from multiticket.arms import facts
 from multiticket.research.bench.shapes import Shape
 from multiticket.research.bench.spread import ratio, spread
-from multiticket.research.bench.timed_arms import Arm
+from multiticket.research.bench.timed_arms import ADAPTERS, FLOOR, Arm
 from multiticket.research.bench.timed_process import Setup, Step, build_model, prepare
 from multiticket.research.report.tables import markdown_table
 
@@ -31,16 +32,17 @@ SHAPE = Shape(layers=24, width=64, inner=128, heads=4, key_value_heads=2, vocabu
 BATCH, TOKENS = 1, 8
 DENSITY = 0.02
 """Of tickets: one value in a norm of 64."""
+REFERENCE = "full"
+"""The arm that the others are compared with."""
 ARMS = {
-    "floor": Arm("floor", "floor"),
-    "full": Arm("full", "full"),
+    FLOOR: Arm(FLOOR, FLOOR),
+    REFERENCE: Arm(REFERENCE, REFERENCE),
     "ticket": Arm("ticket", "hooks", density=DENSITY),
     "direct": Arm("ticket, direct path", "direct", density=DENSITY),
     "columns": Arm("columns", "hooks-columns", density=DENSITY),
-    "lora": Arm("LoRA, rank 1", "lora", rank=1),
-    "shira": Arm("SHiRA, r 1", "shira", rank=1),
+    **{name: Arm(facts.ARMS[name].title(rank=1), name, rank=1) for name in ADAPTERS},
 }
-COMPILED = ("full", "ticket")
+COMPILED = (REFERENCE, "ticket")
 """Arms that are measured with each of their layers under ``torch.compile`` too."""
 PHASES = ("forward", "backward", "step")
 WARM_UP = 4
@@ -86,7 +88,7 @@ def run(
         **{
             f"{name}_over_full": fields["over_full"]["median"]
             for name, fields in arms.items()
-            if name != "full"
+            if name != REFERENCE
         },
         "compiled_over_full": in_layers["ticket"]["over_full"]["median"] if compiled else None,
         "calls": calls,
@@ -220,13 +222,13 @@ def _take_turns(
 def _compare(taken: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, dict[str, Any]]:
     """By arm ``seconds`` of each phase (median and quartiles), and ``over_full`` of the whole step."""
     compared: dict[str, dict[str, Any]] = {}
-    full = [sum(step) for step in taken["full"]]
+    full = [sum(step) for step in taken[REFERENCE]]
     for name, steps in taken.items():
         phases = {
             phase: spread(column) for phase, column in zip(PHASES, zip(*steps, strict=True), strict=True)
         }
         compared[name] = {"seconds": phases}
-        if name != "full":
+        if name != REFERENCE:
             compared[name]["over_full"] = ratio([sum(step) for step in steps], full)
     return compared
 

@@ -21,8 +21,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from multiticket.arms import get
+from multiticket.arms.protocol import Products, Work
 from multiticket.research.bench.shapes import Shape
-from multiticket.research.bench.timed_arms import ADAPTERS, Arm, expected_values
+from multiticket.research.bench.timed_arms import FLOOR, Arm, expected_values
 
 ADAMW_READS_AND_WRITES = 7
 
@@ -45,34 +47,27 @@ class Operations:
 def predict(shape: Shape, arm: Arm, batch: int, tokens: int) -> Operations:
     """Operations of one step over ``batch`` rows of ``tokens`` tokens."""
     rows = batch * tokens
-    weights = shape.linear_entries + shape.vocabulary * shape.width
-    products = 2.0 * rows * weights
+    everything = shape.linear_entries + shape.vocabulary * shape.width
     attention = attention_operations(shape, batch, tokens)
     trained = expected_values(shape, arm)
-    thin = 2.0 * rows * trained if arm.kind == "lora" else 0.0
-    if arm.kind == "floor":
-        gradient = 0.0
-    elif arm.kind == "full":
-        gradient = products
-    elif arm.kind == "shira":
-        gradient = 2.0 * rows * shape.linear_entries
-    else:
-        gradient = 2.0 * rows * trained
+    work = Work(0)
+    if arm.kind != FLOOR:
+        settings = arm.settings(shape)
+        products = Products(
+            everything=everything,
+            linear=shape.linear_entries,
+            first=[shape.linear[name] for name in ("q_proj", "k_proj", "v_proj")],
+            trained=trained,
+            rank=arm.rank or 0,
+            embedding=settings.scope == "all",
+        )
+        work = get(settings.arm).work(products)
     return Operations(
-        forward=products + attention + thin,
-        input_gradient=products + 2.5 * attention + thin - spared(shape, arm, rows),
-        weight_gradient=gradient,
+        forward=2.0 * rows * (everything + work.forward) + attention,
+        input_gradient=2.0 * rows * (everything + work.input_gradient) + 2.5 * attention,
+        weight_gradient=2.0 * rows * work.weight_gradient,
         optimizer_bytes=4.0 * ADAMW_READS_AND_WRITES * trained,
     )
-
-
-def spared(shape: Shape, arm: Arm, rows: int) -> float:
-    """Input gradients that nobody needs: of the first block's query, key and value over frozen embeddings."""
-    if arm.kind not in ("linear", *ADAPTERS):
-        return 0.0
-    first = [shape.linear[name] for name in ("q_proj", "k_proj", "v_proj")]
-    thin = arm.rank * sum(columns for _, columns in first) if arm.kind == "lora" and arm.rank else 0
-    return 2.0 * rows * (sum(out * columns for out, columns in first) + thin)
 
 
 def attention_operations(shape: Shape, batch: int, tokens: int) -> float:
@@ -85,6 +80,4 @@ def attention_operations(shape: Shape, batch: int, tokens: int) -> float:
 
 def predicted_over_floor(shape: Shape, arm: Arm, batch: int, tokens: int) -> float:
     """Operations of ``arm`` over those of the floor; the optimiser's traffic is not in it."""
-    return (
-        predict(shape, arm, batch, tokens).total / predict(shape, Arm("floor", "floor"), batch, tokens).total
-    )
+    return predict(shape, arm, batch, tokens).total / predict(shape, Arm(FLOOR, FLOOR), batch, tokens).total

@@ -14,17 +14,17 @@ from multiticket.research.bench.measure import measure
 from multiticket.research.bench.operations import predict, predicted_over_floor
 from multiticket.research.bench.shapes import Shape, choose_shape
 from multiticket.research.bench.spread import ratio, spread
-from multiticket.research.bench.timed_arms import ADAPTERS, choose_arms, comparable
+from multiticket.research.bench.timed_arms import ADAPTERS, FLOOR, choose_arms, comparable
 from multiticket.research.bench.timed_process import Setup
 
-REFERENCES = ("floor", "full", *ADAPTERS)
+REFERENCES = (FLOOR, "full", *ADAPTERS)
 SWEPT: dict[str, tuple[float, ...]] = {
     "density": (1.0, 0.3, 0.1, 0.03, 0.01, 0.001, 0.0001),
     "width": (128, 256, 512, 1024),
     "tokens": (64, 128, 256, 512, 1024),
 }
 """What each sweep goes over; tokens are those of a whole step, in as many rows as ``--batch`` says."""
-SWEEP_ARMS = ("floor", "full", "ticket")
+SWEEP_ARMS = (FLOOR, "full", "ticket")
 SWEEP_DENSITY = 0.01
 
 
@@ -106,7 +106,7 @@ def sweep(
     values = list(values or SWEPT[name])
     if name == "density":
         runs = [run(conditions, SWEEP_ARMS, values, say)]
-        tickets = [arm for arm in runs[0]["arms"] if arm["kind"] == "ticket"]
+        tickets = [arm for arm in runs[0]["arms"] if arm["density"] is not None]
         points = [_point(arm["density"], arm, runs[0]) for arm in tickets]
         return {"sweep": name, "points": points, "runs": runs}
     swept = [_changed(conditions, name, value) for value in values]
@@ -141,12 +141,9 @@ def _changed(conditions: Conditions, name: str, value: float) -> Conditions:
 
 
 def _point(value: float, arm: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
-    full = _of_kind(measured, "full")
-    return {
-        "value": value,
-        "ticket": {key: arm[key] for key in ("trained", "time", "over", "predicted_over_floor", "memory")},
-        "full": {key: full[key] for key in ("trained", "time", "over", "predicted_over_floor", "memory")},
-    }
+    shown = ("trained", "time", "over", "predicted_over_floor", "memory")
+    sides = (("ticket", arm), ("full", _of_kind(measured, "full")))
+    return {"value": value, **{name: {key: side[key] for key in shown} for name, side in sides}}
 
 
 def _of_kind(measured: Mapping[str, Any], kind: str) -> dict[str, Any]:

@@ -8,20 +8,22 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from multiticket.arms.facts import ARMS
+from multiticket.research.bench.timed_arms import ADAPTERS, FLOOR
 from multiticket.research.report.tables import markdown_table
 from multiticket.ticket.atomic import replacing
 
 AXES = {"density": "density", "width": "width of the model", "tokens": "tokens in a step"}
-NAMES = {"floor": "floor", "full": "full", "lora": "LoRA", "shira": "SHiRA"}
 
 
 def table(result: Mapping[str, Any]) -> str:
     """Markdown: a row an arm, with its ratios to the arms that others are compared to."""
     arms = result["arms"]
-    references = [kind for kind in ("full", "lora", "shira", "floor") if any(a["kind"] == kind for a in arms)]
-    predicted = "floor" in references
+    references = [kind for kind in ("full", *ADAPTERS, FLOOR) if any(a["kind"] == kind for a in arms)]
+    names = {FLOOR: FLOOR, **{name: facts.family for name, facts in ARMS.items()}}
+    predicted = FLOOR in references
     header = ["arm", "trained values", "step (quartiles)"]
-    header += [f"time / {NAMES[kind]} (95 %)" for kind in references]
+    header += [f"time / {names[kind]} (95 %)" for kind in references]
     header += ["operations / floor"] * predicted + ["memory at peak", "at rest", "process"]
     rows = []
     for arm in arms:
@@ -130,14 +132,14 @@ def _sweep_figure(plt: Any, result: Mapping[str, Any]) -> Any:
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     points = result["points"]
     values = [point["value"] for point in points]
-    for name, colour in (("full", "#57606a"), ("ticket", "#0969da")):
+    for name, said, colour in (("full", "full", "#57606a"), ("ticket", "ticket 1 %", "#0969da")):
         ratios = [point[name]["over"]["floor"] for point in points]
         middle = [ratio["median"] for ratio in ratios]
         errors = [
             [m - ratio["interval"][0] for m, ratio in zip(middle, ratios, strict=True)],
             [ratio["interval"][1] - m for m, ratio in zip(middle, ratios, strict=True)],
         ]
-        label = name if name == "full" or result["sweep"] == "density" else "ticket 1 %"
+        label = name if result["sweep"] == "density" else said
         axes.errorbar(values, middle, yerr=errors, fmt="o-", color=colour, label=label, capsize=3)
         predicted = [point[name]["predicted_over_floor"] for point in points]
         axes.plot(values, predicted, ":", color=colour, label=f"{label}, by operations alone")

@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from multiticket.arms.facts import ARMS
+from multiticket.config import RunConfig, build
 from multiticket.research.bench.shapes import Shape
 
-KINDS = ("floor", "full", "ticket", "columns", "linear", "lora", "shira")
+ADAPTERS = tuple(name for name, facts in ARMS.items() if facts.is_adapter)
+FLOOR = "floor"
+"""Forward and input gradient, and nothing trained."""
+KINDS = (FLOOR, *(name for name in ARMS if name not in ADAPTERS), "columns", "linear", *ADAPTERS)
 """What is measured where nothing else is asked for; a mask is attached by the path that ``attach`` chooses."""
 BY_PATH = {"hooks": "hooks", "hooks-columns": "hooks", "direct": "direct"}
 """Kinds that name the path of their attachment: tickets, and columns."""
-ADAPTERS = ("lora", "shira")
 TICKETS = ("ticket", "hooks", "direct")
 """Kinds of which there is an arm for each density."""
 DENSITIES = (0.1, 0.01, 0.001, 0.0001)
@@ -36,7 +40,15 @@ class Arm:
     density: float | None = None
     """Of a ticket, in each tensor of its scope."""
     rank: int | None = None
-    """LoRA's, or SHiRA's r."""
+    """Of an adapter."""
+
+    def settings(self, shape: Shape) -> RunConfig:
+        """As a run would name it. Not for the floor, which is no arm."""
+        if self.density is None:
+            alpha = {} if self.rank is None else {"lora_alpha": self.rank}
+            return build({"arm": self.kind, "lora_rank": self.rank, **alpha})
+        scope = ",".join(f"*.{name}.weight" for name in shape.linear) if self.kind == "linear" else "all"
+        return build({"arm": "ticket", "method": self.method, "density": self.density, "scope": scope})
 
     @property
     def path(self) -> str:
@@ -71,18 +83,17 @@ def choose_arms(shape: Shape, kinds: Sequence[str], densities: Sequence[float]) 
             "A model this small has fewer weights than a rank of 1 trains; measure a larger one."
         )
     one_of = {
-        "floor": Arm("floor", "floor"),
-        "full": Arm("full", "full"),
+        FLOOR: Arm(FLOOR, FLOOR),
+        **{name: Arm(facts.title(), name) for name, facts in ARMS.items() if facts.trains_everything},
+        **{name: Arm(ARMS[name].title(rank=rank), name, rank=rank) for name in ADAPTERS},
         "columns": Arm(f"columns {_percent(ANCHOR)}", "columns", density=ANCHOR),
         "hooks-columns": Arm(f"columns {_percent(ANCHOR)}, hooks", "hooks-columns", density=ANCHOR),
         "linear": Arm("ticket, linear layers", "linear", density=matched),
-        "lora": Arm(f"LoRA, rank {rank}", "lora", rank=rank),
-        "shira": Arm(f"SHiRA, r {rank}", "shira", rank=rank),
     }
     arms = []
     for kind in kinds:
         if kind in TICKETS:
-            path = "" if kind == "ticket" else f", {kind}"
+            path = f", {kind}" if kind in BY_PATH else ""
             arms += [Arm(f"ticket {_percent(density)}{path}", kind, density=density) for density in densities]
         else:
             arms.append(one_of[kind])
@@ -92,13 +103,12 @@ def choose_arms(shape: Shape, kinds: Sequence[str], densities: Sequence[float]) 
 
 def expected_values(shape: Shape, arm: Arm) -> int:
     """How many values ``arm`` trains."""
-    if arm.kind == "floor":
+    if arm.kind == FLOOR:
         return 0
-    if arm.kind == "full":
-        return shape.parameters
     if arm.rank is not None:
         return arm.rank * shape.values_per_rank
-    assert arm.density is not None
+    if arm.density is None:
+        return shape.parameters
     sizes = [rows * columns for rows, columns in shape.linear.values()] * shape.layers
     return sum(int(size * arm.density) for size in (sizes if arm.kind == "linear" else shape.tensor_sizes))
 

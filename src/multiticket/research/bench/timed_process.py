@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from multiticket.research.bench.shapes import Shape
-from multiticket.research.bench.timed_arms import Arm
+from multiticket.research.bench.timed_arms import FLOOR, Arm
 
 LEARNING_RATE = 1e-5
 
@@ -71,26 +71,18 @@ def build_model(setup: Setup) -> Any:
 
 def prepare(arm: Arm, shape: Shape, model: Any) -> tuple[Any, list[Any]]:
     """The model as ``arm`` trains it, and the parameters that its optimiser steps."""
-    import multiticket as mt
-
-    if arm.kind == "full":
-        return model, list(model.parameters())
-    if arm.kind == "floor":
+    if arm.kind == FLOOR:
         model.requires_grad_(False)
         return model, []
-    if arm.rank is not None:
-        import peft
+    import multiticket as mt
+    from multiticket import arms
+    from multiticket.arms.masks import mask_rule
 
-        modules = list(shape.linear)
-        adapter: Any = (
-            peft.LoraConfig(r=arm.rank, lora_alpha=arm.rank, target_modules=modules)
-            if arm.kind == "lora"
-            else peft.ShiraConfig(r=arm.rank, target_modules=modules)
-        )
-        model = peft.get_peft_model(model, adapter)
-        return model, [parameter for parameter in model.parameters() if parameter.requires_grad]
-    scope = ",".join(f"*.{name}.weight" for name in shape.linear) if arm.kind == "linear" else "all"
-    mask = mt.Mask.from_rule(model, mt.MaskRule(arm.method, arm.density, scope=scope))
+    config = arm.settings(shape)
+    if arm.density is None:
+        prepared = arms.get(config.arm).prepare(model, None, config)
+        return prepared.model, prepared.trained
+    mask = mt.Mask.from_rule(model, mask_rule(config))
     if arm.path == "direct":  # the fastest of its methods, whatever else the machine has
         from multiticket.mask.names import masked_candidates
         from multiticket.sparse.direct.attachment import DirectAttachment

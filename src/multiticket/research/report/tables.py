@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from multiticket.arms.facts import ARMS
 from multiticket.research.study.page_section import Entry
 from multiticket.research.study.page_section import Table as TableRecord
 
@@ -67,14 +68,7 @@ RUN_COLUMNS = ("arm", "base", "after", "after, greedy", "trained parameters", "f
 
 def arm_name(result: Mapping[str, Any], short: bool = False) -> str:
     """``full``, ``lora rank 4 (seed 0)`` or ``ticket 1 % (seed 0)``; of a ticket `short`: ``1 %, seed 0``."""
-    if result["arm"] == "full":
-        return "full"
-    if result["arm"] == "lora":
-        return f"lora rank {result['lora_rank']} (seed {result['seed']})"
-    part = f", part {result['part']}" if result["part"] else ""
-    method = "" if result["method"] == "random" else f"{result['method']}, "
-    share, rest = f"{100 * result['density']:g} %", f"{method}seed {result['seed']}{part}"
-    return f"{share}, {rest}" if short else f"ticket {share} ({rest})"
+    return ARMS[result["arm"]].run_name(result, short)
 
 
 def print_runs(results: Sequence[Mapping[str, Any]], title: str) -> None:

@@ -143,17 +143,8 @@ def problem_scores(results: Sequence[Results], measure: str, like: Results) -> S
 
 def way(run: Finished) -> str:
     """The way of training that a run is one of: all but its seeds, its part and its rate."""
-    config = run.config
-    if config.arm == "full":
-        said = "full"
-    elif config.arm == "lora":
-        said = f"lora rank {run.result['lora_rank']}"
-    else:
-        method = config.method if config.method != "random" else "ticket"
-        options = ", ".join(f"{name} {value}" for name, value in config.mask_options.items())
-        scope = f", {config.scope}" if config.scope != "all" else ""
-        said = f"{method} {percentage(config.density)}{', ' + options if options else ''}{scope}"
-    optim = config.grpo.get("optim")
+    said = run.config.facts.way(run.config, run.result)
+    optim = run.config.grpo.get("optim")
     return f"{said}, {optim}" if optim else said
 
 

@@ -21,18 +21,9 @@ def is_done(folder: Path, run: StudyRun) -> bool:
 
 def measure_on_other_tasks(folder: Path, run: StudyRun) -> None:
     """Evaluate a finished run on the other tasks, with its own settings; skip those already evaluated."""
-    from multiticket.train.trained import Trained, measure
+    from multiticket.evaluate.trained import measure_kept
 
-    run_folder = RunFolder(folder / run.name)
-    config = run_folder.read_config()
-    trained = {
-        "full": Trained(),
-        "ticket": Trained(ticket=run_folder.ticket),
-        "lora": Trained(adapter=run_folder.adapter),
-    }[config.arm]
-    model = str(run_folder.model) if config.arm == "full" else config.model
     for task in run.also:
-        path = results_file(run_folder.path, task)
+        path = results_file(folder / run.name, task)
         if not path.exists():
-            evaluation, _ = measure(config, model, trained, task)
-            evaluation.save(path)
+            measure_kept(RunFolder(folder / run.name), task).save(path)

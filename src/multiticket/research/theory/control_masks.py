@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from multiticket.arms.masks import build_mask
 from multiticket.config import RunConfig, build
 from multiticket.mask import Mask
-from multiticket.train.arms import build_mask
 
 CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {}),

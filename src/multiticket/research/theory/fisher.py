@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from multiticket import tasks
+from multiticket.evaluate.trained import DEFAULT_TASK
 from multiticket.mask import Mask
 from multiticket.research.theory.control_masks import control_mask, settings
 from multiticket.research.theory.delocalisation import (
@@ -28,7 +29,6 @@ from multiticket.research.theory.spectrum import (
 )
 from multiticket.research.theory.states import find_state
 from multiticket.research.theory.subspace import kept, predicted_error_of
-from multiticket.train.trained import DEFAULT_TASK
 
 KINDS_OF_GRADIENT = ("policy", "score")
 

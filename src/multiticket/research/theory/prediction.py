@@ -7,12 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from multiticket import arms
 from multiticket.config import RunConfig
 from multiticket.research.stats.rank_correlation import correlations
 from multiticket.research.theory.fisher import Sampling, comparison, measured
 from multiticket.research.theory.gram import grams
 from multiticket.runs.folder import RunFolder
-from multiticket.train.arms import build_mask
 
 PREDICTORS = ("energy", "mean_energy", "frobenius", "operator", "alignment", "overlap", "predicted_frobenius")
 """What is known of a mask before training (`subspace.Kept`)."""
@@ -37,7 +37,7 @@ def prediction(paths: Sequence[Path], sampling: Sampling, rank: int) -> dict[str
     if len(runs) < 4:
         raise ValueError(f"A rank correlation needs at least four finished runs; there are {len(runs)}.")
     found = measured(replace(sampling, model=config.model, task=config.task))
-    masks = [build_mask(found.model, _as_mask(settings), found.tokenizer) for settings, _ in runs]
+    masks = [arms.get(config.arm).mask(found.model, found.tokenizer, config) for config, _ in runs]
     result = grams(found.gradients, masks)
     rows = []
     for path, (settings, after), mask, masked in zip(paths, runs, masks, result.masked, strict=True):
@@ -64,22 +64,15 @@ def _finished(path: Path) -> tuple[RunConfig, float]:
         raise ValueError(
             f"The run in {path} is not finished, so there is no accuracy to predict: leave it out."
         )
-    if config.arm == "lora":
+    if not config.facts.has_mask:
         raise ValueError(f"The run in {path} trained an adapter, which has no mask: leave it out.")
     if config.from_ticket is not None:
         raise ValueError(f"The run in {path} went on from a ticket and not from the base: leave it out.")
     return config, float(result["eval"]["after"]["pass@1"])
 
 
-def _as_mask(config: RunConfig) -> RunConfig:
-    """Settings whose mask is what the run trained: every position for the full arm."""
-    return (
-        config if config.arm == "ticket" else config.model_copy(update={"arm": "ticket", "method": "random"})
-    )
-
-
 def mask_name(config: RunConfig) -> str:
     """``full``, or the method with its options, such as ``layers last``."""
-    if config.arm == "full":
-        return "full"
+    if config.facts.trains_everything:
+        return config.arm
     return " ".join([config.method, *map(str, config.mask_options.values())])

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multiticket.evaluate.completion import complete, stop_tokens
-from multiticket.evaluate.conversations import complete_turns
-from multiticket.evaluate.prompts import prompt_texts
+from multiticket.generate.completion import complete, stop_tokens
+from multiticket.generate.conversations import complete_turns
+from multiticket.generate.prompts import prompt_texts
 from multiticket.tasks import asked, judge
 from multiticket.tasks.judging import rows
 

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multiticket.config import RunConfig
+from multiticket import arms
+from multiticket.arms.adapter import adapter_base
+from multiticket.config import RunConfig, build
+from multiticket.evaluate.trained import DEFAULT_TASK
 from multiticket.models import load_model
 from multiticket.runs.folder import RunFolder
-from multiticket.sparse import attach
 from multiticket.ticket import Ticket
-from multiticket.train.arms import build_mask, with_adapter
-from multiticket.train.trained import DEFAULT_TASK, adapter_base
-from multiticket.train.trainer import VALUES_FILE, load_values
 
 BASE = "base"
 
@@ -29,11 +28,15 @@ class State:
     task: str
     config: RunConfig | None = None
     """The run's settings, where it is of a run."""
-    checkpoint: Path | None = None
-    ticket: Path | None = None
-    adapter: Path | None = None
-    merged: Path | None = None
-    """A folder with all weights."""
+    place: Path | None = None
+    """Where trained values are: a ticket, an adapter, a whole model or a checkpoint; None: the base."""
+    arm: str = "ticket"
+    """Whose they are."""
+
+    @property
+    def names_task(self) -> bool:
+        """Whether its task is its own, as a run and a ticket say it, and not the default."""
+        return self.config is not None or (self.place is not None and self.place.suffix == ".safetensors")
 
     @property
     def dtype(self) -> str:
@@ -46,20 +49,10 @@ class State:
         Raises:
             ValueError: files are missing, or of another base.
         """
-        if self.merged is not None:
-            return load_model(str(self.merged), self.dtype)
-        model, tokenizer = load_model(self.model, self.dtype)
-        if self.ticket is not None:
-            Ticket.load(self.ticket).merge(model)
-        elif self.adapter is not None:
-            model = with_adapter(model, self.adapter).merge_and_unload()
-        elif self.checkpoint is not None:
-            assert self.config is not None
-            attachment = attach(model, build_mask(model, self.config, tokenizer))
-            load_values(attachment, self.checkpoint / VALUES_FILE)
-            attachment.flush()
-            attachment.detach()
-        return model, tokenizer
+        if self.place is None:
+            return load_model(self.model, self.dtype)
+        config = self.config or build({"arm": self.arm, "model": self.model})
+        return arms.get(self.arm).read_plain(self.place, config)
 
 
 def states_of_run(path: Path) -> list[State]:
@@ -94,20 +87,12 @@ def made_by(path: Path) -> State | None:
         return None
     stopped = result.get("stopped")
     name = f"step-{stopped['kept_step'] if stopped else result['steps']}"
-    if config.arm == "full":
-        return State(name, config.model, config.task, config, merged=run.model)
-    if config.arm == "lora":
-        return State(name, config.model, config.task, config, adapter=run.adapter)
-    return State(name, config.model, config.task, config, ticket=run.ticket)
+    kept = path / arms.get(config.arm).kept
+    return State(name, config.model, config.task, config, kept, config.arm)
 
 
 def _checkpoint(run: RunFolder, config: RunConfig, step: int) -> State:
-    folder, name = run.checkpoints.of(step), f"step-{step}"
-    if config.arm == "full":
-        return State(name, config.model, config.task, config, merged=folder)
-    if config.arm == "lora":
-        return State(name, config.model, config.task, config, adapter=folder)
-    return State(name, config.model, config.task, config, checkpoint=folder)
+    return State(f"step-{step}", config.model, config.task, config, run.checkpoints.of(step), config.arm)
 
 
 def find_state(place: str) -> State:
@@ -136,7 +121,7 @@ def find_state(place: str) -> State:
             raise ValueError(
                 f"The ticket {path} does not say what its base is: merge it, and give the model."
             )
-        return State(place, told["model"], told.get("task") or DEFAULT_TASK, ticket=path)
+        return State(place, told["model"], told.get("task") or DEFAULT_TASK, place=path)
     if (path / "adapter_config.json").is_file():
-        return State(place, adapter_base(path), DEFAULT_TASK, adapter=path)
+        return State(place, adapter_base(path), DEFAULT_TASK, place=path, arm="lora")
     return State(place, place, DEFAULT_TASK)

@@ -65,7 +65,7 @@ def kl_of_states(before: str, after: str, task: str | None, contexts: Contexts) 
         task: None: that of the run or ticket named second, else of the first.
     """
     first, second = find_state(before), find_state(after)
-    named = [state for state in (second, first) if state.config is not None or state.ticket is not None]
+    named = [state for state in (second, first) if state.names_task]
     chosen = task or (named[0].task if named else first.task)
     temperature = _temperature(second if second.config is not None else first)
     model, tokenizer = first.load()

@@ -77,9 +77,9 @@ def _figure(names: list[str], pairs: list[dict[str, Any]], said: str) -> Figure:
 
 def _pairs(configs: list[RunConfig]) -> list[dict[str, Any]]:
     """Index of each mask of a pair of one base, and what the two share."""
+    from multiticket.arms.masks import mask_rule
     from multiticket.mask import Mask, overlap
     from multiticket.models import load_model
-    from multiticket.train.arms import mask_rule
 
     models: dict[str, Any] = {}
     masks = []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +52,8 @@ def settings_from_ticket(path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     return {**named, **settings, **asked, "from_ticket": str(Path(path).resolve())}
 
 
-def attach_start(model: torch.nn.Module, config: RunConfig) -> tuple[Attachment, dict[str, torch.Tensor]]:
-    """The attachment with the ticket's values, and those values (k,) by tensor name.
+def attach_start(model: torch.nn.Module, config: RunConfig) -> Attachment:
+    """The attachment with the ticket's values.
 
     The ticket made in the end is one of the base: the mask is attached to the base, before the values come.
 
@@ -75,15 +74,4 @@ def attach_start(model: torch.nn.Module, config: RunConfig) -> tuple[Attachment,
             "fingerprint": section.fingerprint,
         }
     )
-    return attachment, dict(section.values)
-
-
-@contextmanager
-def as_at_start(attachment: Attachment, start: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """The model as the run began, for a reference policy: `start` (k,) by tensor name in the weights, no gradients."""
-    weights = dict(attachment.model.named_parameters())
-    with attachment.disabled():
-        for name, values in start.items():
-            dense = weights[name].data
-            dense.put_(attachment.mask.indices(name, dense.device), values.to(dense))
-        yield
+    return attachment

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multiticket import tasks
+from multiticket import arms, tasks
+from multiticket.arms.adapter import adapter_base, with_adapter
 from multiticket.config import EvalConfig, RunConfig, folder_word
 from multiticket.evaluate.evaluation import Evaluation, evaluate
 from multiticket.models import load_model
 from multiticket.runs.folder import RunFolder
-from multiticket.sparse import attach
 from multiticket.tasks import Asking, asked
 from multiticket.ticket import Ticket
-from multiticket.train.arms import build_mask, with_adapter
-from multiticket.train.trainer import VALUES_FILE, load_values
 
 DEFAULT_MODEL, DEFAULT_TASK = "tiny-qwen2", "arithmetic"
 
@@ -92,20 +89,6 @@ def _measure_adapter(
     return evaluate(adapted, tokenizer, chosen, config.eval, tokens), about
 
 
-def adapter_base(adapter: Path) -> str:
-    """The base that a PEFT adapter's folder names. ValueError if it is no such folder or names none."""
-    try:
-        named = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        named = named["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{adapter} is not a PEFT adapter: it has no adapter_config.json that names a base."
-        ) from None
-    if not named:
-        raise ValueError(f"The adapter in {adapter} does not say what its base is: name it as MODEL.")
-    return str(named)
-
-
 def _measure_checkpoint(
     config: RunConfig, checkpoint: Path, task: str | None
 ) -> tuple[Evaluation, dict[str, Any]]:
@@ -115,14 +98,7 @@ def _measure_checkpoint(
     started = run.read_config()
     chosen = tasks.get(task or started.task)
     about = {"model": started.model, "task": chosen.name, "checkpoint": str(checkpoint)}
-    if started.arm == "full":
-        model, tokenizer = load_model(str(checkpoint), started.dtype)
-    elif started.arm == "lora":
-        base, tokenizer = load_model(started.model, started.dtype)
-        model = with_adapter(base, checkpoint)
-    else:
-        model, tokenizer = load_model(started.model, started.dtype)
-        load_values(attach(model, build_mask(model, started, tokenizer)), checkpoint / VALUES_FILE)
+    model, tokenizer = arms.get(started.arm).read(checkpoint, started)
     chosen = asked(chosen, tokenizer, _asking(config, started.model_dump() if task is None else {}))
     tokens = config.max_completion_tokens or started.max_completion_tokens
     return evaluate(model, tokenizer, chosen, config.eval, tokens), about
@@ -131,6 +107,15 @@ def _measure_checkpoint(
 def _asking(config: RunConfig, told: Mapping[str, Any]) -> Asking:
     """How the model is asked: as the command says, and else as in the training."""
     return config.asking.over(Asking.of(told))
+
+
+def measure_kept(run: RunFolder, task: str) -> Evaluation:
+    """What a finished run kept, on any task, measured as the run was."""
+    config = run.read_config()
+    arm = arms.get(config.arm)
+    model, tokenizer = arm.read(run.path / arm.kept, config)
+    chosen = asked(tasks.get(task), tokenizer, config.asking)
+    return evaluate(model, tokenizer, chosen, config.eval, config.max_completion_tokens)
 
 
 def results_file(trained: Trained, task: str, settings: EvalConfig) -> Path | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from multiticket.evaluate.prompts import render_reply, template_options
+from multiticket.generate.prompts import render_reply, template_options
 from multiticket.tasks import MultiTurnTask, Problem, Task
 from multiticket.tasks.judging import Turns, begin, reply
 

@@ -1,17 +1,11 @@
-"""Each arm of training as a model on the meta device, and the bytes of its state.
-
-The state is counted on the tensors themselves, not computed by formula: a ticket's come from the engine's own
-``MaskedWeight``, LoRA's from PEFT. On the meta device they have shapes and dtypes and take no memory.
-"""
+"""A masked weight on the meta device, to count what the engine keeps: the engine's own class without content."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from multiticket.arms.state import State, count_state, storage_bytes
 from multiticket.mask import Mask
 from multiticket.mask.names import masked_candidates
 from multiticket.sparse.attachment import find_readers
@@ -20,11 +14,6 @@ from multiticket.sparse.direct.layers import convert
 from multiticket.sparse.direct.weight import MaskedWeight
 from multiticket.sparse.gradient.choice import choose_method
 from multiticket.sparse.gradient.crop import crop, row_starts
-
-STATE = ("weights", "buffers", "values", "gradients", "moments", "positions", "bookkeeping")
-"""Components of a model's state, in the order they are shown."""
-MASTER = torch.float32
-"""Of gradients, moments and what the optimiser steps."""
 
 
 class PlannedWeight(MaskedWeight):
@@ -60,18 +49,7 @@ class PlannedWeight(MaskedWeight):
         return connected_view(self.values, dense, self.positions) if self.trains else dense
 
 
-def make_full(model: nn.Module) -> dict[str, int]:
-    """State of training every parameter as the paper does: 18 bytes a parameter of a bf16 model.
-
-    fp32 master weights beside a bf16 or fp16 model (an fp32 model is its own master), fp32 gradients, two fp32
-    moments.
-    """
-    parameters = list(model.parameters())
-    masters = [parameter for parameter in parameters if parameter.dtype != MASTER]
-    return _state(model, parameters, parameters, values=sum(p.numel() for p in masters) * MASTER.itemsize)
-
-
-def make_ticket(model: nn.Module, mask: Mask, device: str = "cuda") -> dict[str, int]:
+def attach_planned(model: nn.Module, mask: Mask, device: str) -> State:
     """Attach ``mask`` to a model on the meta device as on ``device``, and give its state.
 
     Bookkeeping is what the engine keeps beside values and positions: the base's entries, the entries written last,
@@ -98,39 +76,14 @@ def make_ticket(model: nn.Module, mask: Mask, device: str = "cuda") -> dict[str,
     values = [weight.values for weight in weights]
     own = [t for weight in weights for t in _own_tensors(weight)]
     positions = [weight.positions for weight in weights]
-    return _state(
-        model,
+    return count_state(
         held,
+        model.buffers(),
         values,
-        values=_bytes(values),
-        positions=_bytes(positions),
-        kept=_bytes(own) - _bytes(positions),
+        values=storage_bytes(values),
+        positions=storage_bytes(positions),
+        kept=storage_bytes(own) - storage_bytes(positions),
     )
-
-
-def make_lora(model: Any, rank: int) -> tuple[nn.Module, dict[str, int]]:
-    """PEFT's LoRA of ``rank`` on every linear layer but the head, and its state: fp32 adapters over a frozen base.
-
-    Raises:
-        ValueError: PEFT is not installed, or does not know how to adapt this model.
-    """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ModuleNotFoundError:
-        raise ValueError(
-            "The lora arm needs PEFT: pip install 'multiticket[peft]', or leave lora out of --arms."
-        ) from None
-    held = list(model.parameters())
-    config = LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    try:
-        adapted = get_peft_model(model, config, low_cpu_mem_usage=True)
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"PEFT refuses LoRA on all linear layers of {model.config.model_type}: {reason}; leave lora out of --arms."
-        ) from None
-    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    return adapted, _state(adapted, held, trained, values=_bytes(trained))
 
 
 def _own_tensors(weight: MaskedWeight) -> list[Tensor]:
@@ -140,31 +93,3 @@ def _own_tensors(weight: MaskedWeight) -> list[Tensor]:
         _ = weight.starts  # made when first asked for
     held = [*vars(weight).values(), *(vars(weight._crop).values() if weight._crop is not None else ())]
     return [t for t in held if isinstance(t, Tensor) and t.is_meta and not isinstance(t, nn.Parameter)]
-
-
-def _state(
-    model: nn.Module,
-    held: Iterable[Tensor],
-    trained: Iterable[Tensor],
-    values: int,
-    positions: int = 0,
-    kept: int = 0,
-) -> dict[str, int]:
-    trained = list(trained)
-    count = sum(tensor.numel() for tensor in trained)
-    step_counters = MASTER.itemsize * len(trained)  # AdamW keeps one number a tensor
-    return {
-        "weights": _bytes(held),
-        "buffers": _bytes(model.buffers()),
-        "values": values,
-        "gradients": count * MASTER.itemsize,
-        "moments": 2 * count * MASTER.itemsize,
-        "positions": positions,
-        "bookkeeping": kept + step_counters,
-    }
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    """Each storage once: tied weights are held once."""
-    storages = [tensor.untyped_storage() for tensor in tensors]
-    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())

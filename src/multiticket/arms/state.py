@@ -1,0 +1,62 @@
+"""The bytes of a model's state, counted on tensors themselves; those on the meta device take no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MASTER = torch.float32
+"""Of gradients, moments and what the optimiser steps."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What is there at every step, whatever the batch, in bytes."""
+
+    trained: int
+    """Number of values that the optimiser steps."""
+    weights: int
+    buffers: int
+    values: int
+    gradients: int
+    moments: int
+    positions: int
+    bookkeeping: int
+
+
+def count_state(
+    held: Iterable[Tensor],
+    buffers: Iterable[Tensor],
+    trained: Iterable[Tensor],
+    values: int,
+    dtype: torch.dtype = MASTER,
+    positions: int = 0,
+    kept: int = 0,
+) -> State:
+    """State of AdamW on `trained`, with gradients and two moments in `dtype`.
+
+    Args:
+        held: the model's weights. values: bytes of what is stepped where that is not these.
+        kept: bytes of what is there beside values and positions.
+    """
+    trained = list(trained)
+    count = sum(tensor.numel() for tensor in trained)
+    return State(
+        trained=count,
+        weights=storage_bytes(held),
+        buffers=storage_bytes(buffers),
+        values=values,
+        gradients=count * dtype.itemsize,
+        moments=2 * count * dtype.itemsize,
+        positions=positions,
+        bookkeeping=kept + MASTER.itemsize * len(trained),  # AdamW keeps a step counter a tensor
+    )
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Each storage once: tied weights are held once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
