@@ -40,6 +40,7 @@ ROOMS = (
 NEEDED = {"torch", "numpy", "safetensors"}
 """What the library may import beside the standard library and itself."""
 OPTIONAL = {
+    "bitsandbytes": "inside one function, which dequantises a weight that it quantised",
     "triton": "kernels for CUDA; without it the same is done by torch",
     "huggingface_hub": "inside the functions that push a ticket to the hub or get one from there",
     "transformers": "inside one function, which reads how a checkpoint of an architecture names its tensors",

@@ -10,6 +10,7 @@ import torch
 
 from multiticket.mask.names import candidate_shapes, in_scope, masked_candidates
 from multiticket.mask.positions import Device, Positions, Shapes, stored
+from multiticket.mask.quantised import dense_reader
 from multiticket.mask.rule import MaskRule
 from multiticket.mask.scores import WEIGHT_SCORES, largest
 from multiticket.mask.selectors import SELECTORS
@@ -50,8 +51,8 @@ class Mask:
         """
         if rule.method not in WEIGHT_SCORES:
             return cls.from_shapes(candidate_shapes(model), rule)
-        score, weights = WEIGHT_SCORES[rule.method], masked_candidates(model)
-        return cls._from_ranking(model, lambda name: score(weights[name].detach(), rule), rule)
+        score, weight = WEIGHT_SCORES[rule.method], dense_reader(model, masked_candidates(model))
+        return cls._from_ranking(model, lambda name: score(weight(name), rule), rule)
 
     @classmethod
     def from_scores(

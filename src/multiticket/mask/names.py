@@ -6,6 +6,8 @@ from fnmatch import fnmatchcase
 
 import torch
 
+from multiticket.mask.quantised import is_quantised, logical_shape
+
 VALUES_SUFFIX = "__values"
 """Ends the name of the parameter that holds the trained values of the weight named before it."""
 
@@ -21,14 +23,16 @@ def canonical_name(name: str) -> str:
 
 
 def masked_candidates(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Every floating-point parameter of ``model`` by its canonical name, in the model's order.
+    """Every floating-point parameter of ``model`` by its canonical name, in the model's order, and every quantised one.
 
-    A tied tensor appears once, under its first name; an attachment's own values do not appear.
+    A quantised weight may be held in another shape and dtype than the dense weight it stands for (`quantised.py`). A
+    tied tensor appears once, under its first name; an attachment's own values do not appear.
     The parameters may live on any device, ``meta`` included.
     """
     candidates: dict[str, torch.nn.Parameter] = {}
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not name.endswith(VALUES_SUFFIX):
+        counts = parameter.is_floating_point() or is_quantised(parameter)
+        if counts and not name.endswith(VALUES_SUFFIX):
             name = canonical_name(name)
             assert name not in candidates, f"two parameters are called {name}"
             candidates[name] = parameter
@@ -36,8 +40,9 @@ def masked_candidates(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def candidate_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
-    """The (global) shape of every candidate tensor, by canonical name, in the model's order."""
-    return {name: tuple(parameter.shape) for name, parameter in masked_candidates(model).items()}
+    """The (global) shape of every candidate tensor, by canonical name, in the model's order; of a quantised one, its
+    dense weight's."""
+    return {name: logical_shape(parameter) for name, parameter in masked_candidates(model).items()}
 
 
 def in_scope(name: str, scope: str) -> bool:

@@ -10,11 +10,13 @@ from torch import nn
 
 from multiticket.mask import Mask
 from multiticket.mask.names import masked_candidates
+from multiticket.mask.quantised import is_quantised
 from multiticket.sparse.attachment import Attachment
 from multiticket.sparse.direct.attachment import DirectAttachment
 from multiticket.sparse.gradient.choice import refuse_method_that_cannot_work
 from multiticket.sparse.hooked.attachment import HookedAttachment, input_embedding
-from multiticket.sparse.support import refuse_what_cannot_work
+from multiticket.sparse.quantised.attachment import QuantisedAttachment
+from multiticket.sparse.support import refuse_method_of_dense_weights, refuse_what_cannot_work
 
 HOOKS = "hooks"
 
@@ -27,24 +29,29 @@ def attach(model: nn.Module, mask: Mask, gradient: str = "auto") -> Attachment:
     (or over the model's parameters that require a gradient) trains the mask and nothing else.
 
     Args:
-        model: any module with real weights, on any device, in any floating-point dtype.
+        model: any module with real weights, on any device, in any floating-point dtype; or quantised by bitsandbytes
+            (4 or 8 bits) or torchao (int8 or int4, weights only), whose layers train through copies made for each
+            product.
         mask: positions in this model's tensors.
         gradient: how the values get their gradient. ``hooks``: torch's own dense gradient of one weight at a time, of
             which k entries are gathered; for accelerators. ``native``, ``sampled`` or ``blocks``: k gradients computed
             in each linear layer; for CPUs and for FSDP2. ``auto``: ``hooks`` where the weights are on an accelerator or
             the machine has one, except among several ranks that accelerate does not run as plain data parallelism
-            (there FSDP2 may follow); else the fastest of the three.
+            (there FSDP2 may follow); else the fastest of the three. A quantised base takes ``auto`` or ``hooks``.
 
     Returns:
         The attachment, which knows the values, the base and the way back.
 
     Raises:
         ValueError: the model has an attachment already, lacks a masked tensor or has another shape for it, is
-            quantised, partitioned (DeepSpeed ZeRO-3, FSDP) or has no weights yet (meta device); or ``gradient`` is
-            none of those, or needs a C compiler that is not there.
+            quantised in another way, partitioned (DeepSpeed ZeRO-3, FSDP) or has no weights yet (meta device); or
+            ``gradient`` is none of those, or needs a C compiler that is not there.
     """
     parameters = masked_candidates(model)
     refuse_what_cannot_work(model, mask, parameters)
+    if any(is_quantised(parameters[name]) for name in mask.names):
+        refuse_method_of_dense_weights(gradient)
+        return QuantisedAttachment(model, mask, parameters)
     if gradient == HOOKS or (gradient == "auto" and _hooks_fit(model, parameters, mask)):
         return HookedAttachment(model, mask, parameters)
     refuse_method_that_cannot_work(gradient)

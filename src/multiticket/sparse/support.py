@@ -7,9 +7,18 @@ from typing import Any
 from torch import nn
 
 from multiticket.mask import Mask
+from multiticket.mask.quantised import (
+    EIGHT_BIT,
+    FOUR_BIT,
+    is_quantised,
+    logical_shape,
+    quantised_layers,
+    why_unreadable,
+)
 from multiticket.sparse.direct.layers import masked_weights
 from multiticket.sparse.hooked.layers import record_of
 from multiticket.sparse.sharded import is_sharded
+from multiticket.ticket.overlay import is_overlaid
 
 
 def refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str, nn.Parameter]) -> None:
@@ -22,11 +31,7 @@ def refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str, 
         raise ValueError(
             "This model has an attachment already; detach it, or attach the union of both masks."
         )
-    quantised = _quantised(model)
-    if quantised is not None:
-        raise ValueError(
-            f"A quantised base ({quantised}) cannot be trained at single positions; load it in bf16, fp16 or fp32."
-        )
+    _refuse_quantised(model, mask, parameters)
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
         raise ValueError(
             "DistributedDataParallel would not reduce values it did not see; attach first, then wrap the model."
@@ -51,9 +56,9 @@ def refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str, 
             raise ValueError(
                 f"The mask has positions in {name!r}, which this model lacks; build it for this model."
             )
-        if tuple(parameter.shape) != tuple(mask.shape(name)):
+        if logical_shape(parameter) != tuple(mask.shape(name)):
             raise ValueError(
-                f"{name} has shape {tuple(parameter.shape)}, the mask was made for {tuple(mask.shape(name))}; "
+                f"{name} has shape {logical_shape(parameter)}, the mask was made for {tuple(mask.shape(name))}; "
                 "build the mask for this model."
             )
         if id(parameter) in renormalised:
@@ -70,7 +75,7 @@ def refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str, 
                 f"{name} is already sharded; attach first, then call fully_shard or prepare. Tensor parallelism "
                 "(tp_plan) does not go with a mask at all; load the model without it."
             )
-        if type(parameter) is not nn.Parameter:
+        if type(parameter) is not nn.Parameter and not is_quantised(parameter):
             raise ValueError(
                 f"{name} is held as a {type(parameter).__name__}, in which single entries cannot be written; "
                 "load the model with plain weights in bf16, fp16 or fp32."
@@ -99,19 +104,67 @@ def refuse_strategy(accelerator: Any) -> None:
         )
 
 
-_QUANTISED_PARAMETERS = ("Params4bit", "Int8Params")
-"""Classes of bitsandbytes, by name: the library need not be there."""
+def refuse_method_of_dense_weights(gradient: str) -> None:
+    """Raise ValueError where a quantised base is to train by a method that writes into dense weights."""
+    if gradient not in ("auto", "hooks"):
+        raise ValueError(
+            f"A quantised base cannot train with gradient={gradient!r}, which writes into dense weights; leave it at "
+            "auto."
+        )
 
 
-def _quantised(model: nn.Module) -> str | None:
-    """What shows that weights of the model are quantised, if anything does."""
+def _refuse_quantised(model: nn.Module, mask: Mask, parameters: dict[str, nn.Parameter]) -> None:
+    """Raise ValueError where weights are quantised in a way that cannot train, or cannot even be seen."""
+    layers = quantised_layers(model)
+    if any(is_overlaid(layer) for layer in layers.values()):
+        raise ValueError("A ticket is applied to this quantised model; revert it, then attach.")
+    masked = {name: parameters[name] for name in mask.names if name in parameters}
+    quantised = {name: parameter for name, parameter in masked.items() if is_quantised(parameter)}
+    for name, parameter in quantised.items():
+        if why := why_unreadable(layers[id(parameter)], parameter):
+            raise ValueError(f"The quantised weight {name} cannot train: {why}.")
+    if quantised and len({parameter.device for parameter in masked.values()}) > 1:
+        raise ValueError(
+            "A quantised base trains on one device, and the masked tensors of this one are on several; load it with "
+            'device_map={"": 0}, or another single device.'
+        )
+    _refuse_biases_that_are_cast(model, masked)
+    if not quantised:
+        unseen = _quantised_unseen(model)
+        if unseen is not None:
+            raise ValueError(
+                f"A quantised base ({unseen}) of this kind cannot be trained at single positions; quantise it with "
+                "bitsandbytes or torchao, or load it in bf16, fp16 or fp32."
+            )
+
+
+def _refuse_biases_that_are_cast(model: nn.Module, masked: dict[str, nn.Parameter]) -> None:
+    """bitsandbytes' own forward, which a layer keeps if its weight is not masked, casts its bias in place."""
+    names = {id(parameter): name for name, parameter in masked.items()}
+    for layer in model.modules():
+        weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
+        if bias is None or id(bias) not in names or id(weight) in names or not is_quantised(weight):
+            continue
+        compute = getattr(layer, "compute_dtype", None)
+        if compute not in (None, bias.dtype):
+            raise ValueError(
+                f"{names[id(bias)]} is {str(bias.dtype).removeprefix('torch.')} in a layer that computes in "
+                f"{str(compute).removeprefix('torch.')}, and bitsandbytes casts it in place; mask the layer's weight "
+                "too, or leave its bias out."
+            )
+
+
+def _quantised_unseen(model: nn.Module) -> str | None:
+    """What shows that weights of the model are quantised in a way that a mask does not see, if anything does."""
+    if any(is_quantised(parameter) for parameter in model.parameters()):
+        return None
     method = getattr(model, "quantization_method", None)
     if method is not None:
         return str(getattr(method, "value", method))
     if getattr(model, "is_quantized", False):
         return "is_quantized"
     for name, parameter in model.named_parameters():
-        if type(parameter).__name__ in _QUANTISED_PARAMETERS:
+        if type(parameter).__name__ in (FOUR_BIT, EIGHT_BIT):
             return f"{name} is a {type(parameter).__name__}"
         if not parameter.is_floating_point() or parameter.dtype.itemsize < 2:
             return f"{name} has dtype {str(parameter.dtype).removeprefix('torch.')}"

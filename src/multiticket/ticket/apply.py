@@ -13,9 +13,13 @@ from torch import Tensor, nn
 
 from multiticket.mask import VALUES_SUFFIX, fingerprint, masked_candidates
 from multiticket.mask.overlap import is_in
+from multiticket.mask.quantised import descriptions, logical_shape, quantised_layers, why_unreadable
 from multiticket.ticket.dense import gather, scatter_
+from multiticket.ticket.overlay import OverlaidWeight, allow_saving, is_overlaid, refuse_saving
 from multiticket.ticket.section import Section
 
+Weights = dict[str, Tensor | OverlaidWeight]
+"""By tensor name, what tickets read and change."""
 Originals = list[dict[str, Tensor]]
 """For each section, by tensor name: what the weight held at the section's positions, (k,)."""
 
@@ -72,6 +76,7 @@ class Applied:
                 for name, original in originals.items():
                     scatter_(weights[name], section.positions[name], original)
             del state.applied[at]
+            _take_off(self.model, weights, state.applied)
 
     def __enter__(self) -> Applied:
         return self
@@ -93,9 +98,11 @@ def apply(model: nn.Module, sections: Sequence[Section], overlapping: bool) -> A
                 "or allow overlapping."
             )
         weights = _weights(model, sections)
-        entry = _Entry(sections, _checked_originals(weights, sections, state.applied))
+        entry = _Entry(sections, _checked_originals(model, weights, sections, state.applied))
         _write(weights, entry)
         state.applied.append(entry)
+        if any(isinstance(weight, OverlaidWeight) for weight in weights.values()):
+            refuse_saving(model)
     return Applied(model, entry)
 
 
@@ -109,14 +116,20 @@ def merge(model: nn.Module, sections: Sequence[Section]) -> None:
                 "merging."
             )
         weights = _weights(model, sections)
-        _write(weights, _Entry(sections, _checked_originals(weights, sections, state.applied)))
+        if any(isinstance(weight, OverlaidWeight) for weight in weights.values()):
+            raise ValueError(
+                "A ticket cannot be merged into quantised weights, which hold no other values than their own; use "
+                "apply(model) wherever the base is loaded, or merge into the base that was quantised if the ticket was "
+                "trained on that."
+            )
+        _write(weights, _Entry(sections, _checked_originals(model, weights, sections, state.applied)))
 
 
 def check(model: nn.Module, sections: Sequence[Section]) -> None:
     """See `Ticket.check`."""
     state = _state(model)
     with state.lock:
-        _checked_originals(_weights(model, sections), sections, state.applied)
+        _checked_originals(model, _weights(model, sections), sections, state.applied)
 
 
 def _state(model: nn.Module) -> _State:
@@ -129,8 +142,10 @@ def _state(model: nn.Module) -> _State:
         return _states.setdefault(model, _State())
 
 
-def _weights(model: nn.Module, sections: Sequence[Section]) -> dict[str, Tensor]:
+def _weights(model: nn.Module, sections: Sequence[Section]) -> Weights:
     """The weights that the sections change, looked up by name. Raises ValueError where that cannot work."""
+    layers = quantised_layers(model)
+    weights: Weights = {}
     if any(name.endswith(VALUES_SUFFIX) for name, _ in model.named_parameters()):
         raise ValueError("The model has an attachment; call its detach() before applying a ticket.")
     parameters = masked_candidates(model)
@@ -139,32 +154,48 @@ def _weights(model: nn.Module, sections: Sequence[Section]) -> dict[str, Tensor]
             if name not in parameters:
                 raise ValueError(f"This ticket is for another model: this one has no parameter {name!r}.")
             parameter, shape = parameters[name], section.mask.shape(name)
+            here = logical_shape(parameter)
             if hasattr(parameter, "placements"):
                 raise ValueError(f"{name} is sharded over ranks; apply tickets before fully_shard.")
-            if tuple(parameter.shape) != shape:
+            if here != shape:
                 raise ValueError(
-                    f"This ticket is for another model: {name} has shape {tuple(parameter.shape)} here, {shape} there."
+                    f"This ticket is for another model: {name} has shape {here} here, {shape} there."
                 )
             if parameter.is_meta:
                 raise ValueError(f"{name} is on the meta device and has no values; load the weights first.")
-    return {name: parameter.detach() for name, parameter in parameters.items()}
+            layer = layers.get(id(parameter))
+            if layer is not None and not is_overlaid(layer) and (why := why_unreadable(layer, parameter)):
+                raise ValueError(f"No ticket can be applied to the quantised weight {name}: {why}.")
+            weights[name] = parameter.detach() if layer is None else OverlaidWeight(layer)
+    return weights
+
+
+def _take_off(model: nn.Module, weights: Weights, applied: list[_Entry]) -> None:
+    """Give quantised layers their own forward back where no ticket is applied any more."""
+    taken = {name for entry in applied for section in entry.sections for name in section.mask.names}
+    for name, weight in weights.items():
+        if isinstance(weight, OverlaidWeight) and name not in taken:
+            weight.clear()
+    if not any(is_overlaid(layer) for layer in model.modules()):
+        allow_saving(model)
 
 
 def _checked_originals(
-    weights: dict[str, Tensor], sections: Sequence[Section], applied: list[_Entry]
+    model: nn.Module, weights: Weights, sections: Sequence[Section], applied: list[_Entry]
 ) -> Originals:
     """What the weights hold at the sections' positions, provided that it is the base of each."""
     originals = [
         {name: gather(weights[name], flat) for name, flat in section.positions.items()}
         for section in sections
     ]
+    quantised = descriptions(masked_candidates(model))
     for section, found in zip(sections, originals, strict=True):
-        now = fingerprint(section.mask, found.__getitem__)
+        now = fingerprint(section.mask, found.__getitem__, quantised)
         if now == section.fingerprint:
             continue
         # Where applied tickets changed the same positions, the base is what they saved.
         base = {name: _below(name, section.positions[name], found[name], applied) for name in found}
-        if not applied or fingerprint(section.mask, base.__getitem__) != section.fingerprint:
+        if not applied or fingerprint(section.mask, base.__getitem__, quantised) != section.fingerprint:
             raise ValueError(
                 "This ticket belongs to another base: the model's weights at its positions are not those it was "
                 f"trained from (fingerprint {section.fingerprint[:12]}, found {now[:12]}); load that base."
@@ -186,7 +217,7 @@ def _below(name: str, flat: Tensor, values: Tensor, applied: list[_Entry]) -> Te
     return values
 
 
-def _write(weights: dict[str, Tensor], entry: _Entry) -> None:
+def _write(weights: Weights, entry: _Entry) -> None:
     """All values, section after section; where that fails on the way, what was there before."""
     try:
         for section in entry.sections:

@@ -62,6 +62,11 @@ class Checkpoint:
         A checkpoint of the bare model lacks the prefix that the model with a head gives its names. Raises
         ValueError where the checkpoint stores the tensor under another name or shape altogether.
         """
+        if self._is_quantised():
+            raise ValueError(
+                f"The weights in {self.folder} are quantised, so no values can be read from them or written into them; "
+                "load the model with transformers and use Ticket.apply(model)."
+            )
         names = [n for n in self.tensors if n == name]
         names = names or [n for n in self.tensors if name.endswith(f".{n}") or n.endswith(f".{name}")]
         if len(names) != 1:
@@ -97,6 +102,10 @@ class Checkpoint:
         from multiticket.mask.names import candidate_shapes
 
         return candidate_shapes(model)
+
+    def _is_quantised(self) -> bool:
+        config = self.folder / "config.json"
+        return config.is_file() and bool(_object(config).get("quantization_config"))
 
     def _stores_tied_head(self) -> bool:
         config = self.folder / "config.json"

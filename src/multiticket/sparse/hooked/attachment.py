@@ -38,14 +38,15 @@ class HookedAttachment(Attachment):
         super().__init__(model, mask, parameters)
         readers = find_readers(model)
         self._tensors = {
-            name: MaskedTensor(name, readers[id(parameters[name])], mask.indices(name)) for name in mask.names
+            name: self._kind_of(parameters[name])(name, readers[id(parameters[name])], mask.indices(name))
+            for name in mask.names
         }
         with torch.autocast(model_device(parameters, mask), enabled=False):  # which would cast what is joined
             self._set_up(model, mask)
 
     def _set_up(self, model: nn.Module, mask: Mask) -> None:
         originals = {name: tensor.taken() for name, tensor in self._tensors.items()}
-        self.base_fingerprint = fingerprint(mask, lambda name: originals[name])
+        self.base_fingerprint = self._fingerprint(originals)
         self._showing_base = False
         self._moved = False
         self._loaded_values = False
@@ -97,7 +98,7 @@ class HookedAttachment(Attachment):
         }
 
     def dense_dtype(self, name: str) -> torch.dtype:
-        return self._tensors[name].dense.dtype
+        return self._tensors[name].dtype
 
     def dense_values(self, name: str) -> Tensor:
         self._refuse_if_detached()
@@ -177,14 +178,21 @@ class HookedAttachment(Attachment):
     def values_by_dtype(self) -> Iterator[tuple[Tensor, torch.dtype]]:
         for group in self._collector.groups:
             values = group.parameter
-            dtypes = {tensor.dense.dtype for tensor in group.tensors}
+            dtypes = {tensor.dtype for tensor in group.tensors}
             if len(dtypes) == 1:
                 yield values, dtypes.pop()
             else:
                 for tensor in group.tensors:
-                    yield values[tensor.begin : tensor.end], tensor.dense.dtype
+                    yield values[tensor.begin : tensor.end], tensor.dtype
 
     # Setting up
+
+    def _kind_of(self, parameter: nn.Parameter) -> type[MaskedTensor]:
+        """What looks after a masked weight."""
+        return MaskedTensor
+
+    def _fingerprint(self, originals: dict[str, Tensor]) -> str:
+        return fingerprint(self.mask, originals.__getitem__)
 
     def _convert(self) -> None:
         """Make the modules look after their aliases, and say which embedding ends the backward pass."""
@@ -213,9 +221,11 @@ class HookedAttachment(Attachment):
         """Shadow every masked weight by a leaf over its memory."""
         for tensor in self._tensors.values():
             dense = tensor.dense
+            tensor.known, tensor.address = dense, tensor.address_now()
+            if not tensor.in_memory:
+                continue
             tensor.alias = nn.Parameter(dense.detach())
             tensor.alias._masked_weight = tensor  # type: ignore[attr-defined]  # for TRL's fused head
-            tensor.known, tensor.address = dense, dense.data_ptr()
             if not tensor.is_vector:
                 tensor.alias.register_post_accumulate_grad_hook(self._collector.hook(tensor))
             for module, attribute in tensor.places:
@@ -262,10 +272,10 @@ class HookedAttachment(Attachment):
             self._moved = True
             return
         for tensor in self._tensors.values():
-            if tensor.dense.shape != tensor.shape:
+            if tensor.shape_now() != tensor.shape:
                 raise RuntimeError(
                     f"{tensor.name} had shape {tuple(tensor.shape)} when the mask was attached, and has "
-                    f"{tuple(tensor.dense.shape)} now; detach before changing a model, and attach a new mask."
+                    f"{tuple(tensor.shape_now())} now; detach before changing a model, and attach a new mask."
                 )
             if is_sharded(tensor.dense):
                 raise RuntimeError(
@@ -305,8 +315,8 @@ class HookedAttachment(Attachment):
         for attributes, parameters, attribute, tensor in self._checks:
             dense = parameters[attribute]
             assert dense is not None
-            moved = dense is not tensor.known or dense.data_ptr() != tensor.address
-            if moved or attributes.get(attribute) is not tensor.alias:
+            moved = dense is not tensor.known or tensor.address_now() != tensor.address
+            if moved or (tensor.in_memory and attributes.get(attribute) is not tensor.alias):
                 self._take_what_was_put_there()
                 return
 
@@ -322,7 +332,7 @@ class HookedAttachment(Attachment):
                 )
         for group in self._collector.groups:
             for tensor in group.tensors:
-                if tensor.dense.shape == tensor.shape and tensor.dense.data_ptr() != tensor.address:
+                if tensor.shape_now() == tensor.shape and tensor.address_now() != tensor.address:
                     held = tensor.taken()
                     mine = group.parameter[tensor.begin : tensor.end]
                     mine.copy_(torch.where(mine.to(held.dtype) == held, mine, held.to(mine.dtype)))

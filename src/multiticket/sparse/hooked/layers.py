@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from multiticket.sparse.hooked.functions import AnchoredLookup, LeanLinear, Lookup, TracedLinear
 from multiticket.sparse.hooked.plan import LinearPlan
 from multiticket.sparse.hooked.tensor import MaskedTensor
+from multiticket.sparse.quantised.layers import can_be_read_past_its_layer, members_of_quantised
 
 _RECORD = "_ticket_record"
 _LEAN = "_ticket_lean"
@@ -163,8 +164,23 @@ class HookedEmbedding(nn.Embedding):
 _LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: HookedLinear, nn.Embedding: HookedEmbedding}
 
 
+def hooked_class(module: nn.Module, record: Record) -> type[nn.Module]:
+    """A subclass of the module's class that looks after its aliases, or its quantised weight."""
+    cls: Any = type(module)
+    weight = record.tensors.get("weight")
+    if weight is not None and not weight.in_memory:
+        return _quantised_class(cls, can_be_read_past_its_layer(weight.dense))
+    return _plainly_hooked(cls)
+
+
 @cache
-def hooked_class(cls: type[nn.Module]) -> type[nn.Module]:
+def _quantised_class(cls: type[nn.Module], read_past_it: bool) -> type[nn.Module]:
+    members = members_of_quantised(lambda layer: layer.__dict__[_RECORD].linear, read_past_it)
+    return _subclass(cls, (HookedModule, cls), members)
+
+
+@cache
+def _plainly_hooked(cls: type[nn.Module]) -> type[nn.Module]:
     """A subclass of ``cls`` that looks after its aliases.
 
     A layer of ours stands *behind* ``cls`` in the resolution order, so that a class with a forward of its own keeps it,
@@ -180,6 +196,10 @@ def hooked_class(cls: type[nn.Module]) -> type[nn.Module]:
     members: dict[str, Any] = {}
     if hasattr(cls, "tie_weights"):  # transformers': registers what ``get_parameter`` returns
         members["tie_weights"] = _tie_past_aliases(cls.tie_weights)
+    return _subclass(cls, bases, members)
+
+
+def _subclass(cls: type[nn.Module], bases: tuple[type, ...], members: dict[str, Any]) -> type[nn.Module]:
     members.update(__module__=cls.__module__, __qualname__=cls.__qualname__, __doc__=cls.__doc__)
     return type(cls.__name__, bases, members)
 
@@ -203,8 +223,7 @@ def convert(module: nn.Module, record: Record) -> None:
     """Make ``module`` look after the aliases that will shadow its weights."""
     module.__dict__[_RECORD] = record
     set_plan(module, record.linear)
-    cls: Any = type(module)
-    module.__class__ = hooked_class(cls)
+    module.__class__ = hooked_class(module, record)
 
 
 def set_plan(module: nn.Module, plan: LinearPlan | None) -> None:

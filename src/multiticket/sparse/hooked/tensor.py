@@ -38,9 +38,9 @@ class MaskedTensor:
         self.name = name
         self.places = places
         self.owner, self.attribute = places[0]
-        dense = self.dense
-        self.shape = dense.shape
-        self._positions = positions.to(dense.device, torch.int32 if dense.numel() < 2**31 else torch.int64)
+        self.shape = self.shape_now()
+        wide = torch.int32 if self.shape.numel() < 2**31 else torch.int64
+        self._positions = positions.to(self.dense.device, wide)
         self._crop: Crop | None = None
         self._host_starts: Tensor | None = None
 
@@ -50,6 +50,22 @@ class MaskedTensor:
         dense = self.owner._parameters[self.attribute]
         assert dense is not None
         return dense
+
+    in_memory = True
+    """Whether the weight's entries lie in memory, where values are written and an alias can look; not if quantised."""
+
+    def shape_now(self) -> torch.Size:
+        """The weight's shape; it may have been replaced."""
+        return self.dense.shape
+
+    def address_now(self) -> int:
+        """Where its memory is."""
+        return self.dense.data_ptr()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weight's dtype, to which values are rounded."""
+        return self.dense.dtype
 
     @property
     def positions(self) -> Tensor:
@@ -61,7 +77,7 @@ class MaskedTensor:
     @property
     def is_vector(self) -> bool:
         """Whether its gradient is so small that it may stay until the backward pass ends: a norm's weight, a bias."""
-        return self.dense.dim() < 2
+        return len(self.shape) < 2
 
     def taken(self) -> Tensor:
         """What the weight holds at the positions (k,), in its own dtype."""

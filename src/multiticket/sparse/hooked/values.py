@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from multiticket.mask.names import VALUES_SUFFIX
 from multiticket.sparse.gradient import native
 from multiticket.sparse.hooked.tensor import MaskedTensor
+from multiticket.sparse.quantised.tensor import serve_beside
 
 _TRITON = find_spec("triton") is not None
 
@@ -72,12 +73,13 @@ class Values:
         for tensor in self.tensors:
             tensor.make_leaf(parameter)
         largest = max(tensor.end - tensor.begin for tensor in self.tensors)
-        dtype = min((tensor.dense.dtype for tensor in self.tensors), key=lambda dtype: dtype.itemsize)
+        dtype = min((tensor.dtype for tensor in self.tensors), key=lambda dtype: dtype.itemsize)
         self._zeros = torch.zeros(largest, dtype=dtype, device=parameter.device)
         self._together: dict[tuple[int, ...], Tensor] = {}
         self.pending.clear()
         self.waiting = 0
         self._gathered: list[tuple[int, Tensor]] = []
+        self._serve = serve_beside(self.tensors, parameter)
         self.extra: list[tuple[int, int, Tensor]] = []
         """(begin, end, gradient) of what autograd gave to a tensor's leaf."""
         self._written = None
@@ -210,9 +212,11 @@ class Values:
         return self.parameter.device.type == "cuda" and _TRITON
 
     def _make_writers(self) -> Iterator[Any]:
-        dtypes = list(dict.fromkeys(tensor.dense.dtype for tensor in self.tensors))
-        for dtype in dtypes:
-            yield self._writer([tensor for tensor in self.tensors if tensor.dense.dtype == dtype])
+        if self._serve is not None:
+            yield self._serve
+        written = [tensor for tensor in self.tensors if tensor.in_memory]
+        for dtype in dict.fromkeys(tensor.dtype for tensor in written):
+            yield self._writer([tensor for tensor in written if tensor.dtype == dtype])
 
     def _writer(self, tensors: list[MaskedTensor]) -> Any:
         dense, positions = [t.dense.data for t in tensors], [t.positions for t in tensors]
