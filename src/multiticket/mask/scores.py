@@ -9,6 +9,7 @@ import torch
 
 from multiticket.mask import random
 from multiticket.mask.names import masked_candidates
+from multiticket.mask.quantised import is_quantised
 from multiticket.mask.rule import MaskRule
 
 Score = Callable[[torch.Tensor, MaskRule], torch.Tensor]
@@ -70,9 +71,11 @@ def squared_gradients(model: torch.nn.Module, losses: Iterable[torch.Tensor]) ->
     ``losses`` yields one scalar for each rollout (minus its log-probability, or its policy loss), each made
     when asked for; fp32 results of the tensors' shapes. For `Mask.from_scores(model, scores, density,
     MaskRule("fisher", density))`. Holds one dense fp32 copy of the model. Gradients and ``requires_grad`` of the
-    parameters are left as they were. Raises ValueError where there is no loss.
+    parameters are left as they were. Raises ValueError where there is no loss, or a weight is quantised.
     """
     weights = masked_candidates(model)
+    if any(is_quantised(weight) for weight in weights.values()):
+        raise ValueError("Quantised weights have no gradients; compute Fisher scores on the dense model.")
     required = {name: weight.requires_grad for name, weight in weights.items()}
     sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
     count = 0
