@@ -137,5 +137,6 @@ ARMS: dict[str, Facts] = {
     "full": Facts(),
     "ticket": TicketFacts(),
     "lora": AdapterFacts("lora", rank="LoRA, rank", rate_times_alpha=LORA_RATE_TIMES_ALPHA),
+    "shira": AdapterFacts("shira", rank="SHiRA, r"),
 }
 """The arms by the names that settings give them."""
