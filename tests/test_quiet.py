@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+VARIABLES = ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "DATASETS_VERBOSITY")
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    """In a fresh process, which inherits nothing of what another test's command has hushed in this one."""
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+
 
 SEEN = """
 import os, warnings
@@ -30,7 +42,7 @@ assert not [one for one in warnings.filters if 'huggingface_hub' in str(one[3])]
 )
 def test_importing_the_library_silences_nothing(modules: str) -> None:
     code = SEEN.format(imports=f"import {modules}")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run(code)
     assert done.returncode == 0, done.stderr
 
 
@@ -43,5 +55,6 @@ def test_a_command_is_quiet_unless_it_is_asked_to_talk(first: str, words: list[s
         "level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()\n"
         "print([level >= transformers.logging.ERROR, not bars, datasets.are_progress_bars_disabled()])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run(code)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str([quiet] * 3)

@@ -43,7 +43,7 @@ def test_json_holds_every_component_and_its_sums(folder: str, capsys: pytest.Cap
     result = as_json(
         capsys, folder, "--density", "0.1", "--tokens", "16", "--batch", "2", "--gpu-memory", "24GiB"
     )
-    assert [arm["arm"] for arm in result["arms"]] == ["full", "ticket", "lora"]
+    assert [arm["arm"] for arm in result["arms"]] == ["full", "ticket", "lora", "shira"]
     assert (result["dtype"], result["tokens"], result["completions"]) == ("bfloat16", 16, 2)
     for arm in result["arms"]:
         parts = ("weights", "buffers", "values", "gradients", "moments", "positions", "bookkeeping")
@@ -51,7 +51,7 @@ def test_json_holds_every_component_and_its_sums(folder: str, capsys: pytest.Cap
         assert arm["peak"] == max(arm["training"], arm["generation"])
         assert arm["state_bytes_per_parameter"] == arm["state"] / result["parameters"]
         assert arm["fits"] is True
-    full, ticket, lora = result["arms"]
+    full, ticket, lora, _ = result["arms"]
     assert full["weights"] == ticket["weights"] == lora["weights"] == 2 * result["parameters"]
     assert ticket["trained"] == result["nnz"]
 
@@ -107,7 +107,7 @@ def test_a_shipped_base_is_planned_by_name(capsys: pytest.CaptureFixture[str]) -
         (["--gpu-memory", "lots"], "'lots' is not an amount of memory; write it as 24GiB or 80GB."),
         (
             ["--arms", "full,all"],
-            "The arms to plan are some of full, ticket, lora, each once, not 'full,all'.",
+            "The arms to plan are some of full, ticket, lora, shira, each once, not 'full,all'.",
         ),
         (["--density", "2"], "The density must be above 0 and at most 1, such as 0.01, but is 2."),
         (["--batch", "0"], "batch must be at least 1, but is 0."),

@@ -68,7 +68,7 @@ def test_help_and_typing_errors_do_not_wait_for_torch(arguments: list[str]) -> N
     [
         (["--task", "no_such_task"], "Unknown task 'no_such_task'"),
         (["--model", "./no/such/folder"], "There is no folder"),
-        (["--arm", "half"], "arm should be 'full', 'ticket' or 'lora', but is 'half'"),
+        (["--arm", "half"], "arm should be 'full', 'ticket', 'lora' or 'shira', but is 'half'"),
         (["--density", "0"], "density should be greater than 0"),
         (["--density", "1.5"], "density should be less than or equal to 1"),
         (["--density", "nan"], "density "),

@@ -103,7 +103,8 @@ def test_without_a_folder_and_without_the_hub_one_is_told_what_to_do(monkeypatch
     monkeypatch.delenv("MULTITICKET_GSM8K", raising=False)
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(
-        ValueError, match=r"Cannot load test of the data set 'openai/gsm8k' \(no network\): give a fol"
+        ValueError,
+        match=r"Cannot load test of the data set 'openai/gsm8k' \(the reason given was: no network\): give a fol",
     ):
         tasks.get("gsm8k").problems("test")
 

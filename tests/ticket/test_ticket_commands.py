@@ -90,7 +90,7 @@ def test_inspect_without_the_base(
     assert run_json(capsys, "inspect", tmp_path / "alone.safetensors")["norms_of"] == "values"
     code, out, _ = run(capsys, "inspect", tmp_path / "alone.safetensors")
     assert code == 0
-    assert "name it with --base" in " ".join(out.split())
+    assert "name it with --model" in " ".join(out.split())
     code, _, err = run(capsys, "inspect", tickets[0], "--base", "tiny-qwen2")
     assert code == 2
     assert len(err.strip().splitlines()) == 1
