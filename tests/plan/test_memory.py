@@ -101,6 +101,36 @@ def living() -> int:
     return sum(storages.values())
 
 
+def test_a_quantised_base_is_counted_as_its_library_stores_it(tmp_path: Path) -> None:
+    """To the byte for LLM.int8; NF4's two levels of scales are rounded up in each layer, to 256 scales."""
+    bnb = pytest.importorskip("bitsandbytes", reason="needs bitsandbytes (pip install)")
+    config = hf.Qwen2Config(
+        vocab_size=97, hidden_size=128, intermediate_size=256, num_hidden_layers=2, **HEADS
+    )
+    config.save_pretrained(tmp_path)
+    for quantised in ("nf4", "int8"):
+        model, stored = real(config, "bfloat16"), 0
+        for layer in model.model.modules():
+            if isinstance(layer, nn.Linear):
+                if quantised == "nf4":
+                    weight = bnb.nn.Params4bit(layer.weight.data, quant_type="nf4").to("cpu")
+                    parts = [weight.data, weight.quant_state.absmax, weight.quant_state.state2.absmax]
+                else:
+                    weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False).to("cpu")
+                    parts = [weight.data, weight.SCB]
+                stored += size(parts) - size([layer.weight])
+        dense, small = (planned(str(tmp_path), "ticket", "bfloat16", quantised=q) for q in (None, quantised))
+        assert small.weights - dense.weights == pytest.approx(stored, rel=0 if quantised == "int8" else 1e-3)
+        assert small.activations - dense.activations == 128 * 256 * 2
+        assert (small.values, small.moments, small.positions) == (
+            dense.values,
+            dense.moments,
+            dense.positions,
+        )
+    full = planned(str(tmp_path), "full", "bfloat16", quantised="nf4")
+    assert full.weights == planned(str(tmp_path), "full", "bfloat16").weights
+
+
 # State, to the byte
 
 
@@ -386,6 +416,7 @@ def test_twice_the_batch_takes_twice_the_activations(shape: tuple[str, Any]) -> 
         ({"tokens": 0}, "tokens must be at least 1"),
         ({"completions": -1}, "completions must be at least 1"),
         ({"lora_rank": 0}, "lora-rank must be at least 1"),
+        ({"quantised": "int3"}, "no format 'int3'"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(settings: dict[str, Any], sentence: str, tmp_path: Path) -> None:

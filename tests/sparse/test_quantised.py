@@ -365,3 +365,35 @@ def test_layers_whose_forward_was_replaced(kind):
     layer.forward = layer.forward
     with pytest.raises(ValueError, match="its forward was replaced"):
         attached(model)
+
+
+# Others' trainers
+
+
+@pytest.mark.parametrize("way", ["nf4", "int8", "torchao"])
+def test_grpo_trains_what_transformers_quantised(way, tmp_path):
+    """transformers' Trainer refuses quantised models without adapters; it is told that something else trains."""
+    from test_trl import grpo
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
+
+    pytest.importorskip("torchao" if way == "torchao" else "bitsandbytes")
+    dense().save_pretrained(tmp_path / "dense")
+    if way == "torchao":
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        config = TorchAoConfig(Int8WeightOnlyConfig())
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=way == "nf4", load_in_8bit=way == "int8", bnb_4bit_quant_type="nf4"
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "dense", quantization_config=config, dtype=torch.bfloat16, device_map="cpu"
+    ).train()
+    attachment = attached(model)
+    assert any(not tensor.in_memory for tensor in attachment._tensors.values())
+    before = attachment.state_dict()["values"]
+    grpo(model, tmp_path / "run").train()
+    after = attachment.state_dict()["values"]
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    attachment.detach(keep=False)
+    assert "_hf_peft_config_loaded" not in model.__dict__

@@ -27,6 +27,7 @@ from multiticket.arms.state import State
 from multiticket.arms.values import VALUES_FILE, load_values
 from multiticket.config import RunConfig
 from multiticket.mask import Mask
+from multiticket.mask.quantised import is_quantised_model
 from multiticket.runs.folder import RunFolder
 from multiticket.sparse import Attachment, attach
 from multiticket.sparse.sharded import local
@@ -80,12 +81,17 @@ class TicketArm(Arm):
     def read(self, place: Path, config: RunConfig) -> tuple[Any, Any]:
         model, tokenizer = base_of(config)
         if not place.is_dir():
-            Ticket.load(place).merge(model)
+            _put_into(model, Ticket.load(place))
             return model, tokenizer
         attachment = attach(model, build_mask(model, config, tokenizer))
         load_values(attachment, place / VALUES_FILE)
         attachment.flush()
-        attachment.detach()
+        if is_quantised_model(model):
+            ticket = attachment.ticket()
+            attachment.detach(keep=False)
+            _put_into(model, ticket)
+        else:
+            attachment.detach()
         return model, tokenizer
 
     def note_scores(self, kept: Path, scores: Mapping[str, Any]) -> None:
@@ -104,6 +110,14 @@ class TicketArm(Arm):
     def work(self, products: Products) -> Work:
         spared = 0 if products.embedding else products.spared
         return Work(weight_gradient=products.trained, input_gradient=-spared)
+
+
+def _put_into(model: nn.Module, ticket: Ticket) -> None:
+    """For good, or for as long as the model is there: quantised weights hold no other values than their own."""
+    if is_quantised_model(model):
+        ticket.apply(model)
+    else:
+        ticket.merge(model)
 
 
 def _start_of(attachment: Attachment) -> Reference:

@@ -63,6 +63,9 @@ def plan(
     completions: Annotated[
         int | None, typer.Option(help="Sequences generated at once; default: the batch.")
     ] = None,
+    quantised: Annotated[
+        str | None, typer.Option(help="Count a base that bitsandbytes quantised: nf4 or int8.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where it will train, cuda or cpu.")] = "cuda",
     json: Json = None,
 ) -> None:
@@ -87,6 +90,7 @@ def plan(
         padded=padded,
         completions=completions,
         device=device,
+        quantised=quantised,
     )
     give(planned.to_json(size), json, lambda: _print(planned, size))
 
@@ -99,6 +103,7 @@ def _print(plan: Plan, gpu_memory: int | None) -> None:
     from multiticket.research.report.tables import wide_console
 
     details = [f"{plan.batch} x {plan.tokens} tokens", plan.dtype, f"{plan.completions} completions at once"]
+    details += [f"quantised to {plan.quantised}"] if plan.quantised else []
     details += ["padded rows"] * plan.padded + ["gradient checkpointing"] * plan.gradient_checkpointing
     title = f"{plan.model}: {plan.parameters:,} parameters, {', '.join(details)}"
     table = Table(title=title, box=box.SIMPLE, title_justify="left")

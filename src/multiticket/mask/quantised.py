@@ -31,6 +31,11 @@ def is_quantised(parameter: Tensor | None) -> bool:
     return _is_torchao(parameter)
 
 
+def is_quantised_model(model: nn.Module) -> bool:
+    """Whether any weight of ``model`` is quantised so."""
+    return any(is_quantised(parameter) for parameter in model.parameters())
+
+
 def logical_shape(parameter: Tensor) -> tuple[int, ...]:
     """The shape of the dense weight: bitsandbytes packs 4-bit entries into one column of bytes."""
     held = parameter.quant_state if type(parameter).__name__ == FOUR_BIT and is_quantised(parameter) else None  # type: ignore[attr-defined]

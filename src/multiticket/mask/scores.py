@@ -9,7 +9,7 @@ import torch
 
 from multiticket.mask import random
 from multiticket.mask.names import masked_candidates
-from multiticket.mask.quantised import is_quantised
+from multiticket.mask.quantised import is_quantised_model
 from multiticket.mask.rule import MaskRule
 
 Score = Callable[[torch.Tensor, MaskRule], torch.Tensor]
@@ -74,7 +74,7 @@ def squared_gradients(model: torch.nn.Module, losses: Iterable[torch.Tensor]) ->
     parameters are left as they were. Raises ValueError where there is no loss, or a weight is quantised.
     """
     weights = masked_candidates(model)
-    if any(is_quantised(weight) for weight in weights.values()):
+    if is_quantised_model(model):
         raise ValueError("Quantised weights have no gradients; compute Fisher scores on the dense model.")
     required = {name: weight.requires_grad for name, weight in weights.items()}
     sums = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from multiticket.config import RunConfig, build
 from multiticket.errors import first_sentence, why_not_loaded
 from multiticket.mask import Mask
 from multiticket.plan.activations import FULL_ROWS, PADDED_ROWS, cache_bytes, saved_by_forward
+from multiticket.plan.quantised import quantised_bytes
 from multiticket.sparse.gradient.blocks import rows_of_a_block
 from multiticket.sparse.gradient.factored import factors_under_hooks
 
@@ -39,6 +40,8 @@ ASSUMPTIONS = (
     "Activations: what autograd saves in one forward pass, with flash attention.",
     "Fused logits: TRL's log-probability head, a tile of logits at a time; naive: the whole logits, their fp32 "
     "log-softmax and its gradients. The training peak counts the fused head.",
+    "Quantised: linear layers but the head, and among the activations the largest layer's dense copy; full training "
+    "has no quantised weights.",
     "The peak is the larger of training (all but the cache) and generation (no gradients, activations or logits).",
     f"Asking what fits keeps {RESERVE // 2**30} GiB free for what is not counted: the CUDA context, kernels' "
     "workspaces, gaps.",
@@ -108,6 +111,7 @@ class Plan:
     completions: int
     padded: bool
     gradient_checkpointing: bool
+    quantised: str | None
     arms: tuple[ArmPlan, ...]
 
     def to_json(self, gpu_memory: int | None = None) -> dict[str, Any]:
@@ -141,6 +145,7 @@ def plan(
     make_mask: Callable[[Any], Mask] | None = None,
     device: str = "cuda",
     masters: bool = True,
+    quantised: str | None = None,
 ) -> Plan:
     """What training ``model`` will cost in memory. Reads its configuration and no weights.
 
@@ -156,6 +161,8 @@ def plan(
         completions: sequences generated at once; None: ``batch``.
         make_mask: gives the ticket's mask of the model on the meta device; None: random positions of every tensor.
         device: ``cuda``, or ``cpu``, where a ticket's layers keep less for the backward pass of an fp32 model.
+        quantised: ``nf4`` or ``int8``: count the linear layers but the head as bitsandbytes stores them, in every arm
+            but full, which cannot train them.
         masters: count the full arm's fp32 master weights beside a bf16 or fp16 model, as the paper has them.
 
     Raises:
@@ -179,6 +186,7 @@ def plan(
                 cache,
                 device,
                 masters,
+                quantised,
             )
             for arm in arms
         )
@@ -198,6 +206,7 @@ def plan(
         completions=completions,
         padded=padded,
         gradient_checkpointing=gradient_checkpointing,
+        quantised=quantised,
         arms=planned,
     )
 
@@ -212,9 +221,11 @@ def _plan_arm(
     cache: int,
     device: str,
     masters: bool,
+    quantised: str | None,
 ) -> ArmPlan:
     arm = all_arms.get(settings.arm)
     head = model.get_output_embeddings()
+    spared, copied = (0, 0) if quantised is None or arm.name == "full" else quantised_bytes(model, quantised)
     model, state = arm.plan(model, settings, mask, device, masters)
     with nullcontext() if checkpointing else factors_under_hooks():  # checkpointing is hooks of its own
         saved = saved_by_forward(model, batch, tokens)
@@ -225,6 +236,7 @@ def _plan_arm(
         if arm.graph_starts_late:
             model.enable_input_require_grads()  # as trainers do
         activations = saved_by_forward(model, batch, tokens).bytes
+    state = replace(state, weights=state.weights - spared)
     vocabulary, width = model.config.get_text_config().vocab_size, head.weight.shape[1]
     itemsize = head.weight.dtype.itemsize
     rows = min(vocabulary, rows_of_a_block(width, torch.device("cuda")))
@@ -233,7 +245,7 @@ def _plan_arm(
         arm=arm.name,
         lora_rank=adapters[0].r if adapters else None,
         **asdict(state),
-        activations=activations,
+        activations=activations + copied,
         recomputed=recomputed,
         logits_fused=arm.head(
             tile=min(batch * tokens, TILE[0]) * min(vocabulary, TILE[1]) * itemsize,

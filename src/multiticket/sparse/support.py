@@ -11,6 +11,7 @@ from multiticket.mask.quantised import (
     EIGHT_BIT,
     FOUR_BIT,
     is_quantised,
+    is_quantised_model,
     logical_shape,
     quantised_layers,
     why_unreadable,
@@ -156,7 +157,7 @@ def _refuse_biases_that_are_cast(model: nn.Module, masked: dict[str, nn.Paramete
 
 def _quantised_unseen(model: nn.Module) -> str | None:
     """What shows that weights of the model are quantised in a way that a mask does not see, if anything does."""
-    if any(is_quantised(parameter) for parameter in model.parameters()):
+    if is_quantised_model(model):
         return None
     method = getattr(model, "quantization_method", None)
     if method is not None:

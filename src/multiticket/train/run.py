@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import resource
@@ -20,7 +21,7 @@ from multiticket.config import WATCHING, EvalConfig, RunConfig
 from multiticket.evaluate.evaluation import Evaluation, evaluate
 from multiticket.evaluate.validation import best_step
 from multiticket.generate.prompts import rendered
-from multiticket.mask import masked_candidates
+from multiticket.mask.names import candidate_shapes
 from multiticket.models import load_model
 from multiticket.runs.disk import explained
 from multiticket.runs.files import write_json
@@ -176,7 +177,7 @@ class _Run:
         self.problems = rendered(task.problems("train"), self.tokenizer, task)
         for note in task.notes() if hasattr(task, "notes") else ():
             progress.note(note)
-        self.numel = sum(parameter.numel() for parameter in masked_candidates(model).values())
+        self.numel = sum(math.prod(shape) for shape in candidate_shapes(model).values())
         self.arm = arms.get(config.arm)
         self.prepared = self.arm.prepare(model, self.tokenizer, config)
         self.rate: RateController | None = None

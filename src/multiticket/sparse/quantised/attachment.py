@@ -16,8 +16,13 @@ from multiticket.mask.fingerprint import fingerprint
 from multiticket.mask.quantised import descriptions, is_quantised
 from multiticket.sparse.hooked.attachment import HookedAttachment
 from multiticket.sparse.hooked.tensor import MaskedTensor
+from multiticket.sparse.quantised.layers import can_be_read_past_its_layer
 from multiticket.sparse.quantised.tensor import QuantisedTensor
 from multiticket.ticket.overlay import allow_saving, refuse_saving
+
+_DDP_IGNORES = "_ddp_params_and_buffers_to_ignore"
+"""What DistributedDataParallel asks a model for: frozen weights that it need not send to all ranks at its start. It
+cannot send torchao's."""
 
 
 class QuantisedAttachment(HookedAttachment):
@@ -30,6 +35,9 @@ class QuantisedAttachment(HookedAttachment):
         super().__init__(model, mask, parameters)
         self._told_trainers = _tell_trainers(model)
         refuse_saving(model)
+        self._ignored_by_ddp = getattr(model, _DDP_IGNORES, None)
+        torchao = {name for name, p in model.named_parameters() if can_be_read_past_its_layer(p)}
+        setattr(model, _DDP_IGNORES, [*(self._ignored_by_ddp or ()), *torchao])
 
     def detach(self, keep: bool = True) -> None:
         """Give the model back as it was, the base.
@@ -48,6 +56,10 @@ class QuantisedAttachment(HookedAttachment):
             )
         super().detach(keep=False)
         allow_saving(self.model)
+        if self._ignored_by_ddp is None:
+            delattr(self.model, _DDP_IGNORES)
+        else:
+            setattr(self.model, _DDP_IGNORES, self._ignored_by_ddp)
         for module in self._told_trainers:
             module.__dict__.pop("_hf_peft_config_loaded", None)
 
