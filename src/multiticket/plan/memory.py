@@ -225,7 +225,9 @@ def _plan_arm(
 ) -> ArmPlan:
     arm = all_arms.get(settings.arm)
     head = model.get_output_embeddings()
-    spared, copied = (0, 0) if quantised is None or arm.name == "full" else quantised_bytes(model, quantised)
+    spared = copied = 0
+    if quantised is not None and not arm.facts.trains_everything:
+        spared, copied = quantised_bytes(model, quantised)
     model, state = arm.plan(model, settings, mask, device, masters)
     with nullcontext() if checkpointing else factors_under_hooks():  # checkpointing is hooks of its own
         saved = saved_by_forward(model, batch, tokens)
