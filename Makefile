@@ -1,6 +1,7 @@
 # make demo    train a tiny model with 1 % of its parameters beside full training (some minutes the first time)
 # make test    the tests
 # make lint    ruff and mypy
+# make test-trl VERSION=1.14.0    the trainer's tests with that version of TRL
 # make test-vllm   the tests with a real vLLM, on the CPU, in an environment of its own (4 GB)
 #
 # Each does everything from nothing: it makes .venv, installs the tested versions with pip, and runs. The second
@@ -35,6 +36,13 @@ test-vllm: $(VLLM_READY)
 	$(VLLM)/bin/python -m pytest tests/vllm_real
 
 vllm-environment: $(VLLM_READY)
+
+# installed beside the environment, and found before its own
+test-trl: $(READY)
+	@test -n "$(VERSION)" || { echo "Give the version: make test-trl VERSION=1.14.0"; exit 2; }
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade \
+		--target $(VENV)/trl-$(VERSION) trl==$(VERSION)
+	PYTHONPATH=$(CURDIR)/$(VENV)/trl-$(VERSION) $(BIN)/python -m pytest -n 2 tests/train tests/sparse/test_trl.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

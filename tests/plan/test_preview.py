@@ -18,8 +18,9 @@ from multiticket.mask import Mask, MaskRule
 from multiticket.models import load_model
 from multiticket.plan.memory import plan
 from multiticket.plan.preview import preview
-from multiticket.train.run import reward_function
-from multiticket.train.trainer import RLVRTrainer, grpo_config
+from multiticket.train.recipe import grpo_config
+from multiticket.train.rewards import reward_function
+from multiticket.train.trainer import RLVRTrainer
 
 SMALL: dict[str, Any] = {"task": "toy_task:TASK", "rollouts": 64, "group": 8, "steps": 10, "micro_batch": 16}
 

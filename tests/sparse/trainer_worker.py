@@ -37,7 +37,8 @@ def trainer_of(model: nn.Module, attachment: Any, folder: Path, ranks: int, opti
     from datasets import Dataset
     from test_trl import toy_tokenizer
 
-    from multiticket.train.trainer import RLVRTrainer, grpo_config
+    from multiticket.train.recipe import grpo_config
+    from multiticket.train.trainer import RLVRTrainer
 
     class Told(RLVRTrainer):
         """Takes its rollouts from ``said``."""

@@ -23,7 +23,8 @@ from multiticket.models import load_model
 from multiticket.research.report.tables import arm_name
 from multiticket.ticket import Ticket
 from multiticket.train.run import run_training
-from multiticket.train.trainer import RLVRTrainer, StepKL
+from multiticket.train.step_kl import StepKL
+from multiticket.train.trainer import RLVRTrainer
 
 STEPS = 10
 RATE = 6e-2 / 32

@@ -20,8 +20,9 @@ from multiticket.models import load_model
 from multiticket.sparse import attach
 from multiticket.train import grpo_options
 from multiticket.train.engine_weights import push_plain_weights
-from multiticket.train.run import reward_function
-from multiticket.train.trainer import RLVRTrainer, grpo_config
+from multiticket.train.recipe import grpo_config
+from multiticket.train.rewards import reward_function
+from multiticket.train.trainer import RLVRTrainer
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from trl import GRPOConfig
 
 from multiticket import config
-from multiticket.train import trainer
+from multiticket.train import recipe as recipe_module
 from multiticket.train.grpo_options import OURS, UNFIT, checked
-from multiticket.train.trainer import grpo_config
+from multiticket.train.recipe import grpo_config
 
 
 def _arguments(options: dict[str, Any], folder: Path) -> GRPOConfig:
@@ -74,7 +74,7 @@ def test_all_that_the_recipe_decides_is_known_to_trl_and_what_a_setting_decides_
     }
     free |= {"adam_beta2", "bf16", "fp16", "gradient_checkpointing", "use_cpu", "report_to", "disable_tqdm"}
     free |= {"log_level", "dataloader_pin_memory", "project", "run_name"}
-    monkeypatch.setattr(trainer, "with_options", lambda recipe, _: recipe)
+    monkeypatch.setattr(recipe_module, "with_options", lambda recipe, _: recipe)
     recipe: Any = grpo_config(config.build({"learning_rate": 1e-2}), tmp_path, 8)
     for name in set(recipe) - free:
         with pytest.raises(ValueError, match=r"decided by|cannot be set"):

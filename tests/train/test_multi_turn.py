@@ -16,8 +16,10 @@ from multiticket.generate.conversations import complete_turns
 from multiticket.generate.prompts import render, render_reply, rendered
 from multiticket.tasks.protocol import as_dataset
 from multiticket.train.multi_turn import converse, rollout_function
-from multiticket.train.run import reward_function, run_training
-from multiticket.train.trainer import RLVRTrainer, grpo_config
+from multiticket.train.recipe import grpo_config
+from multiticket.train.rewards import reward_function
+from multiticket.train.run import run_training
+from multiticket.train.trainer import RLVRTrainer
 
 CHAT = (
     "{{ bos_token }}{% for m in messages %}{{ '<' + m.role[0] + '>' + m.content + eos_token + '\n' }}{% endfor %}"
@@ -214,8 +216,8 @@ def test_the_gradient_is_that_of_the_models_tokens_alone(
     attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
 
     trainer.compute_loss(model, batch).backward()
-    assert trainer._measured is not None
-    assert torch.equal(trainer._measured["mask"], mask)  # the KL of a step is of the model's tokens too
+    assert trainer._kept is not None
+    assert torch.equal(trainer._kept.mask, mask)  # the KL of a step is of the model's tokens too
     found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
 

@@ -24,8 +24,11 @@ from multiticket.models import load_model
 from multiticket.sparse import attach
 from multiticket.train.probe import FirstStepProbe
 from multiticket.train.rate import AVERAGED_STEPS, MOST_STRIDE, REACH, RateController, solve_rate
-from multiticket.train.run import reward_function, run_training
-from multiticket.train.trainer import RLVRTrainer, StepKL, grpo_config
+from multiticket.train.recipe import grpo_config
+from multiticket.train.rewards import reward_function
+from multiticket.train.run import run_training
+from multiticket.train.step_kl import StepKL
+from multiticket.train.trainer import RLVRTrainer
 
 TARGET = 0.004
 

@@ -18,8 +18,10 @@ from multiticket.arms.prepared import as_prepared
 from multiticket.mask import Mask
 from multiticket.models import load_model
 from multiticket.sparse import Attachment, attach
-from multiticket.train.run import reward_function, run_training
-from multiticket.train.trainer import RLVRTrainer, grpo_config
+from multiticket.train.recipe import grpo_config
+from multiticket.train.rewards import reward_function
+from multiticket.train.run import run_training
+from multiticket.train.trainer import RLVRTrainer
 
 BETA = 0.5
 ARMS = ["ticket", "full", "lora"]

@@ -13,8 +13,11 @@ from multiticket import config
 from multiticket.mask import Mask
 from multiticket.models import load_model
 from multiticket.sparse import attach
-from multiticket.train.run import reward_function
-from multiticket.train.trainer import RLVRTrainer, grpo_config
+from multiticket.tasks.judging import rows
+from multiticket.train import plain_step
+from multiticket.train.recipe import grpo_config
+from multiticket.train.rewards import reward_function
+from multiticket.train.trainer import RLVRTrainer
 
 RATE = 3e-3
 
@@ -59,18 +62,20 @@ def _trainer(folder: Path, output: Path, arm: str = "full", **settings: Any) -> 
 
 def _log_probs(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Log-probabilities of the completion tokens (rollouts, tokens), from the model's own logits."""
+    return plain_step.log_probs(model, _rollouts(batch))
+
+
+def _rollouts(batch: dict[str, Any]) -> plain_step.Rollouts:
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-    width = batch["completion_ids"].shape[1]
-    logits = model(input_ids=ids, attention_mask=attention).logits[:, -width - 1 : -1]
-    return logits.log_softmax(-1).gather(-1, batch["completion_ids"].unsqueeze(-1)).squeeze(-1)
+    return plain_step.Rollouts(ids, attention, batch["completion_mask"], [])
 
 
 def _reference_step(folder: Path, batch: dict[str, Any], clip: float) -> tuple[Any, dict[str, torch.Tensor]]:
     """One step of the paper's recipe in plain PyTorch on a fresh base: the model after it, and its raw gradients."""
     model, _ = load_model(str(folder))
     mask = batch["completion_mask"]
-    loss = -(batch["advantages"].unsqueeze(1) * _log_probs(model, batch) * mask).sum() / mask.sum()
+    loss = plain_step.policy_gradient_loss(_log_probs(model, batch), batch["advantages"], mask)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01
     )
@@ -88,6 +93,7 @@ def test_the_advantage_is_the_reward_minus_its_groups_mean(toy_model_folder: Pat
     assert rewards.std(dim=1).max() > 0
     expected = (rewards - rewards.mean(dim=1, keepdim=True)).flatten()
     torch.testing.assert_close(trainer.scored["advantages"], expected, rtol=0, atol=1e-6)
+    assert torch.equal(plain_step.advantages(rewards.flatten(), 8), expected)
 
 
 @pytest.mark.parametrize("micro_batch", [32, 8])
@@ -208,3 +214,28 @@ def test_rounding_hides_nothing_of_fp32_weights(toy_model_folder: Path, tmp_path
     trainer = _trainer(toy_model_folder, tmp_path, arm="ticket", density=0.25)
     trainer.train()
     assert trainer.state.log_history[0]["hidden_by_rounding"] == 0
+
+
+@pytest.mark.parametrize("arm", ["full", "ticket"])
+def test_the_plain_step_learns_what_the_trainer_learns(arm: str, toy_model_folder: Path) -> None:
+    """Twenty steps without TRL: the reward rises, every step moves the policy, and only what trains has moved."""
+    model, tokenizer = load_model(str(toy_model_folder))
+    base = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    mask = Mask.random(model, density=0.25)
+    attachment = attach(model, mask) if arm == "ticket" else None
+    trained = model.parameters() if attachment is None else attachment.parameters()
+    optimizer = torch.optim.AdamW(trained, lr=RATE if arm == "full" else 10 * RATE, weight_decay=0.01)
+    problems = rows(TASK.problems("train"))
+    found = [
+        plain_step.plain_step(model, tokenizer, optimizer, TASK, problems[:16], seed=number)
+        for number in range(20)
+    ]
+    rewards = [float(reward.mean()) for reward, _ in found]
+    assert sum(rewards[-5:]) > 1.2 * sum(rewards[:5])
+    assert all(kl.token > 0 for _, kl in found)
+    if attachment is not None:
+        for name in mask.names:
+            moved = dict(model.named_parameters())[name].detach() != base[name]
+            places = torch.zeros(moved.numel(), dtype=torch.bool)
+            places[mask.indices(name)] = True
+            assert not (moved.flatten() & ~places).any()

@@ -15,7 +15,7 @@ from multiticket.config import RunConfig, build
 from multiticket.errors import why_not_loaded
 from multiticket.generate.prompts import prompt_texts
 from multiticket.plan.memory import plan
-from multiticket.train.trainer import grpo_config
+from multiticket.train.recipe import grpo_config
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
 

@@ -10,7 +10,6 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from trl.generation import vllm_generation
 
 from multiticket.integrations.vllm.base import checked_places
 from multiticket.integrations.vllm.clients import HttpEngine
@@ -18,6 +17,7 @@ from multiticket.integrations.vllm.ranks import vllm_ranks
 from multiticket.integrations.vllm.refusals import refusal
 from multiticket.integrations.vllm.sync import TicketSync
 from multiticket.sparse import Attachment
+from multiticket.train.trl_compat import vllm_generation
 
 SERVER = """vllm serve MODEL --weight-transfer-config '{"backend": "multiticket"}'"""
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from multiticket.mask.names import VALUES_SUFFIX
+from multiticket.mask.names import VALUES_SUFFIX, canonical_name
 from multiticket.sparse import Attachment
+from multiticket.train.trl_compat import push_instead, pushed_weights
 
 
 def push_plain_weights(generation: Any, attachment: Attachment) -> None:
@@ -25,7 +26,7 @@ def push_plain_weights(generation: Any, attachment: Attachment) -> None:
     Raises:
         ValueError: TRL pushes weights in another way than it did in version 1.16.
     """
-    every = getattr(generation, "_iter_named_params", None)
+    every = pushed_weights(generation)
     if every is None:
         raise ValueError(
             "The installed TRL pushes weights to vLLM in a way that is not known to leave a ticket's values out: "
@@ -34,8 +35,10 @@ def push_plain_weights(generation: Any, attachment: Attachment) -> None:
 
     def plain() -> Iterator[tuple[str, Tensor]]:
         attachment.flush()
+        names = {canonical_name(name) for name, _ in attachment.model.named_parameters()}
         for name, tensor in every():
-            if not name.endswith(VALUES_SUFFIX):
+            # under FSDP2, TRL 1.14 gives buffers and a tied weight's other name as well
+            if name in names and not name.endswith(VALUES_SUFFIX):
                 yield name, tensor
 
-    generation._iter_named_params = plain
+    push_instead(generation, plain)

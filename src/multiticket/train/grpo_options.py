@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from trl import GRPOConfig
-from trl.import_utils import is_vllm_available
 
 from multiticket.config import RunConfig
+from multiticket.train.trl_compat import GRPOConfig, is_vllm_available
 
 OURS = {
     "output_dir": "--output",

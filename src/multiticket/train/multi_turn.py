@@ -126,7 +126,7 @@ def rollout_function(task: Task, problems: Any) -> Any:
             contexts: list[list[int]], turn: int
         ) -> tuple[list[list[int]], list[list[float]] | None]:
             # a group shares its context in the first turn only
-            return trainer._generate_single_turn(contexts, None, {}, group if turn == 0 else 1)
+            return trainer.generate_turn(contexts, group if turn == 0 else 1)
 
         done = converse(prompts, [problem_of[p] for p in prompts], task, trainer.processing_class, generate)
         has_logprobs = bool(trainer.use_vllm)

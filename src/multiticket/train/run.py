@@ -28,14 +28,15 @@ from multiticket.runs.files import write_json
 from multiticket.runs.folder import RunFolder, read_json
 from multiticket.runs.progress import RunProgress
 from multiticket.runs.trackers import check_installed
-from multiticket.tasks.judging import rows
 from multiticket.tasks.score_function import ScoreFails
 from multiticket.train.allocator import keep_freed_memory
 from multiticket.train.callbacks.interrupt import StopSignals
 from multiticket.train.multi_turn import rollout_function
 from multiticket.train.rate import RateController
+from multiticket.train.recipe import grpo_config
+from multiticket.train.rewards import reward_function
 from multiticket.train.session import Sitting
-from multiticket.train.trainer import RLVRTrainer, grpo_config
+from multiticket.train.trainer import RLVRTrainer
 
 
 def run_training(
@@ -262,33 +263,6 @@ class _Run:
         after = evaluation.summary()
         self.arm.note_scores(place, {"before": self.measure_start(), "after": after})
         return after
-
-
-def reward_function(task: Any) -> Any:
-    """The task's score as TRL calls rewards; the share of right answers goes to the log beside it.
-
-    So does the number of completions that the task's verifier could not judge, where it counts them.
-    """
-
-    def reward(
-        prompts: Any,
-        completions: list[str],
-        answer: list[str],
-        log_metric: Any,
-        log_extra: Any,
-        **columns: Any,
-    ) -> list[float]:
-        log_extra("answer", list(answer))  # for samples.jsonl
-        turns = columns.get("turns") or [[completion] for completion in completions]
-        given = {"prompt": prompts, "answer": answer}
-        problems = rows({**given, "metadata": columns["metadata"]} if "metadata" in columns else given)
-        failed_before = getattr(task, "failures", 0)
-        judged = tasks.judge(task, turns, problems)
-        log_metric("failures", getattr(task, "failures", 0) - failed_before)
-        log_metric("accuracy", sum(judgement.correct for judgement in judged) / len(judged))
-        return [judgement.reward for judgement in judged]
-
-    return reward
 
 
 def versions() -> dict[str, str]:

@@ -27,5 +27,5 @@ class MeasureRounding(TrainerCallback):
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         assert self.watch is not None
         hidden, moved = self.trainer.accelerator.reduce(self.watch.counts(), reduction="sum").tolist()
-        self.trainer._metrics["train"]["hidden_by_rounding"].append(hidden / max(moved, 1.0))
+        self.trainer.log_values("hidden_by_rounding").append(hidden / max(moved, 1.0))
         self.watch = None

@@ -19,7 +19,7 @@ MOST_BYTES = 2**24
 class SampleWriter(TrainerCallback):
     """Writes a line each of a few rollouts of step 1 and of every `every`-th step.
 
-    `trainer` is a GRPOTrainer whose reward function logs the column ``answer``.
+    `trainer` is an RLVRTrainer whose reward function logs the column ``answer``.
     """
 
     def __init__(self, trainer: Any, every: int, lines: StepLines) -> None:
@@ -38,7 +38,7 @@ class SampleWriter(TrainerCallback):
         path = self.lines.path
         if path.exists() and path.stat().st_size >= MOST_BYTES:
             return
-        for sample in rollouts(self.trainer._logs, ROLLOUTS):
+        for sample in rollouts(self.trainer.last_rollouts, ROLLOUTS):
             self.lines.append({"step": step, **sample})
 
 

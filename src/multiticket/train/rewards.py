@@ -1,0 +1,35 @@
+"""A task's scores as TRL takes rewards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from multiticket import tasks
+from multiticket.tasks.judging import rows
+
+
+def reward_function(task: Any) -> Any:
+    """The task's score as TRL calls rewards; the share of right answers goes to the log beside it.
+
+    So does the number of completions that the task's verifier could not judge, where it counts them.
+    """
+
+    def reward(
+        prompts: Any,
+        completions: list[str],
+        answer: list[str],
+        log_metric: Any,
+        log_extra: Any,
+        **columns: Any,
+    ) -> list[float]:
+        log_extra("answer", list(answer))  # for samples.jsonl
+        turns = columns.get("turns") or [[completion] for completion in completions]
+        given = {"prompt": prompts, "answer": answer}
+        problems = rows({**given, "metadata": columns["metadata"]} if "metadata" in columns else given)
+        failed_before = getattr(task, "failures", 0)
+        judged = tasks.judge(task, turns, problems)
+        log_metric("failures", getattr(task, "failures", 0) - failed_before)
+        log_metric("accuracy", sum(judgement.correct for judgement in judged) / len(judged))
+        return [judgement.reward for judgement in judged]
+
+    return reward

@@ -1,0 +1,97 @@
+"""Checkpoints of a trainer: the trained values and not the dense model, whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import save_fsdp_optimizer
+from transformers.trainer import SCHEDULER_NAME
+
+from multiticket.arms.protocol import Prepared
+from multiticket.arms.values import VALUES_FILE, load_values, save_values
+from multiticket.runs.checkpoints import Checkpoints
+from multiticket.sparse import Attachment
+from multiticket.sparse.optimizer_state import load_either_layout
+from multiticket.train.rate import RateController
+from multiticket.train.trl_compat import OpenTrainer
+
+
+class SavingTrainer(OpenTrainer):
+    """A trainer that saves and loads what trains."""
+
+    attachment: Attachment | None
+    prepared: Prepared
+    rate: RateController | None
+    _saving_to: str | None = None
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own, which also takes up what was saved on a machine of the other kind."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.attachment is not None and not self.is_fsdp_enabled:
+            load_either_layout(self.attachment, optimizer)
+        return optimizer
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: a run folder describes itself."""
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._saving_to or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        step = self.state.global_step
+        checkpoints = Checkpoints(Path(self.args.output_dir))
+        partial = checkpoints.partial(step)
+        self._saving_to = str(partial)
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.finish(step, partial / f"checkpoint-{step}")
+        except BaseException:
+            checkpoints.give_up(step)
+            raise
+        finally:
+            self._saving_to = None
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """A checkpoint's values when the trainer saves; a plain Hugging Face checkpoint when a person asks."""
+        folder = Path(output_dir or self.args.output_dir)
+        if self.attachment is not None and _internal_call:
+            state = self.attachment.state_dict()  # every rank, where FSDP2 shards the values
+            if self.args.should_save:
+                folder.mkdir(parents=True, exist_ok=True)
+                save_values(state, folder / VALUES_FILE)
+        else:
+            gathered = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+            if self.args.should_save:  # gathered by every rank where FSDP shards it, written by one
+                self.prepared.save_pretrained(folder, gathered)
+                self.processing_class.save_pretrained(folder)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Under FSDP the optimiser's shards and the scheduler, without the dense model that transformers would add."""
+        if self.attachment is None or not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def go_back_to(self, checkpoint: Path) -> None:
+        """Put a checkpoint's values, or its whole model, in the place of those now."""
+        self._load_from_checkpoint(str(checkpoint), self.model)
+        if self.rate is not None:
+            scheduler = torch.load(checkpoint / "scheduler.pt", weights_only=True)
+            vars(self.rate).update(scheduler["lr_lambdas"][0])
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.attachment is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_values(self.attachment, Path(resume_from_checkpoint) / VALUES_FILE)
+
+    def _load_best_model(self) -> None:
+        assert self.state.best_model_checkpoint is not None
+        self._load_from_checkpoint(self.state.best_model_checkpoint)

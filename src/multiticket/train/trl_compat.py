@@ -1,0 +1,125 @@
+"""Everything of TRL that it does not promise to keep, in one place, and the versions that the tests were run with.
+
+TRL's names with an underscore are reached from here alone, and so are its modules that are no part of its manual.
+``make test-trl VERSION=1.14.0`` runs the trainer's tests with another version than the installed one.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+SERIES = ("1.14", "1.16")
+"""Versions that pass the trainer's tests; each stands for its patches. 1.13 has another protocol with vLLM, and 1.15
+starts a Triton kernel on machines without a GPU."""
+READ_IN = {
+    "GRPOTrainer._compute_loss": "1.16.0",
+    "GRPOTrainer._get_per_token_logps_and_entropies": "1.16.0",
+    "GRPOTrainer._generate_single_turn": "1.16.0",
+    "GRPOTrainer._get_train_sampler": "1.16.0",
+    "GRPOTrainer._metrics": "1.16.0",
+    "GRPOTrainer._logs": "1.16.0",
+    "VLLMGeneration._iter_named_params": "1.16.0",
+    "utils._ChunkedLogProbFunction": "1.16.0",  # in sparse.autograd.fused_head, which finds it without importing TRL
+}
+"""Each private name that is used, and the version whose source was read for it."""
+
+
+class UnknownTRL(ImportError, ValueError):
+    """The installed TRL is none that the trainer was tested with."""
+
+
+def require_tested(installed: str) -> None:
+    """Raises UnknownTRL, in one sentence, for a version that is in none of `SERIES`."""
+    if ".".join(installed.split(".")[:2]) not in SERIES:
+        known = " or ".join(SERIES)
+        raise UnknownTRL(
+            f"Training needs TRL {known}, and {installed} is installed: pip install 'trl=={SERIES[-1]}.*'."
+        )
+
+
+require_tested(version("trl"))
+
+# TRL is imported after the check, which would not be reached where a name is gone.
+from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+from trl.generation import vllm_generation  # noqa: E402
+from trl.import_utils import is_vllm_available  # noqa: E402
+from trl.trainer.utils import RepeatSampler  # noqa: E402
+
+__all__ = ["GRPOConfig", "GRPOTrainer", "RepeatSampler", "is_vllm_available", "vllm_generation"]
+
+
+class OpenTrainer(GRPOTrainer):
+    """TRL's trainer with names of its own for the places where a subclass steps in."""
+
+    # transformers declares these more loosely than a trainer with a model has them
+    args: Any
+    model: Any
+    train_dataset: Any
+    processing_class: Any
+    optimizer: Any
+    lr_scheduler: Any
+    ref_model: Any
+    num_generations: int
+
+    def loss(self, model: Any, batch: dict[str, Any]) -> Any:
+        """A micro-batch's loss, a scalar with its graph."""
+        return super()._compute_loss(model, batch)
+
+    def log_probs(self, model: Any, *asked: Any, **options: Any) -> Any:
+        """Log-probabilities of completion tokens (rollouts, tokens) first, then TRL's own extras.
+
+        Args:
+            asked: token ids and attention mask (rollouts, prompt and completion), and how many tokens are the
+                completion's.
+        """
+        return super()._get_per_token_logps_and_entropies(model, *asked, **options)
+
+    def problem_order(self, dataset: Any) -> Any:
+        """The sampler that decides which problems a step takes."""
+        return super()._get_train_sampler(dataset)
+
+    def log_values(self, name: str) -> list[float]:
+        """What is logged under a name when the step is over, as the mean of this list."""
+        return self._metrics["train"][name]
+
+    def rename_logged(self, name: str, other: str) -> None:
+        """Log under `other` what TRL logs under `name`."""
+        logged = self._metrics["train"]
+        logged[other] += logged.pop(name, [])
+
+    @property
+    def last_rollouts(self) -> Any:
+        """Prompts, completions, rewards and extras of the rollouts generated last."""
+        return self._logs
+
+    def generate_turn(
+        self, contexts: list[list[int]], group: int
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        """Token ids of one completion for each context, with their log-probabilities where the engine gives them.
+
+        Args:
+            group: how many contexts in a row are the same.
+        """
+        return self._generate_single_turn(contexts, None, {}, group)
+
+    # What TRL itself calls
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        return self.loss(model, inputs)
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.log_probs(model, *args, **kwargs)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        return self.problem_order(dataset if dataset is not None else self.train_dataset)
+
+
+def pushed_weights(generation: Any) -> Any:
+    """The method of a trainer's ``VLLMGeneration`` that gives the names and tensors it pushes, or None."""
+    return getattr(generation, "_iter_named_params", None)
+
+
+def push_instead(generation: Any, weights: Any) -> None:
+    """Have a ``VLLMGeneration`` push what `weights()` gives."""
+    generation._iter_named_params = weights
