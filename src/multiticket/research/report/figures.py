@@ -16,6 +16,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.figure import FigureBase
@@ -84,9 +85,8 @@ def inline_svg(svg: bytes, name: str, alternative: str) -> str:
     head = re.search(r'viewBox="([^"]+)"', text)
     assert head is not None
     body = text[text.index(">", text.index("<svg")) + 1 :]
-    label = alternative.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return (
-        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" role="img" aria-label="{label}" '
+        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" role="img" aria-label="{escape(alternative)}" '
         f'viewBox="{head[1]}">{" ".join(body.split())}'
     )
 
