@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-VARIABLES = ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "DATASETS_VERBOSITY")
+from multiticket.quiet import ENVIRONMENT
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     """In a fresh process, which inherits nothing of what another test's command has hushed in this one."""
-    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
