@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import small
 from trl import GRPOConfig
 
 from multiticket import config
 from multiticket.train import recipe as recipe_module
-from multiticket.train.grpo_options import OURS, UNFIT, checked
+from multiticket.train.grpo_options import OURS, SCHEDULES, UNFIT, checked
 from multiticket.train.recipe import grpo_config
+from multiticket.train.run import run_training
 
 
 def _arguments(options: dict[str, Any], folder: Path) -> GRPOConfig:
-    return grpo_config(config.build({"grpo": options}), folder, 8)
+    return grpo_config(config.build({"grpo": options, "learning_rate": 1e-2}), folder, 8)
 
 
 def test_options_go_last_and_keep_their_type(tmp_path: Path) -> None:
@@ -42,6 +44,16 @@ def test_options_go_last_and_keep_their_type(tmp_path: Path) -> None:
         ({"top_p": "many"}, "TRL's top_p should be a valid number"),
         ({"gradient_checkpointing": "perhaps"}, "TRL's gradient_checkpointing should be a valid boolean"),
         ({"use_vllm": True}, "pip install 'trl[vllm]'"),
+        ({"deepspeed": "x.json"}, "a run is one process"),
+        ({"fsdp": "full_shard"}, "a run is one process"),
+        ({"sync_ref_model": True}, "the reference policy stays as it is"),
+        ({"reward_weights": [1.0]}, "a task has one score"),
+        ({"remove_unused_columns": True}, "the score needs the problems' answers"),
+        ({"neftune_noise_alpha": 5}, "that of its noise"),
+        ({"auto_find_batch_size": True}, "the size of a pass is micro_batch"),
+        ({"optim": "lomo"}, "The optimiser 'lomo' is not installed: You need to install"),
+        ({"optim": "no-such"}, "no-such is not a valid OptimizerNames"),
+        ({"dataloader_persistent_workers": True}, "needs dataloader_num_workers above 0"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_in_one_sentence(
@@ -101,3 +113,120 @@ def test_options_on_the_command_line_go_before_those_of_the_file(tmp_path: Path)
     assert config.load(path, {"grpo": {"top_p": 0.9}}).grpo == {"epsilon": 0.1, "top_p": 0.9}
     with pytest.raises(ValueError, match="grpo should be a valid dictionary"):
         config.build({"grpo": ["top_p"]})
+
+
+WORK: dict[str, Any] = {
+    "lr_scheduler_type": "cosine",
+    "lr_scheduler_kwargs": {},
+    "warmup_steps": 1,
+    "optim": "adamw_torch",
+    "optim_args": "",
+    "adam_beta1": 0.8,
+    "adam_beta2": 0.9,
+    "adam_epsilon": 1e-6,
+    "bf16": True,
+    "gradient_checkpointing": True,
+    "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    "use_cache": True,
+    "torch_empty_cache_steps": 1,
+    "logging_nan_inf_filter": False,
+    "include_num_input_tokens_seen": "all",
+    "log_level": "info",
+    "disable_tqdm": True,
+    "run_name": "x",
+    "project": "x",
+    "use_cpu": True,
+    "dataloader_drop_last": True,
+    "dataloader_pin_memory": False,
+    "dataloader_in_order": False,
+    "cast_lm_head_to_fp32": True,
+    "disable_dropout": False,
+    "pad_to_multiple_of": 8,
+    "chat_template_kwargs": {},
+    "top_p": 0.9,
+    "top_k": 5,
+    "min_p": 0.1,
+    "generation_kwargs": {"num_beams": 1},
+    "repetition_penalty": 1.1,
+    "epsilon": 0.1,
+    "epsilon_high": 0.3,
+    "delta": 2.0,
+    "importance_sampling_level": "sequence",
+    "scale_rewards": "group",
+    "loss_type": "grpo",
+    "mask_truncated_completions": True,
+    "top_entropy_quantile": 0.5,
+    "entropy_coef": 0.01,
+    "use_adaptive_entropy": True,
+    "entropy_coef_max": 0.5,
+    "entropy_coef_min": 0.0,
+    "entropy_coef_delta": 0.001,
+    "entropy_target": 0.3,
+    "off_policy_mask_threshold": 0.5,
+    "use_bias_correction_kl": False,
+    "log_unique_prompts": True,
+    "num_completions_to_print": 1,
+    "log_multimodal": False,
+}
+"""Options that a run takes, each with another value than the default: one run of the toy model takes them all."""
+TAKEN = [
+    "cache_implementation",
+    "fp16",
+    "tf32",
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
+    "torch_compile",
+    "torch_compile_backend",
+    "torch_compile_mode",
+    "trackio_space_id",
+    "trackio_bucket_id",
+    "trackio_static_space_id",
+    "full_determinism",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context",
+    "debug",
+    "skip_memory_metrics",
+    "router_aux_loss_coef",
+    "steps_per_generation",
+    "num_iterations",
+    "sapo_temperature_neg",
+    "sapo_temperature_pos",
+    "vespo_k_pos",
+    "vespo_k_neg",
+    "vespo_lambda_pos",
+    "vespo_lambda_neg",
+    "log_completions",
+    "use_vllm",
+    "use_transformers_paged",
+    "use_transformers_continuous_batching",
+    "transformers_continuous_batching_config",
+]
+"""Options that pass, and that the toy run leaves out: for a GPU or another package, slow, at odds with those above, or
+talking to the terminal; vLLM's own beside them."""
+
+
+def test_every_option_of_trl_is_taken_by_a_run_or_refused_with_a_reason(
+    toy_model_folder: Path, tmp_path: Path
+) -> None:
+    names = {field.name for field in dataclasses.fields(GRPOConfig) if field.init}
+    refused = {
+        name for name in names if name in UNFIT or name in OURS or name in config.RunConfig.model_fields
+    }
+    taken = {*WORK, *TAKEN, *(name for name in names if name.startswith("vllm_"))}
+    assert not refused & taken
+    assert names == refused | taken
+    for name in refused:
+        with pytest.raises(ValueError, match=r"decided by this run's own|cannot be set for a run: .*\.$"):
+            checked({name: None})
+    settings = small(toy_model_folder, steps=2, rollouts=16, save_every=None, eval_every=None, grpo=WORK)
+    run_training(settings, tmp_path / "run", show_progress=False)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_without_a_rate_is_refused(name: str, tmp_path: Path) -> None:
+    run = config.build({"grpo": {name: WORK[name]}})
+    with pytest.raises(ValueError, match=f"TRL's {name} has no effect with learning_rate auto"):
+        grpo_config(run, tmp_path, 8)

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from transformers import Trainer
 
 from multiticket.config import RunConfig
+from multiticket.errors import first_sentence
 from multiticket.train.trl_compat import GRPOConfig, is_vllm_available
 
 OURS = {
@@ -35,34 +37,84 @@ OURS = {
 }
 """Options that follow from a setting of the run under another name; those of one name are found by it."""
 
-UNFIT = {
-    "beta": "TRL would load a second model as its reference, which need not be the base that a ticket is bound to",
-    "logging_steps": "metrics.jsonl holds every step",
-    "logging_strategy": "metrics.jsonl holds every step",
-    "save_only_model": "a checkpoint must be enough to resume from",
-    "load_best_model_at_end": "the result is what the last step left",
-    "hub_token": "it would be written into config.json",
-    "push_to_hub": "a run writes to its own folder only",
-    "shuffle_dataset": "the order of problems follows from training_seed",
-    "use_liger_kernel": "its loss does not show the log-probabilities from which each step's KL is measured",
+UNFIT_FOR = {
+    "TRL would load a second model as its reference, which need not be the base that a ticket is bound to": "beta",
+    "metrics.jsonl holds every step": "logging_steps logging_strategy logging_first_step",
+    "a checkpoint must be enough to resume from": "save_only_model",
+    "the result is what the last step left": "load_best_model_at_end metric_for_best_model greater_is_better",
+    "it would be written into config.json": "hub_token",
+    "a run writes to its own folder only": "push_to_hub hub_model_id hub_strategy hub_private_repo hub_always_push "
+    "hub_revision log_completions_hub_repo",
+    "the order of problems follows from training_seed": "shuffle_dataset train_sampling_strategy length_column_name "
+    "ignore_data_skip",
+    "its loss does not show the log-probabilities from which each step's KL is measured": "use_liger_kernel "
+    "liger_kernel_config",
+    "a run is one process; for several, give the attached model to RLVRTrainer in a script of your own": "deepspeed "
+    "ds3_gather_for_generation fsdp fsdp_config parallelism_config accelerator_config ddp_backend ddp_timeout "
+    "ddp_bucket_cap_mb ddp_broadcast_buffers ddp_find_unused_parameters ddp_static_graph local_rank "
+    "average_tokens_across_devices log_on_each_node log_level_replica save_on_each_node",
+    "a run measures before and after by itself, see eval and eval_every": "eval_delay eval_on_start "
+    "eval_accumulation_steps eval_do_concat_batches eval_use_gather_object per_device_eval_batch_size "
+    "prediction_loss_only include_for_metrics batch_eval_metrics bf16_full_eval fp16_full_eval num_generations_eval "
+    "do_predict",
+    "a run trains": "do_train",
+    "a task has one score": "reward_weights multi_objective_aggregation",
+    "the score needs the problems' answers": "remove_unused_columns label_names",
+    "the reference policy stays as it is, see reference": "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps",
+    "a step's KL would be that of its noise": "neftune_noise_alpha",
+    "the size of a pass is micro_batch": "auto_find_batch_size",
+    "GRPO has no labels": "label_smoothing_factor",
+    "what is trained follows from arm and scope": "optim_target_modules",
+    "a run saves when it is told to stop, and restores all that it needs": "enable_jit_checkpoint "
+    "restore_callback_states_from_checkpoint",
+    "the model is loaded before TRL sees it": "trust_remote_code",
+    "the turns are the task's": "max_tool_calling_iterations",
 }
+UNFIT = {name: why for why, names in UNFIT_FOR.items() for name in names.split()}
 """Options that a run cannot honour, and why."""
+
+SCHEDULES = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
+"""Options that say how a given rate changes."""
 
 
 def with_options(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> GRPOConfig:
     """The recipe with a run's own options last.
 
     Raises:
-        ValueError: as :func:`checked`, and where TRL refuses how the options go together.
+        ValueError: as :func:`checked`, and where TRL refuses how the options go together, or lacks what they need.
     """
     values = checked(options)
     try:
-        return GRPOConfig(**{**recipe, **values})
+        chosen = GRPOConfig(**{**recipe, **values})
+        _require_workers(chosen)
+        if "optim" in values:
+            Trainer.get_optimizer_cls_and_kwargs(chosen, model=None)
+        return chosen
+    except ImportError as error:
+        raise ValueError(
+            f"The optimiser {values['optim']!r} is not installed: {first_sentence(error)}."
+        ) from None
     except (ValueError, TypeError) as error:
         if not values:
             raise
-        reason = " ".join(str(error).split())
-        raise ValueError(f"TRL refuses the options {', '.join(values)}: {reason}") from None
+        raise ValueError(f"TRL refuses the options {', '.join(values)}: {first_sentence(error)}.") from None
+
+
+def refuse_schedules(options: Mapping[str, Any]) -> None:
+    """Raises ValueError where a run that finds its rate is told how the rate changes."""
+    for name in SCHEDULES:
+        if name in options:
+            raise ValueError(
+                f"TRL's {name} has no effect with learning_rate auto, which decides each step's rate: give a number as "
+                f"learning_rate, or leave {name} out."
+            )
+
+
+def _require_workers(chosen: GRPOConfig) -> None:
+    if not chosen.dataloader_num_workers:
+        for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
+            if getattr(chosen, name):
+                raise ValueError(f"{name} needs dataloader_num_workers above 0")
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:

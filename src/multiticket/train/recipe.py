@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from multiticket.config import RunConfig
-from multiticket.train.grpo_options import with_options
+from multiticket.train.grpo_options import refuse_schedules, with_options
 from multiticket.train.trl_compat import GRPOConfig
 
 
@@ -59,6 +59,7 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
     chosen = with_options(recipe, config.grpo)
     if config.learning_rate == "auto":
         _refuse_unless_adam(chosen)
+        refuse_schedules(config.grpo)
     return chosen
 
 
