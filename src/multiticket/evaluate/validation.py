@@ -13,22 +13,30 @@ from multiticket.runs.lines import StepLines
 class Validation(TrainerCallback):
     """Measures every `every` steps, before the step is saved, and has a new best one saved.
 
-    `measure` returns an evaluation's summary, and leaves the random state and the model as they were.
+    `measure` returns an evaluation's summary, and leaves the random state and the model as they were; None where it
+    was stopped. What it then owes is measured when the run goes on.
     """
 
     lines: list[dict[str, Any]]
     """What the file holds; the same on every rank."""
 
-    def __init__(self, every: int, lines: StepLines, measure: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, every: int, lines: StepLines, measure: Callable[[], dict[str, Any] | None]) -> None:
         self.every = every
         self.file = lines
         self.lines = lines.read()
         self.measure = measure
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step and all(line["step"] != state.global_step for line in self.lines):
+            self.on_step_end(args, state, control, **kwargs)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.every:
             return
-        self.lines.append({"step": state.global_step, **self.measure()})
+        measured = self.measure()
+        if measured is None:
+            return
+        self.lines.append({"step": state.global_step, **measured})
         if state.is_world_process_zero:
             self.file.append(self.lines[-1])
         if best_step(self.lines) == state.global_step:

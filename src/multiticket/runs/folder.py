@@ -22,7 +22,8 @@ class RunFolder:
     ``config.json`` the settings; ``metrics.jsonl`` one line an optimiser step; ``result.json`` what came of
     it; ``ticket.safetensors`` (ticket arm) or ``model/`` (full arm) or ``adapter/`` (LoRA); ``eval-before.jsonl`` and
     ``eval-after.jsonl`` the results of single problems; ``eval.jsonl`` scores on held-out problems on the way;
-    ``samples.jsonl`` a few rollouts; ``checkpoints/step-N``; ``tensorboard/``.
+    ``trained.json`` what is still to be told of a run that is trained and not measured yet; ``samples.jsonl`` a few
+    rollouts; ``checkpoints/step-N``; ``tensorboard/``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,6 +31,7 @@ class RunFolder:
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
         self.result = path / "result.json"
+        self.trained = path / "trained.json"
         self.ticket = path / "ticket.safetensors"
         self.model = path / "model"
         self.adapter = path / "adapter"
@@ -78,13 +80,25 @@ class RunFolder:
         """What the finished run reported, or None."""
         return read_json(self.result) if self.result.exists() else None
 
-    def go_back_to(self, step: int) -> None:
-        """Leave the folder as it was when `step` was done: what came later will be done again.
+    def read_trained(self, config: RunConfig) -> dict[str, Any] | None:
+        """What the training with these settings came to, where all of it is done and what it made is there."""
+        if not self.trained.exists():
+            return None
+        told = read_json(self.trained)
+        whole = told["steps"] == config.steps and (config.stop_on_collapse or told["stopped"] is None)
+        if not whole or not (self.path / told["file"]).exists():
+            return None
+        return {**told, "earlier_s": told["train_s"]}
 
-        Also what a kill left half-written goes: temporary files and partial checkpoints.
-        """
+    def go_back_to(self, step: int) -> None:
+        """Leave the folder as it was when `step` was done: what came later will be done again."""
         for lines in (self.steps, self.evaluations, self.samples):
             lines.cut_after(step)
+        self.trained.unlink(missing_ok=True)
+        self.remove_half_written()
+
+    def remove_half_written(self) -> None:
+        """Remove what a kill left: temporary files and partial checkpoints."""
         self.checkpoints.remove_partial()
         shutil.rmtree(self.path / _PARTIAL_MODEL, ignore_errors=True)
         for path in self.path.glob(".*"):
@@ -108,6 +122,7 @@ _PARTIAL_MODEL = ".model.partial"
 _TEMPORARY = (
     ".config.json.",
     ".result.json.",
+    ".trained.json.",
     ".ticket.safetensors.",
     ".eval-before.json",
     ".eval-after.json",

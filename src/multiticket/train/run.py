@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import resource
+import signal
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,10 @@ from multiticket.runs.files import write_json
 from multiticket.runs.folder import RunFolder, read_json
 from multiticket.runs.progress import RunProgress
 from multiticket.runs.trackers import check_installed
+from multiticket.runs.versions import versions
 from multiticket.tasks.score_function import ScoreFails
 from multiticket.train.allocator import keep_freed_memory
-from multiticket.train.callbacks.interrupt import StopSignals
+from multiticket.train.callbacks.interrupt import RunInterrupted, StopNow, StopSignals
 from multiticket.train.multi_turn import rollout_function
 from multiticket.train.rate import RateController
 from multiticket.train.recipe import grpo_config
@@ -92,50 +92,60 @@ def run_training(
     with RunProgress(output.name, config.steps, show_progress) as progress:
         run = _Run(config, folder, task, progress, verbose, {} if measured is None else measured)
         folder.create(config)
-        with explained(folder):
-            folder.result.unlink(missing_ok=True)  # of fewer steps, if there is one
+        with explained(folder), StopSignals() as signals:
             try:
-                before = run.measure_start()
-            except ScoreFails:
-                if not resume:
-                    folder.take_back()
-                raise
-            train_s, stopped = run.train()
-            kept = run.keep(stopped)
-            after = run.measure_kept()
-            result = _result(run, before, after, kept, train_s, stopped, started)
-            write_json(folder.result, result)
+                return _from_start_to_result(run, signals, resume, started)
+            except StopNow:
+                raise RunInterrupted(signals.received or signal.SIGINT, None, output) from None
+
+
+def _from_start_to_result(run: _Run, signals: StopSignals, resume: bool, started: float) -> dict[str, Any]:
+    """The four stages of a run. What was trained is on the disk before anything else is done with it."""
+    folder = run.folder
+    folder.result.unlink(missing_ok=True)  # of fewer steps, if there is one
+    try:
+        with signals.measuring():
+            before = run.measure_start()
+    except ScoreFails:
+        if not resume:
+            folder.take_back()
+        raise
+    trained = folder.read_trained(run.config) if resume else None
+    if trained is None:
+        trained = run.train(signals)
+        write_json(folder.trained, trained)
+    folder.remove_half_written()
+    with signals.measuring():
+        after = run.measure_kept()
+    result = _result(run, before, after, trained, started)
+    write_json(folder.result, result)
+    folder.trained.unlink()
     return result
 
 
 def _result(
-    run: _Run,
-    before: dict[str, Any],
-    after: dict[str, Any],
-    kept: Path,
-    train_s: float,
-    stopped: dict[str, Any] | None,
-    started: float,
+    run: _Run, before: dict[str, Any], after: dict[str, Any], trained: dict[str, Any], started: float
 ) -> dict[str, Any]:
     config = run.config
+    kept = run.folder.path / trained["file"]
     return {
         **{name: getattr(config, name) for name in ("task", "model", "arm", "density", "seed", "part")},
         **{name: getattr(config, name) for name in ("training_seed", "steps", "dtype")},
-        "learning_rate": run.learning_rate,
+        "learning_rate": trained["learning_rate"],
         "learning_rate_asked": config.learning_rate,
         **run.prepared.about(config, run.numel),
         "nnz": run.prepared.nnz,
         "numel": run.numel,
         "eval": {"before": before, "after": after},
         "best_step": best_step(run.folder.evaluations.read()),
-        "stopped": stopped,
+        "stopped": trained["stopped"],
         "file": kept.name,
         "file_bytes": bytes_of(kept),
-        "train_s": round(train_s, 3),
-        "wall_s": round(time.monotonic() - started, 3),
+        "train_s": round(trained["train_s"], 3),
+        "wall_s": round(trained["earlier_s"] + time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": versions() | {name: version(name) for name in run.arm.packages},
+        "versions": versions(run.arm.packages),
     }
 
 
@@ -208,16 +218,27 @@ class _Run:
             write_json(kept, shared[key].summary())
         return read_json(kept)
 
-    def train(self) -> tuple[float, dict[str, Any] | None]:
-        """Do all steps that are missing: seconds of training in all sittings, and the collapse, if one came."""
+    def train(self, signals: StopSignals) -> dict[str, Any]:
+        """Take all steps that are missing and keep what was trained; what is to be told of that.
+
+        ``train_s`` are seconds of training in all sittings, ``earlier_s`` those before this one, of which nobody
+        counted more than the training.
+        """
         sitting = Sitting(self.config, self.folder, self.progress)
-        with StopSignals() as signals:
-            trainer = self._trainer(sitting)
-            sitting.watch(trainer, self._measure_held_out, signals)
-            collapsed = sitting.go_on(trainer)
+        trainer = self._trainer(sitting)
+        sitting.watch(trainer, self._measure_held_out, signals)
+        collapsed = sitting.go_on(trainer)
         signals.follow(self.folder.path)
         stopped = sitting.back_to_before(collapsed, trainer) if collapsed is not None else None
-        return sitting.seconds, stopped
+        kept = self.keep(stopped)
+        return {
+            "steps": self.config.steps,
+            "file": kept.name,
+            "learning_rate": self.learning_rate,
+            "stopped": stopped,
+            "train_s": sitting.seconds,
+            "earlier_s": sitting.metrics.seconds_before,
+        }
 
     def _trainer(self, sitting: Sitting) -> RLVRTrainer:
         trainer = RLVRTrainer(
@@ -263,15 +284,6 @@ class _Run:
         after = evaluation.summary()
         self.arm.note_scores(place, {"before": self.measure_start(), "after": after})
         return after
-
-
-def versions() -> dict[str, str]:
-    """Of what a result depends on."""
-    libraries = ("multiticket", "torch", "transformers", "trl", "accelerate", "numpy")
-    found = {"python": platform.python_version(), **{name: version(name) for name in libraries}}
-    if "vllm" in sys.modules:  # asked of itself, since a build for another device has another name
-        found["vllm"] = sys.modules["vllm"].__version__
-    return found
 
 
 def peak_memory() -> int:

@@ -39,6 +39,10 @@ class SavingTrainer(OpenTrainer):
     def _get_output_dir(self, trial: Any) -> str:
         return self._saving_to or super()._get_output_dir(trial)
 
+    def save_checkpoint(self) -> None:
+        """A checkpoint of the last step, at once."""
+        self._save_checkpoint(self.model, None)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
         checkpoints = Checkpoints(Path(self.args.output_dir))

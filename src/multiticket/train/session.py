@@ -12,7 +12,7 @@ from multiticket.evaluate.validation import Validation, best_step
 from multiticket.runs.folder import RunFolder
 from multiticket.runs.progress import RunProgress
 from multiticket.runs.trackers import tensorboard
-from multiticket.train.callbacks.interrupt import StopAtStep, StopSignals
+from multiticket.train.callbacks.interrupt import StopAtStep, StopNow, StopSignals
 from multiticket.train.callbacks.metrics import MetricsWriter
 from multiticket.train.callbacks.samples import SampleWriter
 from multiticket.train.collapse import Collapse, collapse, suspect_since
@@ -39,26 +39,47 @@ class Sitting:
     ) -> None:
         """Everything that looks at a step when it is done, in the order in which it does."""
         config, folder = self.config, self.folder
+        self.signals = signals
+        self.stop = StopAtStep(signals)
+
+        def unless_stopped() -> dict[str, Any] | None:
+            try:
+                with signals.measuring():
+                    return measure()
+            except StopNow:
+                return None
+
         if config.eval_every:
-            trainer.add_callback(Validation(config.eval_every, folder.evaluations, measure))
+            trainer.add_callback(Validation(config.eval_every, folder.evaluations, unless_stopped))
         if config.samples_every:
             trainer.add_callback(SampleWriter(trainer, config.samples_every, folder.samples))
         if config.stop_on_collapse:
             trainer.add_callback(_StopOnCollapse(self))
-        trainer.add_callback(StopAtStep(signals))
         trainer.add_callback(_Prune(self))
         trainer.add_callback(tensorboard(folder.tensorboard, self.done or 0))
+        trainer.add_callback(self.stop)
 
     def go_on(self, trainer: RLVRTrainer) -> Collapse | None:
         """Take the steps that are missing; what ended them early, if it was a collapse."""
         done = self.done
         checkpoint = self.folder.checkpoints.of(done) if done is not None else None
         if self.collapsed() is None and (done or 0) < self.config.steps:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            try:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            except StopNow:
+                self._save_last_step(trainer)
         elif checkpoint is not None:
             trainer.go_back_to(checkpoint)
         self.prune()  # what a kill after the last save left over
         return self.collapsed()
+
+    def _save_last_step(self, trainer: RLVRTrainer) -> None:
+        """A step was given up: nothing has changed since the last one but what was drawn at random."""
+        step = trainer.state.global_step
+        if step and step not in self.folder.checkpoints.steps():
+            self.stop.random_as_after_the_step()
+            trainer.save_checkpoint()
+        self.signals.stopped_at = step
 
     def collapsed(self) -> Collapse | None:
         return collapse(self.metrics.lines, self.config.collapse) if self.config.stop_on_collapse else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ from small_runs import made, metrics, small
 from transformers import TrainerCallback
 
 from multiticket.cli import main
+from multiticket.runs.folder import RunFolder
+from multiticket.train import run as run_module
 from multiticket.train import session
+from multiticket.train.callbacks import interrupt
 from multiticket.train.callbacks.interrupt import RunInterrupted, StopSignals
 from multiticket.train.run import run_training
+from multiticket.train.trainer import RLVRTrainer
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +116,93 @@ def test_a_signal_that_stopped_no_step_is_not_lost(tmp_path: Path) -> None:
         signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         signals.follow(tmp_path)
+
+
+def _slow(monkeypatch: pytest.MonkeyPatch, signum: int, step: int, seconds: float = 30.0) -> None:
+    """A step that takes `seconds`, with a signal at its beginning; what it draws at random comes before it waits."""
+    generate = RLVRTrainer._generate_and_score_completions
+
+    def slow(self: Any, inputs: Any) -> Any:
+        found = generate(self, inputs)
+        if self.state.global_step == step - 1:
+            signal.raise_signal(signum)
+            ends = time.monotonic() + seconds
+            while time.monotonic() < ends:
+                time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(RLVRTrainer, "_generate_and_score_completions", slow)
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_step_that_takes_long_is_given_up_and_taken_again_to_the_same_bits(
+    step: int,
+    expected: dict[str, Any],
+    toy_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings, output = small(toy_model_folder, save_every=None), tmp_path / "run"
+    monkeypatch.setattr(interrupt, "PATIENCE", 0.3)
+    with monkeypatch.context() as patch:
+        _slow(patch, signal.SIGINT, step)
+        began = time.monotonic()
+        with pytest.raises(RunInterrupted, match="--resume") as stop:
+            run_training(settings, output, show_progress=False)
+    assert time.monotonic() - began < 15
+    assert stop.value.step == step - 1
+    assert ("before the first step" in str(stop.value)) == (step == 1)
+    assert RunFolder(output).checkpoints.last() == (step - 1 or None)
+    run_training(settings, output, resume=True, show_progress=False)
+    found = {**made(output), "config.json": None}
+    assert {**found, "checkpoints": None} == {**expected, "checkpoints": None}
+
+
+@pytest.mark.parametrize("measurement", [1, 2, 4])
+def test_a_measurement_is_given_up_at_once_and_done_when_the_run_goes_on(
+    measurement: int,
+    expected: dict[str, Any],
+    toy_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1: of the base; 2: of validation problems at step 3; 4: of what was trained, which is not trained again."""
+    settings, output = small(toy_model_folder, save_every=None), tmp_path / "run"
+    evaluate, calls = run_module.evaluate, []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        if len(calls) == measurement:
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "evaluate", interrupted)
+        with pytest.raises(RunInterrupted) as stop:
+            run_training(settings, output, show_progress=False)
+    assert stop.value.code == 143
+    assert len(calls) == measurement
+    if measurement == 4:
+        monkeypatch.setattr(RLVRTrainer, "train", None)
+    result = run_training(settings, output, resume=True, show_progress=False)
+    assert result["wall_s"] >= result["train_s"]
+    assert not RunFolder(output).trained.exists()
+    found = {**made(output), "config.json": None}
+    assert {**found, "checkpoints": None} == {**expected, "checkpoints": None}
+
+
+def test_nothing_that_is_told_of_a_run_can_lose_what_was_trained(
+    toy_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, output = small(toy_model_folder, save_every=None, steps=2), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "peak_memory", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_training(settings, output, show_progress=False)
+    kept = RunFolder(output).ticket.read_bytes()
+    monkeypatch.setattr(RLVRTrainer, "train", None)
+    run_training(settings, output, resume=True, show_progress=False)
+    assert RunFolder(output).ticket.read_bytes() == kept
 
 
 def test_in_another_thread_nothing_is_handled_and_training_works(

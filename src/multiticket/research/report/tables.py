@@ -93,7 +93,7 @@ def print_result(result: Mapping[str, Any], output: Path) -> None:
     table.add_row("greedy", f"{percent(before['greedy'])} before, {percent(after['greedy'])} after")
     table.add_row("measured", measured(after))
     table.add_row("file", f"{output / result['file']} ({decimal(result['file_bytes'])})")
-    table.add_row("time", f"{result['wall_s']:.1f} s, of which training {result['train_s']:.1f} s")
+    table.add_row("time", f"{result['wall_s']:.1f} s in all, of which training {result['train_s']:.1f} s")
     wide_console().print(table)
 
 

@@ -1,18 +1,24 @@
-"""A request to stop: noted when it comes, followed when the optimiser step is done."""
+"""A request to stop: obeyed within seconds, with everything that was trained kept."""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import TrainerCallback
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PATIENCE = 3.0
+"""Seconds that a step has to end by itself, once a signal has come, before it is given up."""
 
 
 class RunInterrupted(Exception):
@@ -20,28 +26,42 @@ class RunInterrupted(Exception):
 
     Attributes:
         code: what a process exits with then: 143 after SIGTERM, 130 after SIGINT.
-        step: the last step, of which there is a checkpoint.
+        step: the last step that is kept; None: it was not training.
     """
 
-    def __init__(self, signum: int, step: int, output: Path) -> None:
+    def __init__(self, signum: int, step: int | None, output: Path) -> None:
         self.code = 128 + signum
         self.step = step
-        super().__init__(
-            f"Stopped after step {step} as asked; its checkpoint is kept. Continue with: "
-            f"multiticket train --resume --output {output}"
+        done = (
+            "while measuring as asked; what was trained is kept"
+            if step is None
+            else f"after step {step} as asked; its checkpoint is kept"
+            if step
+            else "before the first step was done, as asked"
         )
+        super().__init__(f"Stopped {done}. Continue with: multiticket train --resume --output {output}")
+
+
+class StopNow(BaseException):
+    """Raised in the main thread where work can be given up at once. No score function may catch it by accident."""
 
 
 class StopSignals:
     """Within the block, notes SIGTERM and SIGINT instead of dying of them; a second signal works as it did before.
 
-    In another thread than the main one, where Python allows no handlers, it does nothing.
+    A step that does not end within `PATIENCE` seconds after it is given up by :class:`StopNow`, but only while nothing
+    is being changed that a checkpoint would need whole: see `may_stop`. In another thread than the main one, where
+    Python allows no handlers, it does nothing.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.stopped_at: int | None = None
+        self.may_stop = False
+        """Whether what is being done can be given up: a step before its optimiser step, or a measurement."""
+        self._at_once = False
         self._before: dict[int, Any] = {}
+        self._timer: threading.Timer | None = None
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -52,25 +72,64 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._restore()
 
-    def follow(self, output: Path) -> None:
-        """After the block: stop the run of folder `output`, where that was asked for.
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """A block that is given up as soon as a signal is there: nothing is lost with it."""
+        before, self.may_stop = self.may_stop, True
+        try:
+            if self.received is not None:
+                raise StopNow
+            self._at_once = True  # no patience: what comes now raises at once
+            yield
+        finally:
+            self.may_stop = before
+            self._at_once = self._at_once and self.received is not None
 
-        A signal that came when the last step was over, and stopped none, works now as it would have.
+    def allow(self) -> None:
+        """From here on a step may be given up; at once, where that is overdue."""
+        self.may_stop = True
+        if self.received is not None and self._at_once:
+            raise StopNow
+
+    def follow(self, output: Path) -> None:
+        """After training: end the run of folder `output` where a step was its last.
+
+        A signal that came when the last step was over, and stopped none, stops the measurement that follows; behind the
+        block it works now as it would have.
         """
         if self.stopped_at is not None:
             assert self.received is not None
             raise RunInterrupted(self.received, self.stopped_at, output)
-        if self.received is not None:
+        if self.received is not None and not self._before:
             signal.raise_signal(self.received)
 
     def _note(self, signum: int, frame: Any) -> None:
-        self.received = signum
-        self._restore()
-        os.write(
-            2, b"\nmultiticket: stopping when this step is done and saved; a second signal stops at once.\n"
-        )
+        if self.received is None:
+            self.received = signum
+            if self._at_once and self.may_stop:
+                raise StopNow
+            words = f"stopping when this step is done and saved, or in {PATIENCE:g} seconds without it"
+            os.write(2, f"\nmultiticket: {words}; a second signal stops at once.\n".encode())
+            self._timer = threading.Timer(PATIENCE, self._wake)
+            self._timer.daemon = True
+            self._timer.start()
+        elif self._timer is not None and self._at_once:  # the timer's
+            self._timer = None
+            if self.may_stop:
+                raise StopNow
+        else:
+            self._restore()
+            signal.raise_signal(signum)
+
+    def _wake(self) -> None:
+        """In the timer's thread: have the main thread run the handler."""
+        self._at_once = True
+        signal.pthread_kill(threading.main_thread().ident or 0, self.received or signal.SIGINT)
 
     def _restore(self) -> None:
         for signum, handler in self._before.items():
@@ -79,18 +138,53 @@ class StopSignals:
 
 
 class StopAtStep(TrainerCallback):
-    """Saves and ends training with the step during which a signal came."""
+    """Saves and ends training with the step during which a signal came; says when a step may be given up.
+
+    Added last, so that what others do before an optimiser step may be given up too.
+    """
 
     def __init__(self, signals: StopSignals) -> None:
         self.signals = signals
+        self._random: tuple[Any, ...] | None = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not _several_ranks():  # which must end with the same step
+            self.signals.allow()
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self.signals.may_stop = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        self.signals.may_stop = False
+        if _several_ranks():
             self.signals.received = _of_any_rank(self.signals.received, args.device)
+        self._random = _random_states()
         if self.signals.received is not None:
             self.signals.stopped_at = state.global_step
             control.should_save = True
             control.should_training_stop = True
+
+    def random_as_after_the_step(self) -> None:
+        """Put the random states back to what they were when the last step was done."""
+        if self._random is not None:
+            _set_random_states(self._random)
+
+
+def _random_states() -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+
+
+def _set_random_states(states: tuple[Any, ...]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    if states[3] is not None:
+        torch.cuda.set_rng_state_all(states[3])
+
+
+def _several_ranks() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _of_any_rank(received: int | None, device: torch.device) -> int | None:
