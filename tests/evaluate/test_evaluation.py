@@ -187,3 +187,15 @@ def test_padding_that_comes_after_a_batch_was_broken_off_is_no_part_of_a_complet
 
     monkeypatch.setattr(model, "generate", late)
     assert complete(model, tokenizer, prompts, 40, 1.0) == expected
+
+
+def test_an_evaluation_tells_how_far_it_is(toy: tuple[Any, Any]) -> None:
+    model, tokenizer = toy
+    told: list[tuple[int, int]] = []
+    settings = EvalConfig(problems=6, samples=3, batch_size=4)
+    quiet = evaluate(model, tokenizer, TASK, settings)
+    spoken = evaluate(model, tokenizer, TASK, settings, tell=lambda *how_far: told.append(how_far))
+    assert spoken == quiet
+    assert told == sorted(told)
+    assert told[-1] == (24, 24)
+    assert len(told) >= 6

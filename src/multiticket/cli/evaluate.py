@@ -84,9 +84,11 @@ def evaluate(
         tasks.get(task)
 
     from multiticket.evaluate.trained import Trained, measure, results_file
+    from multiticket.runs.progress import RunProgress
 
     trained = Trained(ticket, adapter, checkpoint)
-    evaluation, about = measure(run, model, trained, task)
+    with RunProgress("eval", 0) as progress:
+        evaluation, about = measure(run, model, trained, task, progress.completions)
     if output is None and not asking:  # the file's name does not tell how it was asked otherwise
         output = results_file(trained, about["task"], run.eval)
     if output is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,15 @@ def evaluate(
     task: Any,
     settings: EvalConfig,
     max_completion_tokens: int | None = None,
+    tell: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a model on the first `settings.problems` problems of a split.
 
     The same model, settings and machine always give the same result, and sample s of problem i is the same however
     many others there are; torch's random state is left as it was.
+
+    Args:
+        tell: told now and then how many completions are over, of how many in all; those of several turns count once.
     """
     task = asked(task, tokenizer)
     split = task.problems(settings.split)
@@ -98,8 +103,14 @@ def evaluate(
     tokens = max_completion_tokens or task.max_completion_tokens
     together: dict[str, Any] = {"batch_size": settings.batch_size, "batch_tokens": settings.batch_tokens}
 
+    in_all = len(texts) * (1 + settings.samples)
+
+    def over(before: int, turn: int) -> Callable[[int], None] | None:
+        """Told of the first turn alone: how many speak in later ones is not known before."""
+        return None if tell is None or turn else lambda more: tell(before + more, in_all)
+
     def greedily(contexts: list[str], places: list[int], turn: int) -> list[str]:
-        return complete(model, tokenizer, contexts, tokens, **together)
+        return complete(model, tokenizer, contexts, tokens, tell=over(0, turn), **together)
 
     draws = [(i, sample) for i in range(len(texts)) for sample in range(settings.samples)]
 
@@ -113,6 +124,7 @@ def evaluate(
             settings.temperature,
             seed=settings.seed,
             streams=streams,
+            tell=over(len(texts), turn),
             **together,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from multiticket.runs.folder import RunFolder
 from multiticket.tasks import Asking, asked
 from multiticket.ticket import Ticket
 
+Tell = Callable[[int, int], None]
 DEFAULT_MODEL, DEFAULT_TASK = "tiny-qwen2", "arithmetic"
 
 
@@ -44,7 +45,7 @@ class Trained:
 
 
 def measure(
-    config: RunConfig, model: str | None, trained: Trained, task: str | None
+    config: RunConfig, model: str | None, trained: Trained, task: str | None, tell: Tell | None = None
 ) -> tuple[Evaluation, dict[str, Any]]:
     """The evaluation of one subject, and what it was: model, task and where the trained values came from.
 
@@ -52,11 +53,12 @@ def measure(
         config: gives the dtype (not for a checkpoint, whose run says) and how to measure.
         model: the base; None: the one that the ticket, the adapter or the run names, else ``tiny-qwen2``.
         task: None: the ticket's or the run's, else ``arithmetic``.
+        tell: told now and then how many completions are over, of how many.
     """
     if trained.checkpoint is not None:
-        return _measure_checkpoint(config, trained.checkpoint, task)
+        return _measure_checkpoint(config, trained.checkpoint, task, tell)
     if trained.adapter is not None:
-        return _measure_adapter(config, model, trained, task)
+        return _measure_adapter(config, model, trained, task, tell)
     loaded = Ticket.load(trained.ticket) if trained.ticket is not None else None
     told = dict(loaded.provenance) if loaded is not None else {}
     model = model or told.get("model") or DEFAULT_MODEL
@@ -65,15 +67,15 @@ def measure(
     about = {"model": model, "task": chosen.name}
     chosen = asked(chosen, tokenizer, _asking(config, told if task is None else {}))
     if loaded is None:
-        return evaluate(base, tokenizer, chosen, config.eval, config.max_completion_tokens), about
+        return evaluate(base, tokenizer, chosen, config.eval, config.max_completion_tokens, tell), about
     tokens = config.max_completion_tokens or (told.get("max_completion_tokens") if task is None else None)
     with loaded.applied(base):
-        evaluation = evaluate(base, tokenizer, chosen, config.eval, tokens)
+        evaluation = evaluate(base, tokenizer, chosen, config.eval, tokens, tell)
     return evaluation, {**about, "ticket": str(trained.ticket)}
 
 
 def _measure_adapter(
-    config: RunConfig, model: str | None, trained: Trained, task: str | None
+    config: RunConfig, model: str | None, trained: Trained, task: str | None, tell: Tell | None
 ) -> tuple[Evaluation, dict[str, Any]]:
     adapter, run = trained.adapter, trained.run()
     assert adapter is not None
@@ -86,11 +88,11 @@ def _measure_adapter(
     chosen = asked(chosen, tokenizer, _asking(config, told))
     adapted = with_adapter(base, adapter)
     about = {"model": model, "task": chosen.name, "adapter": str(adapter)}
-    return evaluate(adapted, tokenizer, chosen, config.eval, tokens), about
+    return evaluate(adapted, tokenizer, chosen, config.eval, tokens, tell), about
 
 
 def _measure_checkpoint(
-    config: RunConfig, checkpoint: Path, task: str | None
+    config: RunConfig, checkpoint: Path, task: str | None, tell: Tell | None
 ) -> tuple[Evaluation, dict[str, Any]]:
     run = RunFolder(checkpoint.resolve().parent.parent)
     if not checkpoint.is_dir() or not run.config.exists():
@@ -101,7 +103,7 @@ def _measure_checkpoint(
     model, tokenizer = arms.get(started.arm).read(checkpoint, started)
     chosen = asked(chosen, tokenizer, _asking(config, started.model_dump() if task is None else {}))
     tokens = config.max_completion_tokens or started.max_completion_tokens
-    return evaluate(model, tokenizer, chosen, config.eval, tokens), about
+    return evaluate(model, tokenizer, chosen, config.eval, tokens, tell), about
 
 
 def _asking(config: RunConfig, told: Mapping[str, Any]) -> Asking:

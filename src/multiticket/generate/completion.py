@@ -7,8 +7,9 @@ from: each completion has its own stream, so that what it says does not depend o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ def complete(
     batch_tokens: int = 2**17,
     seed: int = 0,
     streams: Sequence[int] | None = None,
+    tell: Callable[[int], None] | None = None,
 ) -> list[str]:
     """One completion a prompt, as text without special tokens; greedy unless a temperature is given.
 
@@ -63,6 +65,7 @@ def complete(
             are generated together; a single completion may take more. They change what is held in memory, and
             completions only where rounding does.
         seed, streams: seed and number of each completion's random stream; None: its place in `prompts`.
+        tell: told now and then how many of the completions are over.
     """
     stops = stop_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
@@ -74,14 +77,22 @@ def complete(
     model.eval()
     try:
         while running:
-            running = [
-                row
-                for batch in _batches(running, max_new_tokens, batch_size, batch_tokens)
-                for row in _advance(model, batch, max_new_tokens, temperature, seed, stops, pad)
-            ]
+            over, left = len(rows) - len(running), []
+            for batch in _batches(running, max_new_tokens, batch_size, batch_tokens):
+                look = None if tell is None else partial(_tell_sum, tell, over)
+                still = _advance(model, batch, max_new_tokens, temperature, seed, stops, pad, look)
+                over += len(batch) - len(still)
+                left += still
+                if tell is not None:
+                    tell(over)
+            running = left
     finally:
         model.train(was_training)
     return tokenizer.batch_decode([row.new for row in rows], skip_special_tokens=True)
+
+
+def _tell_sum(tell: Callable[[int], None], before: int, more: int) -> None:
+    tell(before + more)
 
 
 def _batches(rows: list[_Row], tokens: int, batch_size: int, batch_tokens: int) -> Iterator[list[_Row]]:
@@ -105,8 +116,9 @@ def _advance(
     seed: int,
     stops: list[int],
     pad: int,
+    look: Callable[[int], None] | None,
 ) -> list[_Row]:
-    """Generate for a batch until few of its rows still run, and give those back."""
+    """Generate for a batch until few of its rows still run, and give those back; `look` is told how many are done."""
     width = max(len(row.ids) for row in batch)
     inputs = torch.full((len(batch), width), pad)
     attention = torch.zeros_like(inputs)
@@ -114,7 +126,7 @@ def _advance(
         inputs[place, width - len(row.ids) :] = torch.tensor(row.ids)
         attention[place, width - len(row.ids) :] = 1
     room = [max_new_tokens - len(row.new) for row in batch]
-    few = _FewAreLeft(stops, torch.tensor(room, device=model.device), width)
+    few = _FewAreLeft(stops, torch.tensor(room, device=model.device), width, look)
     sampling = []
     if temperature is not None:
         uniforms = torch.tensor(
@@ -176,7 +188,10 @@ class _OwnStreams(LogitsProcessor):
 class _FewAreLeft(StoppingCriteria):
     """Ends the rows that are done, and the batch once three quarters of it are."""
 
-    def __init__(self, stops: list[int], room: Tensor, width: int) -> None:
+    def __init__(
+        self, stops: list[int], room: Tensor, width: int, look: Callable[[int], None] | None
+    ) -> None:
+        self.look = look
         self.stops = torch.tensor(stops, device=room.device)
         self.room = room
         self.width = width
@@ -189,6 +204,8 @@ class _FewAreLeft(StoppingCriteria):
         new = input_ids.shape[1] - self.width
         self.done |= torch.isin(input_ids[:, -1], self.stops) | (new >= self.room)
         rows = len(self.done)
+        if self.look is not None and new % LOOK_EVERY == 0:
+            self.look(int(self.done.sum()))
         look = rows >= LEAST_ROWS and new >= LEAST_TOKENS and new % LOOK_EVERY == 0
         if look and not self._over and int(self.done.sum()) * 4 >= 3 * rows:
             self._over, self.length = True, min(new, self.length)

@@ -261,10 +261,11 @@ class _Run:
 
     def _measure_held_out(self) -> dict[str, Any]:
         settings = self.config.eval.model_copy(update={"split": "validation"})
-        return self._evaluate(self.prepared.model, settings).summary()
+        with self.progress.aside("measuring on validation problems"):
+            return self._evaluate(self.prepared.model, settings).summary()
 
     def _evaluate(self, model: Any, settings: EvalConfig) -> Evaluation:
-        return evaluate(model, self.tokenizer, self.task, settings, self.tokens)
+        return evaluate(model, self.tokenizer, self.task, settings, self.tokens, self.progress.completions)
 
     def keep(self, stopped: dict[str, Any] | None) -> Path:
         """Write what was trained: a ticket, an adapter, or the whole model as a plain checkpoint."""
@@ -279,7 +280,8 @@ class _Run:
         self.progress.phase("measuring what was trained")
         place = self.folder.path / self.arm.kept
         model, tokenizer = self.arm.read(place, self.config)
-        evaluation = evaluate(model, tokenizer, self.task, self.config.eval, self.tokens)
+        tell = self.progress.completions
+        evaluation = evaluate(model, tokenizer, self.task, self.config.eval, self.tokens, tell)
         evaluation.save(self.folder.problems("after"))
         after = evaluation.summary()
         self.arm.note_scores(place, {"before": self.measure_start(), "after": after})

@@ -62,8 +62,9 @@ class MetricsWriter(TrainerCallback):
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self._began
 
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began = time.monotonic()
+        self.progress.training(state.global_step)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
@@ -78,7 +79,7 @@ class MetricsWriter(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.file.append(line)
-        self.progress.step(state.global_step, logs["reward"])
+        self.progress.step(state.global_step, logs["reward"], logs.get("kl_per_completion"))
 
     def _warn_of_other_weights(self, difference: float | None) -> None:
         """Once."""
