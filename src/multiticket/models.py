@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from multiticket import bases
 from multiticket.errors import why_not_loaded
 
 
-def load_model(name: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(
+    name: str, dtype: str = "float32", revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in `dtype` on the default device, with its tokenizer padding on the left.
 
     Args:
         name: a shipped base, a folder with a Hugging Face checkpoint, or a name on the hub.
+        revision: of a name on the hub; None: the newest.
 
     Raises:
         ValueError: if there is no such model, or it has no tokenizer.
@@ -26,9 +30,12 @@ def load_model(name: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreT
         raise ValueError(
             f"There is no folder {name}: give a shipped base, a checkpoint folder, or a hub name."
         )
+    at = {"revision": revision} if revision is not None and not Path(place).is_dir() else {}
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(place, padding_side="left", truncation_side="left")
-        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype))
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            place, padding_side="left", truncation_side="left", **at
+        )
+        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), **at)
     except (OSError, ValueError, KeyError) as error:
         known = ", ".join(bases.names())
         raise ValueError(
@@ -40,3 +47,17 @@ def load_model(name: str, dtype: str = "float32") -> tuple[PreTrainedModel, PreT
     if torch.cuda.is_available():
         model.to("cuda")
     return model, tokenizer
+
+
+def name_and_revision(name: str, model: Any = None) -> tuple[str, str | None]:
+    """What a model is called everywhere: the hub's name and commit, where it came from there.
+
+    A path into the hub's cache tells both; a name on the hub tells the first, and the loaded `model` the commit. A
+    shipped base and any other folder keep their name.
+    """
+    cached = re.search(r"models--([^/]+)/snapshots/([0-9a-f]{40})/?$", Path(name).as_posix())
+    if cached is not None:
+        return cached[1].replace("--", "/"), cached[2]
+    if name in bases.names() or Path(name).is_dir():
+        return name, None
+    return name, getattr(getattr(model, "config", None), "_commit_hash", None)

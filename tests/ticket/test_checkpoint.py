@@ -63,6 +63,19 @@ def test_merged_checkpoint_is_the_model_merged_in_memory(tmp_path: Path, tied: b
     assert {p.name for p in tmp_path.iterdir()} == {"base", "merged"}
 
 
+def test_what_the_base_says_of_itself_is_not_said_of_the_merged_model(tmp_path: Path) -> None:
+    model = tiny()
+    model.save_pretrained(tmp_path / "base")
+    told = ("README.md", "base.json", "all_results.json", "eval_results.json", "curve.png")
+    kept = ("LICENSE", "LICENSE.md", "chat_template.jinja", "modeling_own.py")
+    for name in (*told, *kept):
+        (tmp_path / "base" / name).write_text("{}")
+    merge_checkpoint(tmp_path / "base", make_ticket(model, Mask.random(model, 0.1)), tmp_path / "merged")
+    names = {path.name for path in (tmp_path / "merged").iterdir()}
+    assert names >= {*kept}
+    assert not names & {*told}
+
+
 def test_a_tied_head_that_is_stored_again_is_written_too(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from multiticket.config import RunConfig
+from multiticket.runs.kept import ticket_file
 from multiticket.sparse import Attachment, attach
 from multiticket.ticket import Ticket
 from multiticket.ticket.section import Section
@@ -17,10 +18,11 @@ RULE = ("method", "density", "seed", "part", "scope")
 
 
 def load_start(path: str) -> tuple[Section, Ticket]:
-    """The one mask with values that a run can go on from. Raises ValueError for a file that has none, or several."""
-    if not Path(path).is_file():
-        raise ValueError(f"There is no ticket {path} to start from: give a ticket.safetensors file.")
-    ticket = Ticket.load(path)
+    """The one mask with values that a run can go on from, of a ticket's file or a run's folder.
+
+    Raises ValueError for a ticket that has none, or several.
+    """
+    ticket = Ticket.load(ticket_file(Path(path)))
     if len(ticket.sections) != 1:
         raise ValueError(
             f"{path} is composed of {len(ticket.sections)} tickets, and a run trains one mask: merge it "
@@ -49,7 +51,7 @@ def settings_from_ticket(path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
                 "its mask, or merge the ticket and train another mask on the merged checkpoint."
             )
     named: dict[str, Any] = {n: ticket.provenance[n] for n in ("model", "task") if n in ticket.provenance}
-    return {**named, **settings, **asked, "from_ticket": str(Path(path).resolve())}
+    return {**named, **settings, **asked, "from_ticket": str(ticket_file(Path(path)).resolve())}
 
 
 def attach_start(model: torch.nn.Module, config: RunConfig) -> Attachment:

@@ -153,7 +153,8 @@ def merge(
     named = one_model(model_argument, model) or loaded.provenance.get("model")
     if not isinstance(named, str):
         raise ValueError("The ticket does not say what base it belongs to; name it with --model.")
-    done = merge_checkpoint(_folder(named), loaded, output)
+    revision = loaded.provenance.get("revision") if named == loaded.provenance.get("model") else None
+    done = merge_checkpoint(_folder(named, revision), loaded, output)
     said = f"Wrote {done['values']:,} values of {done['tensors']} tensors into a copy of {named}: {output}"
     give(done, json, lambda: show(said))
 
@@ -252,9 +253,15 @@ def _load(path: Path) -> Ticket:
     return Ticket.load(ticket_file(path))
 
 
-def _folder(name: str) -> Path:
-    """The folder of a shipped base, of a folder's own path, or of a model that the hub's cache has or can get."""
+def _folder(name: str, revision: str | None = None, local: bool = False) -> Path:
+    """The folder of a shipped base, of a folder's own path, or of a model that the hub's cache has or can get.
+
+    Args:
+        revision: of a model on the hub.
+        local: look into the cache, and ask nobody.
+    """
     from multiticket import bases
+    from multiticket.errors import why_not_loaded
 
     folder = Path(bases.resolve(name))
     if folder.is_dir():
@@ -262,19 +269,17 @@ def _folder(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
 
-        return Path(
-            snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"])
-        )
+        wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+        return Path(snapshot_download(name, allow_patterns=wanted, revision=revision, local_files_only=local))
     except (ImportError, OSError, ValueError) as error:
         shipped = ", ".join(bases.names())
         raise ValueError(
-            f"{name} is neither a shipped base ({shipped}) nor a folder nor a reachable model."
+            f"{name} is neither a shipped base ({shipped}) nor a folder; {why_not_loaded(error)}."
         ) from error
 
 
 def _base_of(ticket: Ticket, named: str | None) -> Checkpoint | None:
     """The named base, checked; or the one that the provenance names, where it is here and is the base."""
-    from multiticket import bases
     from multiticket.ticket.checkpoint import Checkpoint
     from multiticket.ticket.merge import check_checkpoint
 
@@ -282,11 +287,11 @@ def _base_of(ticket: Ticket, named: str | None) -> Checkpoint | None:
         checkpoint = Checkpoint(_folder(named))
         check_checkpoint(checkpoint, ticket)
         return checkpoint
-    told = ticket.provenance.get("model")
-    if not isinstance(told, str) or not Path(bases.resolve(told)).is_dir():
+    told, revision = ticket.provenance.get("model"), ticket.provenance.get("revision")
+    if not isinstance(told, str):
         return None
     try:
-        checkpoint = Checkpoint(bases.resolve(told))
+        checkpoint = Checkpoint(_folder(told, revision, local=True))
         check_checkpoint(checkpoint, ticket)
     except ValueError:
         return None

@@ -92,9 +92,8 @@ def _with_the_tickets_mask(config: Path | None, overrides: dict[str, Any]) -> di
     if asked.get("from_ticket") is None:
         return overrides
     from multiticket.arms.start import settings_from_ticket
-    from multiticket.runs.kept import ticket_file
 
-    return settings_from_ticket(str(ticket_file(Path(asked["from_ticket"]))), asked)
+    return settings_from_ticket(asked["from_ticket"], asked)
 
 
 def _collapse_in_words(stopped: dict[str, Any]) -> str:

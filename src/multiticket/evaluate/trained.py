@@ -61,9 +61,10 @@ def measure(
         return _measure_adapter(config, model, trained, task, tell)
     loaded = Ticket.load(trained.ticket) if trained.ticket is not None else None
     told = dict(loaded.provenance) if loaded is not None else {}
+    revision = told.get("revision") if model is None else None
     model = model or told.get("model") or DEFAULT_MODEL
     chosen = tasks.get(task or told.get("task") or DEFAULT_TASK)
-    base, tokenizer = load_model(model, config.dtype)
+    base, tokenizer = load_model(model, config.dtype, revision)
     about = {"model": model, "task": chosen.name}
     chosen = asked(chosen, tokenizer, _asking(config, told if task is None else {}))
     if loaded is None:

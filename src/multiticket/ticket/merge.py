@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +14,12 @@ from multiticket.ticket.dense import gather, scatter_
 from multiticket.ticket.section import Section
 from multiticket.ticket.ticket import Ticket
 
+OF_THE_BASE_ALONE = re.compile(
+    r"readme.*|.*\.md|.*\.(png|jpe?g|svg|gif|pdf)|(base|trainer_state)\.json|.*(scores?|results?|evals?)\.json",
+    re.IGNORECASE,
+)
+"""Names of files that tell of the base what is not so of a merged model: its page, pictures and scores."""
+LICENCES = re.compile(r"(licen[cs]e|notice|use_policy).*", re.IGNORECASE)
 OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".safetensors"}
 
 
@@ -22,8 +29,9 @@ def merge_checkpoint(
     """Copy the checkpoint folder ``base`` to ``output`` with the ticket's values in it.
 
     Files are copied, and the values written into the copies through memory maps: memory is O(values), whatever the
-    model's size. Configuration and tokenizer come along, weights in other formats (which would be the base's) do
-    not. ``output`` appears when it is complete. Returns counts of values, tensors and files.
+    model's size. Configuration, tokenizer and licences come along; weights in other formats, which would be the base's,
+    and the base's page and scores do not. ``output`` appears when it is complete. Returns counts of values, tensors
+    and files.
 
     Raises ValueError for another base, or an ``output`` that exists.
     """
@@ -73,7 +81,8 @@ def _places(section: Section, checkpoint: Checkpoint) -> dict[str, list[StoredTe
 def _copy(checkpoint: Checkpoint, target: Path) -> int:
     copied = 0
     for path in sorted(checkpoint.folder.iterdir()):
-        if path.is_file() and (path in checkpoint.files or path.suffix not in OTHER_WEIGHTS):
+        told = OF_THE_BASE_ALONE.fullmatch(path.name) and not LICENCES.fullmatch(path.name)
+        if path.is_file() and not told and (path in checkpoint.files or path.suffix not in OTHER_WEIGHTS):
             shutil.copyfile(path, target / path.name)
             copied += 1
     return copied

@@ -21,7 +21,7 @@ from multiticket.evaluate.evaluation import Evaluation, evaluate
 from multiticket.evaluate.validation import best_step
 from multiticket.generate.prompts import rendered
 from multiticket.mask.names import candidate_shapes
-from multiticket.models import load_model
+from multiticket.models import load_model, name_and_revision
 from multiticket.runs.disk import explained
 from multiticket.runs.files import write_json
 from multiticket.runs.folder import RunFolder, read_json
@@ -271,6 +271,8 @@ class _Run:
         """Write what was trained: a ticket, an adapter, or the whole model as a plain checkpoint."""
         settings = self.config.model_dump(mode="json", exclude={*WATCHING})
         settings["learning_rate"] = self.learning_rate
+        settings["model"], revision = name_and_revision(self.config.model, self.prepared.model)
+        settings |= {"revision": revision} if revision is not None else {}
         if stopped is not None:
             settings |= {"steps": stopped["kept_step"], "stopped": stopped}
         return self.prepared.keep(self.folder, self.tokenizer, settings | {"versions": versions()})
