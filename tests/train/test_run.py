@@ -92,6 +92,8 @@ def test_a_run_folder_holds_what_the_design_says(
 
     lines = _metrics(output)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    told = Path(__file__).parents[2].joinpath("docs", "runs.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in told for name in lines[0])
     assert all(0 <= line["reward"] <= 1 and line["kl"] > 0 and line["grad_norm"] > 0 for line in lines)
     assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
 
