@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 
-from multiticket.mask.names import candidate_shapes, in_scope, masked_candidates
+from multiticket.mask.names import candidate_shapes, frozen_by_choice, in_scope, masked_candidates
 from multiticket.mask.positions import Device, Positions, Shapes, stored
 from multiticket.mask.quantised import dense_reader
 from multiticket.mask.rule import MaskRule
@@ -38,7 +38,8 @@ class Mask:
         """int(n * density) positions of every tensor of n entries, uniformly at random (see `random.py`).
 
         ``model`` may be on any device, ``meta`` included. Masks of one seed nest as density shrinks; its
-        parts are disjoint and tile every tensor. Raises ValueError for bad arguments or an empty mask.
+        parts are disjoint and tile every tensor. Tensors that are frozen (``requires_grad`` False) where others
+        are not stay out of it, unless ``scope`` names them. Raises ValueError for bad arguments or an empty mask.
         """
         return cls.from_rule(model, MaskRule("random", density, seed, part, scope))
 
@@ -50,7 +51,7 @@ class Mask:
         time, and the mask keeps the positions they chose; all others need names and shapes alone.
         """
         if rule.method not in WEIGHT_SCORES:
-            return cls.from_shapes(candidate_shapes(model), rule)
+            return cls.from_shapes(_offered(model, rule), rule)
         score, weight = WEIGHT_SCORES[rule.method], dense_reader(model, masked_candidates(model))
         return cls._from_ranking(model, lambda name: score(weight(name), rule), rule)
 
@@ -79,7 +80,7 @@ class Mask:
     def _from_ranking(
         cls, model: torch.nn.Module, score: Callable[[str], torch.Tensor], rule: MaskRule
     ) -> Mask:
-        shapes = _scoped(candidate_shapes(model), rule.scope)
+        shapes = _scoped(_offered(model, rule), rule.scope)
         chosen = {}
         for name, shape in shapes.items():
             count = int(math.prod(shape) * rule.share)
@@ -163,8 +164,22 @@ class Mask:
         assert flat.shape == (self.count(name),)
         return flat
 
+    def without(self, names: Collection[str]) -> Mask:
+        """The mask that the same rule makes where the tensors ``names`` are not there; chosen positions stay."""
+        shapes = {name: shape for name, shape in self._shapes.items() if name not in names}
+        if self.follows_rule:
+            return Mask.from_shapes(shapes, self.rule)
+        return Mask(self.rule, shapes, {n: flat for n, flat in self._chosen.items() if n not in names})
+
     def __repr__(self) -> str:
         return f"Mask({self.rule.method}, nnz={self.nnz}, numel={self.numel}, tensors={len(self._chosen)})"
+
+
+def _offered(model: torch.nn.Module, rule: MaskRule) -> Shapes:
+    """The tensors that a rule may choose from: all but the frozen ones, which a scope must name."""
+    shapes = candidate_shapes(model)
+    frozen = frozen_by_choice(model) if rule.scope == "all" else ()
+    return {name: shape for name, shape in shapes.items() if name not in frozen}
 
 
 def _scoped(shapes: Mapping[str, tuple[int, ...]], scope: str) -> Shapes:

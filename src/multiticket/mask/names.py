@@ -45,6 +45,17 @@ def candidate_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: logical_shape(parameter) for name, parameter in masked_candidates(model).items()}
 
 
+def frozen_by_choice(model: torch.nn.Module) -> set[str]:
+    """Tensors that the model's author or its user has frozen: those that take no gradient where others do.
+
+    Where nothing takes a gradient (a model loaded to be looked at, or attached), nobody has chosen: the set is empty.
+    Quantised weights take none by nature.
+    """
+    candidates = {name: p for name, p in masked_candidates(model).items() if type(p) is torch.nn.Parameter}
+    frozen = {name for name, parameter in candidates.items() if not parameter.requires_grad}
+    return frozen if len(frozen) < len(candidates) else set()
+
+
 def in_scope(name: str, scope: str) -> bool:
     """Whether ``scope`` (``"all"``, or name patterns as in a shell, separated by commas) covers ``name``."""
     return scope == "all" or any(fnmatchcase(name, pattern.strip()) for pattern in scope.split(","))

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from multiticket.mask import Mask
-from multiticket.mask.names import masked_candidates
+from multiticket.mask.names import frozen_by_choice, masked_candidates
 from multiticket.mask.quantised import is_quantised
 from multiticket.sparse.attachment import Attachment
 from multiticket.sparse.direct.attachment import DirectAttachment
@@ -17,6 +17,7 @@ from multiticket.sparse.gradient.choice import refuse_method_that_cannot_work
 from multiticket.sparse.hooked.attachment import HookedAttachment, input_embedding
 from multiticket.sparse.quantised.attachment import QuantisedAttachment
 from multiticket.sparse.support import refuse_method_of_dense_weights, refuse_what_cannot_work
+from multiticket.sparse.undo import undone_on_failure
 
 HOOKS = "hooks"
 
@@ -26,7 +27,8 @@ def attach(model: nn.Module, mask: Mask, gradient: str = "auto") -> Attachment:
 
     Forward passes read the dense weights as before; backward passes give the values their gradient, which is the
     dense gradient at the mask's positions, and keep no dense one. Any optimiser over the attachment's parameters
-    (or over the model's parameters that require a gradient) trains the mask and nothing else.
+    (or over the model's parameters that require a gradient) trains the mask and nothing else. Tensors that are frozen
+    (``requires_grad`` False) where others are not are left as they are, unless the mask's scope names them.
 
     Args:
         model: any module with real weights, on any device, in any floating-point dtype; or quantised by bitsandbytes
@@ -44,18 +46,35 @@ def attach(model: nn.Module, mask: Mask, gradient: str = "auto") -> Attachment:
 
     Raises:
         ValueError: the model has an attachment already, lacks a masked tensor or has another shape for it, is
-            quantised in another way, partitioned (DeepSpeed ZeRO-3, FSDP) or has no weights yet (meta device); or
-            ``gradient`` is none of those, or needs a C compiler that is not there.
+            quantised in another way, partitioned (DeepSpeed ZeRO-3, FSDP), has no weights yet (meta device), or was
+            made within ``torch.inference_mode``; or ``gradient`` is none of those, or needs a C compiler that is not
+            there. Whatever is raised, the model is as it was.
     """
     parameters = masked_candidates(model)
+    mask = _leave_frozen_alone(model, mask)
     refuse_what_cannot_work(model, mask, parameters)
-    if any(is_quantised(parameters[name]) for name in mask.names):
+    quantised = any(is_quantised(parameters[name]) for name in mask.names)
+    if quantised:
         refuse_method_of_dense_weights(gradient)
-        return QuantisedAttachment(model, mask, parameters)
-    if gradient == HOOKS or (gradient == "auto" and _hooks_fit(model, parameters, mask)):
-        return HookedAttachment(model, mask, parameters)
-    refuse_method_that_cannot_work(gradient)
-    return DirectAttachment(model, mask, parameters, gradient)
+    hooks = not quantised and (
+        gradient == HOOKS or (gradient == "auto" and _hooks_fit(model, parameters, mask))
+    )
+    if not hooks and not quantised:
+        refuse_method_that_cannot_work(gradient)
+    with undone_on_failure(model):
+        if quantised:
+            return QuantisedAttachment(model, mask, parameters)
+        if hooks:
+            return HookedAttachment(model, mask, parameters)
+        return DirectAttachment(model, mask, parameters, gradient)
+
+
+def _leave_frozen_alone(model: nn.Module, mask: Mask) -> Mask:
+    """What was frozen since the mask was made does not train either, unless its scope or its positions name it."""
+    if mask.rule.scope != "all" or mask.rule.density is None:
+        return mask
+    frozen = frozen_by_choice(model) & set(mask.shapes)
+    return mask.without(frozen) if frozen else mask
 
 
 def _hooks_fit(model: nn.Module, parameters: dict[str, nn.Parameter], mask: Mask) -> bool:

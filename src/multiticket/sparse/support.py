@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from multiticket.mask import Mask
@@ -28,6 +29,10 @@ def refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str, 
     Args:
         parameters: the model's ``masked_candidates``.
     """
+    if torch.is_inference_mode_enabled() or any(p.is_inference() for p in parameters.values()):
+        raise ValueError(
+            "Tensors made within torch.inference_mode cannot be trained; load the model and attach outside of it."
+        )
     if any(masked_weights(module) or record_of(module) for module in model.modules()):
         raise ValueError(
             "This model has an attachment already; detach it, or attach the union of both masks."

@@ -74,8 +74,8 @@ class MaskedModule(nn.Module):
 class MaskedLinear(nn.Linear):
     """A linear layer whose weight gradient is a sampled product, and a masked bias's a sum of the columns it needs."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        masked = masked_weights(self)
+    def forward(self, input: Tensor) -> Tensor:
+        x, masked = input, masked_weights(self)
         weight, bias = masked.get("weight"), masked.get("bias")
         if weight is None or not weight.trains:
             return super().forward(x)
@@ -120,8 +120,8 @@ _last_input = _LastInput()
 class MaskedEmbedding(nn.Embedding):
     """An embedding whose backward pass touches only the rows that occurred."""
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        weight = masked_weights(self).get("weight")
+    def forward(self, input: Tensor) -> Tensor:
+        tokens, weight = input, masked_weights(self).get("weight")
         special = self.scale_grad_by_freq or self.sparse
         if weight is None or special or not weight.trains:
             return F.embedding(

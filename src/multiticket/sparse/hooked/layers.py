@@ -112,7 +112,8 @@ class HookedModule(nn.Module):
 class HookedLinear(nn.Linear):
     """A linear layer: torch's own forward over the alias, or a lean function where the plan asks for one."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         # Few attributes are read here: each is a guard, once a layer is compiled.
         plan = self.__dict__[_LEAN]
         if plan is None and not compilation.of_one_graph:
@@ -145,8 +146,8 @@ class HookedLinear(nn.Linear):
 class HookedEmbedding(nn.Embedding):
     """An embedding whose backward pass touches only the rows that occurred; the model's first ends the pass."""
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        record = self.__dict__[_RECORD]
+    def forward(self, input: Tensor) -> Tensor:
+        tokens, record = input, self.__dict__[_RECORD]
         tensor = record.tensors.get("weight")
         if not torch.is_grad_enabled() or self.scale_grad_by_freq or self.sparse:
             return super().forward(tokens)
