@@ -157,8 +157,15 @@ class Attachment(ABC):
         """Whether an optimiser over these parameters, by ``id``, trains the attachment."""
 
     @abstractmethod
-    def _before_step(self) -> None:
-        """An optimiser that trains the attachment is about to step."""
+    def _before_step(self, parameters: set[int]) -> None:
+        """An optimiser over these parameters, by ``id``, is about to step."""
+
+    @abstractmethod
+    def _after_step(self, parameters: set[int]) -> None:
+        """An optimiser over these parameters, by ``id``, has stepped: write what it changed, and touch nothing else.
+
+        A backward pass may be under way, with one optimiser a parameter.
+        """
 
 
 def find_readers(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
@@ -205,18 +212,20 @@ def watched_by(attachments: Collection[Attachment]) -> Iterator[None]:
             _watch_every_optimizer()
 
 
-def _trained_by(optimizer: Optimizer) -> list[Attachment]:
-    return attachments_of(parameter for group in optimizer.param_groups for parameter in group["params"])
+def _stepped(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _before_optimizer_step(optimizer: Optimizer, *_: Any) -> None:
-    for attachment in _trained_by(optimizer):
-        attachment._before_step()
+    stepped = _stepped(optimizer)
+    for attachment in attachments_of(stepped):
+        attachment._before_step({id(parameter) for parameter in stepped})
 
 
 def _write_after_optimizer_step(optimizer: Optimizer, *_: Any) -> None:
-    for attachment in _trained_by(optimizer):
-        attachment.flush()
+    stepped = _stepped(optimizer)
+    for attachment in attachments_of(stepped):
+        attachment._after_step({id(parameter) for parameter in stepped})
 
 
 _hooks: list[Any] = []

@@ -20,16 +20,18 @@ from multiticket.sparse.gradient.linear import linear_values_grad, values_grad
 
 
 class ConnectedView(torch.autograd.Function):
-    """The dense weight itself, as a view whose gradient is gathered at the mask's positions, then dropped.
+    """The dense weight itself, as an alias whose gradient is gathered at the mask's positions, then dropped.
 
     The general path: right for any reader of a weight, at the price of a dense gradient that lives for a moment.
+    To autograd the alias is no view, so that the weight may be written while a graph of before lives on; whoever saved
+    it for a backward pass sees the write by the version, which is the weight's own.
     """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, dense: Tensor, positions: Tensor) -> Tensor:
         ctx.positions = positions
         ctx.dtype = values.dtype
-        return dense.view_as(dense)
+        return dense.detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -115,8 +115,12 @@ class DirectAttachment(Attachment):
         for weight in self._attached().values():
             yield weight.values, weight.dense.dtype
 
-    def _before_step(self) -> None:
+    def _before_step(self, parameters: set[int]) -> None:
         """Nothing: the gradients are the parameters' own."""
+
+    def _after_step(self, parameters: set[int]) -> None:
+        weights = [weight for weight in self._attached().values() if id(weight.values) in parameters]
+        write_together(weights, whole([weight.values for weight in weights]))
 
     def _whole_values(self) -> dict[str, Tensor]:
         weights = self._attached()

@@ -149,6 +149,12 @@ def _connected_property(attribute: str) -> property:
     return property(lambda module: masked_weights(module)[attribute].connected())
 
 
+_READ_ANEW = property(
+    lambda rnn: [getattr(rnn, name, None) for name in rnn._flat_weights_names], lambda rnn, weights: None
+)
+"""In place of the list in which recurrent layers keep what they have read of their weights."""
+
+
 @cache
 def masked_class(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
     """A subclass of ``cls`` whose ``attributes`` are connected reads.
@@ -168,6 +174,8 @@ def masked_class(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.M
         cls, "tie_weights"
     ):  # transformers': ties what ``get_parameter`` returns, if that is a parameter
         members["tie_weights"] = torch.no_grad()(cls.tie_weights)
+    if issubclass(cls, nn.RNNBase):
+        members["_flat_weights"] = _READ_ANEW
     members.update(__module__=cls.__module__, __qualname__=cls.__qualname__, __doc__=cls.__doc__)
     return type(cls.__name__, bases, members)
 
@@ -198,3 +206,5 @@ def restore(module: nn.Module) -> None:
     plain = {fast: layer for layer, fast in _FAST_LAYERS.items()}
     module.__class__ = plain.get(original, original)
     del module.__dict__[_ATTRIBUTE]
+    if isinstance(module, nn.RNNBase):
+        module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]

@@ -172,8 +172,11 @@ class HookedAttachment(Attachment):
             for group in self._collector.groups
         )
 
-    def _before_step(self) -> None:
+    def _before_step(self, parameters: set[int]) -> None:
         self._collector.deliver()
+
+    def _after_step(self, parameters: set[int]) -> None:
+        self.flush()
 
     def values_by_dtype(self) -> Iterator[tuple[Tensor, torch.dtype]]:
         for group in self._collector.groups:

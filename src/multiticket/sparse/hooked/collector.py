@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from multiticket.sparse.hooked.tensor import MaskedTensor
-from multiticket.sparse.hooked.values import MOST_WAITING, Values
+from multiticket.sparse.hooked.values import MOST_WAITING, Values, call_waiting
 
 
 class Collector:
@@ -104,7 +104,7 @@ class Collector:
                 parameter.grad = new
             else:
                 parameter.grad.add_(new)
-            group.share_gradient()
+            call_waiting(parameter)  # views among them
 
     def _at_the_end(self) -> None:
         self._queued = False

@@ -162,12 +162,15 @@ class Values:
         return self.views[tensor.name]
 
     def share_gradient(self) -> None:
-        """Give each view its part of the gradient."""
+        """Give each view its part of the gradient, and call what waits for it: an optimiser of its own, perhaps."""
         gradient = self.parameter.grad
         for tensor in self.tensors:
             view = self.views.get(tensor.name)
             if view is not None:
                 view.grad = None if gradient is None else gradient[tensor.begin : tensor.end]
+        for view in list(self.views.values()):
+            if view.grad is not None:
+                call_waiting(view)
 
     def notice_cleared(self) -> None:
         """An optimiser over views clears those: what it cleared is cleared here."""
@@ -256,6 +259,13 @@ class Values:
                 target.put_(at.long(), content[piece].to(dtype))
 
         return write_each
+
+
+def call_waiting(parameter: Tensor) -> None:
+    """Call the parameter's post-accumulate hooks, after a gradient that autograd did not accumulate by itself."""
+    waiting: Any = getattr(parameter, "_post_accumulate_grad_hooks", None)
+    for hook in list((waiting or {}).values()):
+        hook(parameter)
 
 
 def flatten(named: dict[str, Tensor], tensors: Iterable[MaskedTensor]) -> Tensor:
