@@ -71,8 +71,8 @@ def products(monkeypatch) -> list[tuple[int, ...]]:
     found = []
     ask = factored.factors
 
-    def noted(x, scaled=False):
-        parts = ask(x, scaled)
+    def noted(x, scaled=False, compare=None):
+        parts = ask(x, scaled, compare)
         if parts is not None:
             found.append(tuple(x.shape))
         return parts
@@ -84,7 +84,9 @@ def products(monkeypatch) -> list[tuple[int, ...]]:
 def test_multiplied_again_it_gives_the_same_bits(products, monkeypatch):
     with_factors = gradients(lambda model, x: model(x))
     assert products == [(TOKENS, INNER)]
-    monkeypatch.setattr("multiticket.sparse.direct.layers.factors", lambda x, scaled: None)
+    monkeypatch.setattr(
+        "multiticket.sparse.direct.layers.factors", lambda x, scaled=False, compare=None: None
+    )
     kept = gradients(lambda model, x: model(x))
     assert all(torch.equal(with_factors[name], kept[name]) for name in kept)
 
@@ -148,7 +150,9 @@ def normed_gradients(run, *how) -> dict[str, Tensor]:
 def test_a_norms_output_is_made_again_with_the_same_bits(scope, weight_first, products, monkeypatch):
     made_again = normed_gradients(lambda model, x: model(x), scope, weight_first)
     assert products == [(3, TOKENS, WIDTH)] * 2
-    monkeypatch.setattr("multiticket.sparse.direct.layers.factors", lambda x, scaled: None)
+    monkeypatch.setattr(
+        "multiticket.sparse.direct.layers.factors", lambda x, scaled=False, compare=None: None
+    )
     kept = normed_gradients(lambda model, x: model(x), scope, weight_first)
     assert all(torch.equal(made_again[name], kept[name]) for name in kept)
 
@@ -186,3 +190,107 @@ def test_a_norm_is_kept_where_its_factors_do_not_give_its_bits_or_its_readers_wo
     out = model.norm(torch.randn(TOKENS, WIDTH).requires_grad_() + 1)
     model.a(out[:, :]), model.a(out.mul_(2))
     assert products == []
+
+
+def steered(how: str, product: Tensor) -> None:
+    """Write to a product past autograd, as clamping, steering and patching of activations do."""
+    if how == "no_grad":
+        with torch.no_grad():
+            product[:, 0] = 5.0
+    elif how == "data":
+        product.data[-1, -1] = 5.0
+    elif how == "detach":
+        product.detach().clamp_(-0.01, 0.01)
+    elif how == "numpy":
+        product.detach().view(torch.uint8).numpy()[3, :8] = 0x41
+    elif how == "alias":
+        torch.utils.dlpack.from_dlpack(product.detach()).view(-1)[7] = 5.0
+
+
+WAYS = ["not at all", "no_grad", "data", "detach", "numpy", "alias"]
+
+
+class Steered(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.how = Norm(), how
+        self.gate, self.up = (nn.Linear(WIDTH, INNER, bias=False) for _ in range(2))
+        self.down = nn.Linear(INNER, WIDTH, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.silu(self.gate(x)) * self.up(x)
+        steered(self.how, h)
+        h = self.norm(x + self.down(h))
+        steered(self.how, h)
+        return self.up(h)
+
+
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("gradient", ["native", "sampled", "blocks", "hooks"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_or_norm_written_to_past_autograd_gives_the_dense_gradient(how, gradient, dtype):
+    if gradient == "native" and native.library() is None:
+        pytest.skip("needs a C compiler")
+    dense, model = Steered(how).to(dtype), Steered(how).to(dtype)
+    attachment = mt.attach(model, mt.Mask.random(model, 0.5), gradient=gradient)
+    x = torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(1)).to(dtype)
+    for each in (dense, model):
+        each(x.clone().requires_grad_()).float().square().mean().backward()
+    for name, values in attachment.named_parameters():
+        wanted = dense.get_parameter(name).grad.float().take(attachment.mask.indices(name))
+        close = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+        torch.testing.assert_close(values.grad, wanted, msg=name, **close)
+
+
+@pytest.mark.parametrize("how", WAYS[1:])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_factors_are_taken_only_of_what_still_is_their_product(how, dtype):
+    torch.manual_seed(0)
+    a, b = (torch.randn(40, 17, dtype=dtype, requires_grad=True) for _ in range(2))
+    product = a.sin() * b.sin()
+    assert factored.factors(product) is not None
+    steered(how, product)
+    assert factored.factors(product) is None
+    turned = a.T.sin() * b.T.sin()
+    assert factored.factors(turned) is not None
+    turned.data[0, 0] += 1
+    assert factored.factors(turned) is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", native.DTYPES)
+def test_the_compiled_comparison_rounds_as_torch_does(dtype):
+    torch.manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31, (2, 300, 1000), dtype=torch.int64).to(torch.int32)
+    a, b = (bits if dtype == torch.float32 else bits.to(torch.int16)).view(dtype)[..., :300]
+    a, b = (torch.where(part.isfinite(), part, 1.0).to(dtype).contiguous() for part in (a, b))
+    product = a * b
+    product = torch.where(product.isnan(), 0.0, product)
+    fine = ~(a * b).isnan()
+    assert fine.all()
+    assert native.is_product(product, (a, b))
+    for place in [(0, 0), (299, 299), (150, 7)]:
+        wrong = product.clone()
+        wrong[place] = 1.0 if wrong[place] != 1 else 2.0
+        assert not native.is_product(wrong, (a, b))
+    wrong = product.clone()
+    wrong[5, 5] = torch.nan
+    assert not native.is_product(wrong, (a, b))
+
+
+def test_where_a_comparison_waits_for_the_device_it_is_made_until_it_has_held(monkeypatch):
+    asked, found = [], [None, (torch.ones(1),), (torch.ones(1),)]
+
+    def ask(x, compare):
+        asked.append(compare)
+        return found[len(asked) - 1]
+
+    monkeypatch.setattr("multiticket.sparse.hooked.plan.factors", ask)
+    model, _ = attached()
+    attachment = mt.attach(Gated(), mt.Mask.random(model, 0.5), gradient="hooks")
+    plan = attachment._records[attachment.model.down].linear
+    plan.narrowing = True
+    for _ in range(3):
+        plan.factors_of(torch.empty(2, INNER, device="meta"))
+    assert asked == [True, True, False]

@@ -41,7 +41,9 @@ def sgd(dense: nn.Module, chosen: dict[str, Tensor], rate: float = 0.1) -> None:
 
 def assert_weights_alike(model: nn.Module, dense: nn.Module) -> None:
     for name, parameter in dense.named_parameters():
-        torch.testing.assert_close(dict(model.named_parameters())[name].detach(), parameter.detach(), msg=name)
+        torch.testing.assert_close(
+            dict(model.named_parameters())[name].detach(), parameter.detach(), msg=name
+        )
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen2", "mamba", "qwen3_moe"])

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from multiticket.sparse.gradient.columns import column_sums, take_columns
 from multiticket.sparse.gradient.embedding import embedding_values_grad
-from multiticket.sparse.gradient.factored import Factors, product
+from multiticket.sparse.gradient.factored import Factors
 from multiticket.sparse.gradient.linear import linear_values_grad, values_grad
+from multiticket.sparse.gradient.product import product
 
 
 class ConnectedView(torch.autograd.Function):

@@ -11,14 +11,16 @@ reads, for next to nothing. That is another twelfth of the memory, and memory th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from multiticket.sparse.gradient import native
+from multiticket.sparse.gradient.product import product
 
 _anyway: ContextVar[bool] = ContextVar("factors are taken under saved-tensor hooks", default=False)
 
@@ -26,20 +28,36 @@ Factors = tuple[Tensor, ...]
 """Two tensors of the shape of their product (..., features); or one of its shape, one (..., 1) and one (features,)."""
 
 
-def factors(x: Tensor, scaled: bool = False) -> Factors | None:
+def factors(x: Tensor, scaled: bool = False, compare: bool | None = None) -> Factors | None:
     """Tensors that autograd keeps already and whose product, one after the other, is ``x``; None if unknown.
+
+    ``grad_fn`` says how x was made, not what it holds now: others may have written to it since (clamping, steering).
+    A version above 0 shows most of that, but no write through ``.data`` or another library; so the factors are
+    multiplied and compared with x, entry for entry. What is written to x later is not seen: the gradient is that of the
+    product that the layer read.
 
     Not under hooks on saved tensors (non-reentrant checkpointing, offloading), which asking would set off.
 
     Args:
         x: (..., features), as it comes from the operation that made it.
         scaled: take the three factors of an fp32 norm's output too.
+        compare: whether to compare; None: on a CPU alone, since on an accelerator it waits for the device.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or x.grad_fn is None or x._version:
         return None
-    node = x.grad_fn
-    if node is None:
-        return None
+    found = _factors_by_history(x, scaled)
+    if compare is None:
+        compare = x.device.type == "cpu"
+    return found if found is None or not compare or _anyway.get() or _is_product(x, found) else None
+
+
+def _is_product(x: Tensor, factors: Factors) -> bool:
+    told = native.is_product(x.detach(), factors)
+    return torch.equal(product(factors[0], factors[1:]), x) if told is None else told
+
+
+def _factors_by_history(x: Tensor, scaled: bool) -> Factors | None:
+    node: Any = x.grad_fn
     name = node.name()
     if name == "MulBackward0":
         if _hooked():
@@ -51,13 +69,8 @@ def factors(x: Tensor, scaled: bool = False) -> Factors | None:
         frozen = a if a is not None else b
         return _factors_of_norm(x, frozen, node.next_functions[int(a is not None)][0]) if scaled else None
     if scaled and name == "MaskedScaleFunctionBackward" and not _hooked():
-        return _factors_of_norm(x, node.saved_tensors[0], node.next_functions[0][0])  # type: ignore[attr-defined]
+        return _factors_of_norm(x, node.saved_tensors[0], node.next_functions[0][0])
     return None
-
-
-def product(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
-    """x times each of ``factors``, one after the other."""
-    return reduce(torch.mul, factors, x)
 
 
 def _factors_of_norm(x: Tensor, weight: Tensor | None, inner: Any) -> Factors | None:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from multiticket.sparse.gradient.blocks import blocks
-from multiticket.sparse.gradient.factored import product
 from multiticket.sparse.gradient.native import can_take, native
+from multiticket.sparse.gradient.product import product
 from multiticket.sparse.gradient.sampled import sampled
 
 

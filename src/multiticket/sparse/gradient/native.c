@@ -2,6 +2,8 @@
    itself, of tensors that are multiplied as they are read.
    multiticket_columns, multiticket_column_sums: k columns of an activation, and their sums over tokens.
    multiticket_write: the k numbers of each of many tensors to their positions.
+   multiticket_changed: which of many tensors no longer hold such numbers.
+   multiticket_is_product: whether a tensor is still the product that it was made as.
 
    An entry is a dot product over tokens of a column of dy and a column of x, which lie across the memory. So a block of
    B tokens is transposed into scratch that stays in the cache, eight columns by sixteen tokens at a time, and the dot
@@ -299,4 +301,78 @@ void multiticket_write(int64_t weights, void *const *dense, int size, const int3
       begin += counts[w];
     }
   }
+}
+
+/* Whether each of `weights` tensors still holds its k entries of `content` at its positions, byte for byte: `changed[w]`
+   becomes 1 where one does not. */
+#define COMPARE(type)                                                                          \
+  for (int64_t i = first; i < last; i++) {                                                     \
+    if (i + AHEAD < last) __builtin_prefetch((const type *)dense[w] + at[i + AHEAD], 0);       \
+    differs |= ((const type *)dense[w])[at[i]] != ((const type *)content[w])[i];               \
+  }
+
+void multiticket_changed(int64_t weights, void *const *dense, int size, const int32_t *const *positions,
+                         const int64_t *counts, void *const *content, uint8_t *changed, int threads) {
+#ifndef _OPENMP
+  (void)threads;
+#else
+#pragma omp parallel num_threads(threads)
+#endif
+  {
+    int64_t me = 0, all = 1;
+#ifdef _OPENMP
+    me = omp_get_thread_num(), all = omp_get_num_threads();
+#endif
+    for (int64_t w = 0; w < weights; w++) {
+      const int32_t *at = positions[w];
+      int64_t first = counts[w] * me / all, last = counts[w] * (me + 1) / all;
+      int differs = 0;
+      if (size == 2) {
+        COMPARE(uint16_t)
+      } else if (size == 4) {
+        COMPARE(uint32_t)
+      } else {
+        COMPARE(uint64_t)
+      }
+      if (differs) changed[w] = 1;
+    }
+  }
+}
+
+/* A product of bf16 numbers, as torch rounds it: to the nearest, ties to even. NaN is no number's equal. */
+INLINE float bf16_product(uint16_t a, uint16_t b) {
+  union { uint32_t bits; float number; } x = {(uint32_t)a << 16}, y = {(uint32_t)b << 16}, z;
+  z.number = x.number * y.number;
+  z.bits = (z.bits + 0x7fff + ((z.bits >> 16) & 1)) & 0xffff0000u;
+  return z.number;
+}
+
+/* Whether x (rows, columns) is a * times, or (a * by_token) * by_column, all of them in one piece. */
+EACH_CPU int multiticket_is_product(const void *x, const void *a, const void *times, const float *by_token,
+                                    const float *by_column, int bf16, int64_t rows, int64_t columns, int threads) {
+  int wrong = 0;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) reduction(| : wrong)
+#else
+  (void)threads;
+#endif
+  for (int64_t row = 0; row < rows; row++) {
+    int64_t at = row * columns;
+    int bad = 0;
+    if (bf16) {
+      const uint16_t *p = (const uint16_t *)a + at, *q = (const uint16_t *)times + at, *out = (const uint16_t *)x + at;
+      for (int64_t i = 0; i < columns; i++) {
+        union { uint32_t bits; float number; } whole = {(uint32_t)out[i] << 16};
+        bad |= bf16_product(p[i], q[i]) != whole.number;
+      }
+    } else if (times) {
+      const float *p = (const float *)a + at, *q = (const float *)times + at, *out = (const float *)x + at;
+      for (int64_t i = 0; i < columns; i++) bad |= p[i] * q[i] != out[i];
+    } else {
+      const float *p = (const float *)a + at, *out = (const float *)x + at, by = by_token[row];
+      for (int64_t i = 0; i < columns; i++) bad |= p[i] * by * by_column[i] != out[i];
+    }
+    wrong |= bad;
+  }
+  return !wrong;
 }

@@ -1,4 +1,4 @@
-"""``native.c``, built by the machine's own C compiler when it is first wanted: k dot products, columns, and writes.
+"""``native.c``, built by the machine's own C compiler when it is first wanted: dot products, writes, comparisons.
 
 torch's sampled product needs both operands transposed, and a transposing copy in torch takes one thread and, for 1 %
 of the entries, twice the time of the dot products. The C code transposes in the cache, on all threads. It is
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multiticket.sparse.gradient.factored import product
+from multiticket.sparse.gradient.product import product
 
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = (
@@ -207,6 +207,46 @@ def writer(dense: Sequence[Tensor], positions: Sequence[Tensor]) -> Callable[[Te
     return put
 
 
+def changed(dense: Sequence[Tensor], positions: Sequence[Tensor], content: Sequence[Tensor]) -> list[bool]:
+    """Of each weight, whether it no longer holds its ``content`` (k,) at its positions (k,), bit for bit.
+
+    All are such as `can_write` takes, and of one dtype.
+    """
+    built = library()
+    assert built is not None
+    counts = [one.numel() for one in positions]
+    pointers, numbers = ctypes.c_void_p * len(counts), ctypes.c_int64 * len(counts)
+    places = [pointers(*(one.data_ptr() for one in tensors)) for tensors in (dense, positions, content)]
+    flags = (ctypes.c_uint8 * len(counts))()
+    threads = torch.get_num_threads() if sum(counts) >= LEAST_WRITES else 1
+    built.multiticket_changed(
+        *(len(counts), places[0], dense[0].dtype.itemsize, places[1]),
+        *(numbers(*counts), places[2], flags, threads),
+    )
+    return [bool(flag) for flag in flags]
+
+
+def is_product(x: Tensor, factors: Sequence[Tensor]) -> bool | None:
+    """Whether x (..., features) is the product of ``factors``, one after the other; None where this cannot tell.
+
+    The factors are as `native` takes them, the first of the shape of x. NaN is told from NaN.
+    """
+    built = library() if x.device.type == "cpu" else None
+    alike = all(factor.dtype == x.dtype and factor.is_contiguous() for factor in (x, *factors))
+    known = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and len(factors) == 2)
+    if built is None or not alike or not known or not x.numel():
+        return None
+    pointers = [factor.data_ptr() for factor in factors]
+    times, by_token, by_column = (pointers[1], None, None) if len(factors) == 2 else (None, *pointers[1:])
+    threads = torch.get_num_threads() if x.numel() >= LEAST_FOR_THREADS else 1
+    return bool(
+        built.multiticket_is_product(
+            *(x.data_ptr(), pointers[0], times, by_token, by_column),
+            *(x.dtype == torch.bfloat16, x.numel() // x.shape[-1], x.shape[-1], threads),
+        )
+    )
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The built kernel, from the cache folder or built now; None where no compiler can build it."""
@@ -233,7 +273,9 @@ def _declare(built: ctypes.CDLL) -> None:
     built.multiticket_columns.argtypes = [*operand, integer, number, *operand, pointer]
     built.multiticket_column_sums.argtypes = [*operand, pointer, integer, number, *operand, pointer]
     built.multiticket_write.argtypes = [number, pointer, integer, *[pointer] * 3, integer]
-    for function in ("sampled", "columns", "column_sums", "write"):
+    built.multiticket_changed.argtypes = [number, pointer, integer, *[pointer] * 4, integer]
+    built.multiticket_is_product.argtypes = [*[pointer] * 5, integer, number, number, integer]
+    for function in ("sampled", "columns", "column_sums", "write", "changed"):
         getattr(built, f"multiticket_{function}").restype = None
 
 

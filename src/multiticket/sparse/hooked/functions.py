@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from multiticket.sparse.autograd.functions import as_dtype, no_autocast
 from multiticket.sparse.gradient.embedding import sum_by_slot
-from multiticket.sparse.gradient.factored import factors, product
+from multiticket.sparse.gradient.product import product
 from multiticket.sparse.hooked.plan import LinearPlan
 from multiticket.sparse.hooked.tensor import MaskedTensor
 
@@ -36,7 +36,7 @@ class LeanLinear(torch.autograd.Function):
         if plan.columns is not None:
             ctx.save_for_backward(dense, x.index_select(-1, plan.columns))
         else:
-            ctx.save_for_backward(dense, *((plan.narrowing and factors(x)) or (x,)))
+            ctx.save_for_backward(dense, *(plan.factors_of(x) or (x,)))
         if x.dtype != dense.dtype:  # under autocast
             dense, bias = dense.to(x.dtype), None if bias is None else bias.to(x.dtype)
         if x.dim() > 2 and not x.is_contiguous():  # as torch folds it for a weight that trains: the same bits

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from multiticket.sparse.gradient.blocks import rows_of_a_block
+from multiticket.sparse.gradient.factored import Factors, factors
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.hooked.tiles import Tiles, tiles_of
 
@@ -52,6 +53,19 @@ class LinearPlan:
         """Positions within each block of rows."""
         self.small = self.method in ("thin", "blocks")
         """Whether a function of ours makes less than the dense gradient at a time, or less than all of it."""
+        self._compared = False
+
+    def factors_of(self, x: Tensor) -> Factors | None:
+        """What to keep in the place of the layer's input x (..., features); None: x itself.
+
+        To compare x with the product waits for the device, so that on an accelerator it is done until it has held once;
+        from then on, a version above 0 is what tells of writes.
+        """
+        if not self.narrowing:
+            return None
+        found = factors(x, compare=not self._compared or x.device.type == "cpu")
+        self._compared = self._compared or found is not None
+        return found
 
     @property
     def method(self) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multiticket.sparse.autograd.functions import as_dtype, no_autocast
-from multiticket.sparse.gradient.factored import factors, product
+from multiticket.sparse.gradient.product import product
 from multiticket.sparse.hooked.plan import LinearPlan
 
 
@@ -27,7 +27,7 @@ class QuantisedLinear(torch.autograd.Function):
         if plan.columns is not None:
             kept: tuple[Tensor, ...] = (x.index_select(-1, plan.columns),)
         else:
-            kept = (plan.narrowing and factors(x)) or (x,)
+            kept = plan.factors_of(x) or (x,)
         ctx.save_for_backward(tensor.served, *kept)
         dense = tensor.whole(tensor.served).to(x.dtype)
         if x.dim() > 2 and not x.is_contiguous():  # as torch folds it for a weight that trains: the same bits
