@@ -396,9 +396,8 @@ def test_what_cannot_be_followed_is_refused_in_words():
     name = "model.layers.0.mlp.up_proj.weight"
     with pytest.raises(RuntimeError, match="functional_call"):
         torch.func.functional_call(model, {name: torch.zeros(24, 16)}, (tokens(),))
-    model.resize_token_embeddings(70)
-    with pytest.raises(RuntimeError, match=r"detach before changing a model|was replaced by another"):
-        model(input_ids=tokens())
+    with pytest.raises(RuntimeError, match="detach before changing a model"):
+        model.resize_token_embeddings(70)
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(model)
 

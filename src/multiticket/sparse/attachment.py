@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator
@@ -17,7 +18,8 @@ from torch.optim.optimizer import (
 )
 
 from multiticket.mask import Mask
-from multiticket.mask.names import VALUES_SUFFIX
+from multiticket.mask.names import VALUES_SUFFIX, masked_candidates
+from multiticket.sparse.held import modules_in_containers
 from multiticket.ticket import Ticket
 
 _attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
@@ -43,6 +45,7 @@ class Attachment(ABC):
         self.model = model
         self.mask = mask
         self._required_grad = {name: parameter.requires_grad for name, parameter in parameters.items()}
+        self._names_of_frozen = {id(parameter): name for name, parameter in parameters.items()}
         for parameter in parameters.values():
             parameter.requires_grad_(False)
 
@@ -52,6 +55,17 @@ class Attachment(ABC):
             f"Attachment({type(self.model).__name__}, {self.nnz:,} of {self.mask.numel:,} values "
             f"({100 * self.mask.density:.3g} %), method={rule.method!r}, seed={rule.seed}, path={self.path!r})"
         )
+
+    def required_grad(self, parameter: Tensor) -> bool:
+        """Whether a parameter of the model took a gradient before the mask was attached."""
+        name = self._names_of_frozen.get(id(parameter))
+        return parameter.requires_grad if name is None else self._required_grad[name]
+
+    def _frozen_parameters(self) -> dict[str, nn.Parameter]:
+        """What attaching froze, as far as the model still has it, under the names of then: wrappers rename."""
+        named = {n: p for n, p in masked_candidates(self.model).items() if n in self._required_grad}
+        known = {id(p): p for p in self.model.parameters()}
+        return named | {name: known[key] for key, name in self._names_of_frozen.items() if key in known}
 
     def _watch(self) -> None:
         """Once the values are registered: keep them out of checkpoints, and write them after optimiser steps."""
@@ -169,13 +183,29 @@ class Attachment(ABC):
 
 
 def find_readers(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """For each parameter object, the modules and attributes that read it; tied weights have several."""
+    """For each parameter object, the modules and attributes that read it; tied weights have several.
+
+    Modules that others keep in plain lists read too, where they share a parameter that is registered.
+    """
     readers: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for attribute, parameter in module._parameters.items():
             if parameter is not None:
                 readers.setdefault(id(parameter), []).append((module, attribute))
+    for module in modules_in_containers(model):
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in readers:
+                readers[id(parameter)].append((module, attribute))
     return readers
+
+
+def warn_frozen() -> None:
+    """Say that all of an attachment's values were frozen: PEFT does so to everything that is not its own."""
+    warnings.warn(
+        "The ticket's values do not require gradients any more, so they do not train (PEFT freezes all parameters but "
+        "its own, for one); call requires_grad_(True) on attachment.parameters() to train them.",
+        stacklevel=3,
+    )
 
 
 def _leave_values_out_of_checkpoints(model: nn.Module) -> list[tuple[Any, Any]]:

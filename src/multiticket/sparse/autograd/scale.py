@@ -45,8 +45,8 @@ class MaskedScaleFunction(torch.autograd.Function):
 class MaskedVector(Tensor):
     """A masked vector as its readers get it: a connected view that knows a better way to scale with itself."""
 
-    _parts: tuple[Tensor, Tensor, Tensor]
-    """Its values, the dense vector and the positions."""
+    _parts: tuple[Tensor, Tensor, Tensor] | None = None
+    """Its values, the dense vector and the positions; None where it is not connected."""
 
     @classmethod
     def __torch_function__(
@@ -59,7 +59,7 @@ class MaskedVector(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if func in PRODUCTS and len(args) == 2 and not kwargs:
                 vector, x = args if isinstance(args[0], MaskedVector) else args[::-1]
-                if vector._scales(x):
+                if vector._parts is not None and vector._scales(x):
                     return MaskedScaleFunction.apply(x, *vector._parts)
             return func(*args, **(kwargs or {}))
 
@@ -75,8 +75,10 @@ def connected_view(values: Tensor, dense: Tensor, positions: Tensor) -> Any:
     return ConnectedView.apply(values, dense, positions)
 
 
-def masked_vector(values: Tensor, dense: Tensor, positions: Tensor) -> Tensor:
+def masked_vector(
+    values: Tensor, dense: Tensor, positions: Tensor, kind: type[MaskedVector] = MaskedVector
+) -> Tensor:
     """The vector ``dense`` (features,), connected to its ``values`` (k,) at ``positions``."""
-    vector = ConnectedView.apply(values, dense, positions).as_subclass(MaskedVector)
+    vector = ConnectedView.apply(values, dense, positions).as_subclass(kind)
     vector._parts = (values, dense, positions)
     return vector

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 
 from multiticket.mask import Mask
 from multiticket.mask.fingerprint import fingerprint
-from multiticket.mask.names import masked_candidates
-from multiticket.sparse.attachment import Attachment, find_readers
+from multiticket.sparse.attachment import Attachment, find_readers, warn_frozen
 from multiticket.sparse.autograd.fused_head import use_sparse_head
-from multiticket.sparse.direct.layers import convert, gradient_method, masked_weights, restore
+from multiticket.sparse.direct.layers import convert, gradient_method, masked_weights, plain_class, restore
+from multiticket.sparse.direct.reads import held_weight
 from multiticket.sparse.direct.weight import MaskedWeight
-from multiticket.sparse.direct.write import any_changed, write_together
+from multiticket.sparse.direct.write import any_changed, follow_together, write_together
+from multiticket.sparse.held import find_held
 from multiticket.sparse.sharded import local, own_share, reshard, sharded_layers, unshard_head, whole
+from multiticket.sparse.surgery import DETACH_FIRST, Structure
 
 
 class DirectAttachment(Attachment):
@@ -29,25 +32,54 @@ class DirectAttachment(Attachment):
         self, model: nn.Module, mask: Mask, parameters: dict[str, nn.Parameter], gradient: str = "auto"
     ) -> None:
         super().__init__(model, mask, parameters)
+        self._gradient = gradient
+        self._told_frozen = False
         readers = find_readers(model)
         self._weights: dict[str, MaskedWeight] = {}
-        by_module: dict[nn.Module, dict[str, MaskedWeight]] = {}
+        self._by_module: dict[nn.Module, dict[str, MaskedWeight]] = {model: {}}
+        for parameter in parameters.values():
+            for module, _ in readers[id(parameter)]:
+                self._by_module.setdefault(module, {})
         for name in mask.names:
             places = readers[id(parameters[name])]
             owner, attribute = places[0]
             weight = MaskedWeight(name, owner, attribute, mask.indices(name), gradient)
+            weight.tell_frozen = self._tell_frozen
             self._weights[name] = weight
             for module, attribute in places:
-                by_module.setdefault(module, {})[attribute] = weight
-            if len(places) > 1 and hasattr(model, "tie_weights"):
-                by_module.setdefault(model, {})
-        for module, weights in by_module.items():
-            convert(module, weights)
-        self._modules = list(by_module)
+                self._by_module[module][attribute] = weight
         self.base_fingerprint = fingerprint(mask, lambda name: self._weights[name].original)
-        self._before_forward = model.register_forward_pre_hook(self._prepare_forward, with_kwargs=True)
+        by_id = {id(weight.dense): weight for weight in self._weights.values()}
+        self._held = find_held(model, set(by_id))
+        self._structure = Structure(
+            model, {name: [module for module, _ in readers[id(parameters[name])]] for name in mask.names}
+        )
+        self._convert()
         use_sparse_head()
         self._watch()
+
+    def _convert(self) -> None:
+        """Make the modules, and what they keep beside their parameters, read their weights through the values."""
+        for module, weights in self._by_module.items():
+            convert(module, weights, self)
+        by_id = {id(weight.dense): weight for weight in self._weights.values()}
+        for held in self._held:
+            held.replace(lambda one: held_weight(by_id[id(one)]) if id(one) in by_id else one)
+        self._before_forward = self.model.register_forward_pre_hook(self._prepare_forward, with_kwargs=True)
+
+    def _take_apart(self) -> None:
+        """Undo ``_convert``, and take the values out of the model."""
+        for module in self._by_module:
+            plain_class(
+                type(module)
+            )  # which says so where a class cannot be given back, before anything changes
+        for weight in self._weights.values():
+            del weight.owner._parameters[weight.values_attribute]
+        for module in self._by_module:
+            restore(module)
+        for held in self._held:
+            held.restore()
+        self._before_forward.remove()
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The values (k,) of each masked tensor, under the dense weight's name."""
@@ -66,7 +98,7 @@ class DirectAttachment(Attachment):
         embedding, ``dense`` anywhere else.
         """
         methods: dict[str, list[str]] = {name: [] for name in self._attached()}
-        for module in self._modules:
+        for module in self._by_module:
             for weight in masked_weights(module).values():
                 methods[weight.name].append(gradient_method(module, weight))
         return {name: " + ".join(dict.fromkeys(ways)) for name, ways in methods.items()}
@@ -80,6 +112,7 @@ class DirectAttachment(Attachment):
         weight = self._attached()[name]
         if weight.sharded:
             self._refuse_what_was_not_written([weight])
+        weight.follow()
         weight.fresh_dense()
         return weight.written
 
@@ -91,6 +124,7 @@ class DirectAttachment(Attachment):
         together (every rank must call it), and a compiled graph compares no content, so that it has no breaks.
         """
         weights = list(self._attached().values())
+        follow_together(weights)
         write_together(weights, whole([weight.values for weight in weights]))
 
     @contextmanager
@@ -99,6 +133,7 @@ class DirectAttachment(Attachment):
         weights = list(self._attached().values())
         outermost = not any(weight.showing_base for weight in weights)
         if outermost:
+            follow_together(weights)
             for weight in weights:
                 weight.fresh_dense()
                 weight.show(base=True)
@@ -116,7 +151,10 @@ class DirectAttachment(Attachment):
             yield weight.values, weight.dense.dtype
 
     def _before_step(self, parameters: set[int]) -> None:
-        """Nothing: the gradients are the parameters' own."""
+        """Take what others wrote into the weights before the values step from where they are."""
+        weights = self._attached().values()
+        self._refuse_surgery()
+        follow_together(weight for weight in weights if id(weight.values) in parameters)
 
     def _after_step(self, parameters: set[int]) -> None:
         weights = [weight for weight in self._attached().values() if id(weight.values) in parameters]
@@ -124,9 +162,11 @@ class DirectAttachment(Attachment):
 
     def _whole_values(self) -> dict[str, Tensor]:
         weights = self._attached()
+        follow_together(weights.values())
         return dict(zip(weights, whole([weight.values for weight in weights.values()]), strict=True))
 
     def _set_values(self, values: dict[str, Tensor]) -> None:
+        follow_together(self._attached().values())  # what others wrote before is taken, and then written over
         for name, weight in self._attached().items():
             local(weight.values).copy_(own_share(weight.values, values[name]))
 
@@ -145,19 +185,69 @@ class DirectAttachment(Attachment):
                 "FSDP2 does not let go of parameters, so a sharded model cannot be detached; save the ticket and "
                 "apply it to the base, or gather the state dict and leave out its values."
             )
+        if keep:
+            follow_together(weights.values())
         for weight in weights.values():
             if keep:
                 weight.fresh_dense()
             else:
-                weight.show(base=True)
-            del weight.owner._parameters[weight.values_attribute]
-        for module in self._modules:
-            restore(module)
-        for name, parameter in masked_candidates(self.model).items():
+                weight.give_back()
+        self._take_apart()
+        for name, parameter in self._frozen_parameters().items():
             parameter.requires_grad_(self._required_grad[name])
-        self._before_forward.remove()
         self._unwatch()
         self._weights = {}
+
+    def _copy_model(self, memo: dict[int, Any]) -> nn.Module:
+        """A copy of the model with an attachment of its own, which knows the same base."""
+        weights = self._attached()
+        if any(weight.sharded for weight in weights.values()):
+            raise RuntimeError("A model that FSDP2 shards cannot be copied; copy it before sharding.")
+        values = {name: weight.values for name, weight in weights.items()}
+        self.flush()
+        frozen = self._frozen_parameters()
+        self._unwatch()
+        self._take_apart()
+        try:
+            twin: nn.Module = copy.deepcopy(self.model, memo)
+        finally:
+            for name, weight in weights.items():
+                weight.owner.register_parameter(weight.values_attribute, values[name])
+            self._convert()
+            self._watch()
+        copied = {name: memo[id(parameter)] for name, parameter in frozen.items()}
+        other = DirectAttachment(twin, self.mask, copied, self._gradient)
+        other._required_grad = dict(self._required_grad)
+        other.base_fingerprint = self.base_fingerprint
+        for name, weight in other._weights.items():
+            weight.original = weights[name].original.clone()
+            with torch.no_grad():
+                weight.values.copy_(values[name])
+            weight.values.requires_grad_(values[name].requires_grad)
+            memo[id(values[name])] = weight.values
+        other.flush()
+        return twin
+
+    def _refuse_surgery(self) -> None:
+        """Whether the values still are those of the model's weights."""
+        self._structure.refuse_if_changed()
+        seen: dict[int, str] = {}
+        for name, weight in self._weights.items():
+            dense = weight.dense
+            if dense.shape != weight.shape:
+                weight.follow()  # which says so
+            if seen.setdefault(id(dense), name) != name:
+                raise RuntimeError(
+                    f"{name} and {seen[id(dense)]} were tied while they had an attachment; {DETACH_FIRST}"
+                )
+
+    def _tell_frozen(self) -> None:
+        """Said once: a loop that trains, and nothing that trains."""
+        if self._told_frozen or torch.compiler.is_compiling():
+            return
+        if not any(weight.values.requires_grad for weight in self._weights.values()):
+            self._told_frozen = True
+            warn_frozen()
 
     def _attached(self) -> dict[str, MaskedWeight]:
         if not self._weights:
@@ -183,6 +273,9 @@ class DirectAttachment(Attachment):
 
     def _prepare_forward(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self._check_what_changed()
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._refuse_surgery()
+            follow_together(weight for weight in self._weights.values() if weight.is_known())
         if kwargs.get("fused_lm_head") and torch.is_grad_enabled():
             unshard_head(model)
 

@@ -18,11 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multiticket.sparse.autograd.functions import MaskedEmbeddingFunction, MaskedLinearFunction
+from multiticket.sparse.copies import NO_PICKLE, OTHER_CLASS, copied_by, copy_part
 from multiticket.sparse.direct.weight import MaskedWeight
 from multiticket.sparse.gradient.factored import factors
 from multiticket.sparse.sharded import is_sharded
+from multiticket.sparse.surgery import DETACH_FIRST
 
 _ATTRIBUTE = "_masked_weights"
+_ATTACHMENT = "_ticket_attachment"
+
+
+def attachment_of(module: nn.Module) -> Any:
+    """The attachment that converted ``module``."""
+    return module.__dict__.get(_ATTACHMENT)
 
 
 def masked_weights(module: nn.Module) -> dict[str, MaskedWeight]:
@@ -47,8 +55,17 @@ class MaskedModule(nn.Module):
 
         return super()._apply(apply, recurse)
 
+    def __delattr__(self, name: str) -> None:
+        if name in masked_weights(self):
+            object.__delattr__(self, name)  # which says why not, before anything is changed
+        super().__delattr__(name)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(NO_PICKLE)
+
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         for weight in masked_weights(self).values():
+            weight.follow()
             weight.fresh_dense()
         super()._save_to_state_dict(*args, **kwargs)
 
@@ -146,7 +163,13 @@ _FAST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def _connected_property(attribute: str) -> property:
-    return property(lambda module: masked_weights(module)[attribute].connected())
+    def refuse(module: nn.Module, *_: Any) -> None:
+        raise RuntimeError(
+            f"{masked_weights(module)[attribute].name} has an attachment, and cannot become something else than a "
+            f"parameter (weight norm, pruning, a parametrisation); {DETACH_FIRST}"
+        )
+
+    return property(lambda module: masked_weights(module)[attribute].connected(), refuse, refuse)
 
 
 _READ_ANEW = property(
@@ -163,6 +186,8 @@ def masked_class(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.M
     forward of its own keeps it, and its ``super().forward`` arrives at the sampled product.
     """
     fast = next((fast for plain, fast in _FAST_LAYERS.items() if issubclass(cls, plain)), None)
+    if not attributes:
+        fast = None
     if fast is None:
         bases: tuple[type, ...] = (MaskedModule, cls)
     elif cls in _FAST_LAYERS:
@@ -174,10 +199,23 @@ def masked_class(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.M
         cls, "tie_weights"
     ):  # transformers': ties what ``get_parameter`` returns, if that is a parameter
         members["tie_weights"] = torch.no_grad()(cls.tie_weights)
-    if issubclass(cls, nn.RNNBase):
+    if attributes and issubclass(cls, nn.RNNBase):
         members["_flat_weights"] = _READ_ANEW
     members.update(__module__=cls.__module__, __qualname__=cls.__qualname__, __doc__=cls.__doc__)
-    return type(cls.__name__, bases, members)
+    masked = type(cls.__name__, bases, members)
+    copied_by(masked, _copy)
+    return masked
+
+
+def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Of the whole model a copy with an attachment of its own; of a part, a plain copy of that part."""
+    attachment = attachment_of(module)
+    if module is attachment.model:
+        twin: nn.Module = attachment._copy_model(memo)
+        return twin
+    values = {weight.values_attribute for weight in masked_weights(module).values()}
+    required = {key: attachment.required_grad(p) for key, p in module._parameters.items() if p is not None}
+    return copy_part(module, plain_class(type(module)), memo, {_ATTRIBUTE, _ATTACHMENT}, values, required)
 
 
 def gradient_method(module: nn.Module, weight: MaskedWeight) -> str:
@@ -191,20 +229,25 @@ def gradient_method(module: nn.Module, weight: MaskedWeight) -> str:
     return "lookup" if isinstance(module, MaskedEmbedding) else "dense"
 
 
-def convert(module: nn.Module, weights: dict[str, MaskedWeight]) -> None:
-    """Make ``module`` train ``weights``, by attribute."""
+def convert(module: nn.Module, weights: dict[str, MaskedWeight], attachment: Any = None) -> None:
+    """Make ``module`` train ``weights``, by attribute; without any, only its copies are changed."""
     module.__dict__[_ATTRIBUTE] = weights
+    module.__dict__[_ATTACHMENT] = attachment
     cls: Any = type(module)
     module.__class__ = masked_class(cls, tuple(sorted(weights)))
 
 
+def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """What ``masked_class`` was made from."""
+    if cls.__bases__[0] is not MaskedModule:
+        raise RuntimeError(OTHER_CLASS.format(cls.__name__))
+    original = cls.__bases__[1]
+    return {fast: layer for layer, fast in _FAST_LAYERS.items()}.get(original, original)
+
+
 def restore(module: nn.Module) -> None:
     """Undo ``convert``."""
-    cls = type(module)
-    assert cls.__bases__[0] is MaskedModule, f"{cls} was wrapped again after attach"
-    original = cls.__bases__[1]
-    plain = {fast: layer for layer, fast in _FAST_LAYERS.items()}
-    module.__class__ = plain.get(original, original)
-    del module.__dict__[_ATTRIBUTE]
+    module.__class__ = plain_class(type(module))
+    del module.__dict__[_ATTRIBUTE], module.__dict__[_ATTACHMENT]
     if isinstance(module, nn.RNNBase):
         module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from multiticket.mask.names import VALUES_SUFFIX
 from multiticket.sparse.autograd.functions import ConnectedView
-from multiticket.sparse.autograd.scale import connected_view
+from multiticket.sparse.direct.reads import connected_weight
 from multiticket.sparse.gradient import native
 from multiticket.sparse.gradient.choice import choose_method
 from multiticket.sparse.gradient.crop import Crop, crop, row_starts
 from multiticket.sparse.sharded import is_sharded, local, own_entries, own_share, whole
+from multiticket.sparse.surgery import DETACH_FIRST, MOST_KEPT
 
 
 class MaskedWeight:
@@ -59,7 +61,11 @@ class MaskedWeight:
         self._view_of: tuple[int, ...] = ()
         values = nn.Parameter(self.original.to(torch.promote_types(torch.float32, dense.dtype), copy=True))
         owner.register_parameter(self.values_attribute, values)
-        self._version = values._version
+        self._note_written()
+        self.whole_original: Tensor | None = None
+        """All of a small weight as it was before somebody got hold of its memory to write."""
+        self.tell_frozen: Callable[[], None] = lambda: None
+        """Called where a read finds gradients recorded, and the values frozen."""
         self.first_values = weakref.ref(values)
         if dense.dim() == 2 and not dense.is_meta:
             self.route()  # before a compiler sees it made, and compiles again for it
@@ -67,8 +73,11 @@ class MaskedWeight:
     @property
     def dense(self) -> Tensor:
         """The frozen dense weight."""
-        dense = self.owner._parameters[self.attribute]
-        assert dense is not None
+        dense = self.owner._parameters.get(self.attribute)
+        if dense is None:
+            raise RuntimeError(
+                f"{self.name} is no parameter of its layer any more (pruned? weight-normed?); {DETACH_FIRST}"
+            )
         return dense
 
     @property
@@ -129,7 +138,12 @@ class MaskedWeight:
     @property
     def trains(self) -> bool:
         """Whether a read of the weight now must be connected to the values."""
-        return torch.is_grad_enabled() and not self.showing_base and self.values.requires_grad
+        if self.showing_base or not torch.is_grad_enabled():
+            return False
+        if self.values.requires_grad:
+            return True
+        self.tell_frozen()
+        return False
 
     def fresh_dense(self) -> Tensor:
         """The dense weight, written first if the values have changed since it was last written."""
@@ -138,6 +152,8 @@ class MaskedWeight:
             return dense
         if self.sharded or dense.is_meta or is_sharded(dense):
             return dense
+        if self._was_touched(dense):
+            self.follow()
         if self.is_stale():
             self.write()
         return dense
@@ -156,9 +172,7 @@ class MaskedWeight:
         view = None if self._view is None else self._view()
         source = (id(dense), id(self.values))
         if view is None or self._view_of != source or view.data_ptr() != dense.data_ptr():
-            view = connected_view(self.values, dense, self.positions)
-            if dense.dim() == 2:
-                view._masked_weight = self  # for TRL's fused head, which reads the weight by itself
+            view = connected_weight(self, self.values, dense, self.positions)
             self._view, self._view_of = weakref.ref(view), source
         return view
 
@@ -209,7 +223,75 @@ class MaskedWeight:
         self.written = written
         if not in_place:
             self._put(self.dense, written)
+        self._note_written()
+
+    def _note_written(self) -> None:
+        """Remember how weight and values look now, so that a later write by others shows."""
+        dense = self.dense
         self._version = self.values._version
+        self._known = weakref.ref(dense)
+        self._dense_version = -1 if dense.is_inference() else dense._version
+        self._address = 0 if dense.is_meta or is_sharded(dense) else dense.data_ptr()
+
+    def is_known(self) -> bool:
+        """Whether the parameter is the one that was written last, and not another in its place, for a call perhaps."""
+        return self._known() is self.dense
+
+    def _was_touched(self, dense: Tensor) -> bool:
+        """Whether others wrote to the weight in a way that shows without looking at its content."""
+        if self._known() is not dense:
+            return False
+        return dense._version != self._dense_version or dense.data_ptr() != self._address
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Where others wrote to the dense weight at the mask's positions, the values become what they wrote.
+
+        Where somebody changed the values as well since they were last written, those are what counts.
+        """
+        dense = self.dense
+        if self.sharded or self.showing_base or dense.is_meta or is_sharded(dense):
+            return
+        if dense.shape != self.shape:
+            raise RuntimeError(
+                f"{self.name} had shape {tuple(self.shape)} when the mask was attached, and has {tuple(dense.shape)} "
+                f"now; {DETACH_FIRST}"
+            )
+        dense.requires_grad_(False)
+        held = dense.take(self.positions.long())
+        written = self.written.to(held.device, held.dtype)
+        values = self.values.to(held.device)
+        changed = (held != written) & (values.to(held.dtype) == written)
+        self.values.copy_(torch.where(changed, held.to(values.dtype), values))
+        stale = not torch.equal(self.values.to(held), held)
+        self.written = held
+        self._note_written()
+        if stale:
+            self.write()
+
+    def given_away(self) -> Tensor:
+        """The weight's memory for somebody who may write to it past autograd: a small weight is copied before."""
+        dense = self.dense
+        if self.whole_original is None and dense.numel() <= MOST_KEPT and not is_sharded(dense):
+            self.whole_original = dense.detach().clone()
+        return dense.data
+
+    def replace_content(self, content: Tensor) -> None:
+        """``weight.data = content``, by somebody who has what readers of the weight get."""
+        self.given_away()
+        if content.shape != self.shape:
+            raise RuntimeError(
+                f"{self.name} has shape {tuple(self.shape)}, the new content {tuple(content.shape)}; {DETACH_FIRST}"
+            )
+        self.dense.data = content
+        self.follow()
+
+    @torch.no_grad()
+    def give_back(self) -> None:
+        """Put the base back, of a small weight also where others wrote outside the mask."""
+        if self.whole_original is not None:
+            self.dense.data.copy_(self.whole_original)
+        self.show(base=True)
 
     @torch.no_grad()
     def take_values_from_dense(self) -> None:

@@ -35,6 +35,31 @@ def write_together(weights: Sequence[MaskedWeight], values: Sequence[Tensor]) ->
             weight.accept(piece, placed)
 
 
+def follow_together(weights: Iterable[MaskedWeight]) -> None:
+    """`MaskedWeight.follow` for each of ``weights`` that others wrote. Content is compared: versions may not tell."""
+    there = [
+        w for w in weights if not (w.sharded or w.showing_base or w.dense.is_meta or is_sharded(w.dense))
+    ]
+    for group in _alike((weight, weight.written) for weight in there):
+        own = [weight for weight, _ in group]
+        flags = _differ(own, [written for _, written in group])
+        for weight, differs in zip(own, flags, strict=True):
+            if differs:
+                weight.follow()
+
+
+def _differ(weights: Sequence[MaskedWeight], written: Sequence[Tensor]) -> list[bool]:
+    """Whether each weight holds at its positions something else than what was written; waits for the device once."""
+    dense, positions = [weight.dense for weight in weights], [weight.positions for weight in weights]
+    if all(native.can_write(*place) for place in zip(dense, positions, written, strict=True)):
+        return native.changed(dense, positions, written)
+    differ = [
+        (one.detach().take(at.long()) != content.to(one.device, one.dtype)).any()
+        for one, at, content in zip(dense, positions, written, strict=True)
+    ]
+    return torch.stack(differ).tolist()
+
+
 @torch.no_grad()
 def any_changed(weights: Sequence[MaskedWeight]) -> bool:
     """Whether the values of any weight are not what was written last; waits for the device once."""

@@ -18,15 +18,18 @@ from torch import Tensor, nn
 
 from multiticket.mask import Mask
 from multiticket.mask.fingerprint import fingerprint
-from multiticket.mask.names import VALUES_SUFFIX, masked_candidates
+from multiticket.mask.names import VALUES_SUFFIX
 from multiticket.sparse.attachment import Attachment, find_readers
 from multiticket.sparse.autograd.fused_head import use_sparse_head
+from multiticket.sparse.held import find_held
 from multiticket.sparse.hooked.collector import Collector
-from multiticket.sparse.hooked.layers import Record, compilation, convert, restore, set_plan
+from multiticket.sparse.hooked.follow import follow, make_alias, written_past_versions
+from multiticket.sparse.hooked.layers import Record, compilation, convert, plain_class, restore, set_plan
 from multiticket.sparse.hooked.plan import plan_linear
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.hooked.values import MATRICES, VECTORS, Values, flatten
 from multiticket.sparse.sharded import is_sharded
+from multiticket.sparse.surgery import Structure
 
 
 class HookedAttachment(Attachment):
@@ -41,6 +44,12 @@ class HookedAttachment(Attachment):
             name: self._kind_of(parameters[name])(name, readers[id(parameters[name])], mask.indices(name))
             for name in mask.names
         }
+        for tensor in self._tensors.values():
+            tensor.when_replaced = self._take_what_was_put_there
+        self._held = find_held(model, {id(parameters[name]) for name in mask.names})
+        self._structure = Structure(
+            model, {name: [module for module, _ in readers[id(parameters[name])]] for name in mask.names}
+        )
         with torch.autocast(model_device(parameters, mask), enabled=False):  # which would cast what is joined
             self._set_up(model, mask)
 
@@ -116,6 +125,10 @@ class HookedAttachment(Attachment):
             self._settle()
         if self._showing_base:
             return
+        self._follow()
+        self._write()
+
+    def _write(self) -> None:
         for group in self._collector.groups:
             group.write(group.parameter, tell=True)
 
@@ -144,10 +157,13 @@ class HookedAttachment(Attachment):
         if keep:
             self._ensure_written()
         else:
+            for tensor in self._tensors.values():
+                if tensor.whole_original is not None:
+                    tensor.dense.data.copy_(tensor.whole_original)
             for group in self._collector.groups:
                 group.write(group.original, tell=True)
         self._take_apart()
-        for name, parameter in masked_candidates(self.model).items():
+        for name, parameter in self._frozen_parameters().items():
             parameter.requires_grad_(self._required_grad[name])
         self._unwatch()
         self._tensors = {}
@@ -156,6 +172,7 @@ class HookedAttachment(Attachment):
 
     def _whole_values(self) -> dict[str, Tensor]:
         self._refuse_if_detached()
+        self._follow()
         return {
             name: tensor.values_of.parameter.detach()[tensor.begin : tensor.end]
             for name, tensor in self._tensors.items()
@@ -163,6 +180,7 @@ class HookedAttachment(Attachment):
 
     def _set_values(self, values: dict[str, Tensor]) -> None:
         self._refuse_if_detached()
+        self._follow()  # what others wrote before is taken, and then written over
         for group in self._collector.groups:
             group.parameter.copy_(flatten(values, group.tensors))
 
@@ -174,9 +192,11 @@ class HookedAttachment(Attachment):
 
     def _before_step(self, parameters: set[int]) -> None:
         self._collector.deliver()
+        self._follow()
 
     def _after_step(self, parameters: set[int]) -> None:
-        self.flush()
+        if not self._showing_base:
+            self._write()
 
     def values_by_dtype(self) -> Iterator[tuple[Tensor, torch.dtype]]:
         for group in self._collector.groups:
@@ -203,13 +223,15 @@ class HookedAttachment(Attachment):
         for tensor in self._tensors.values():
             for module, attribute in tensor.places:
                 records.setdefault(module, Record(self)).tensors[attribute] = tensor
+        for module in self.model.modules():
+            if any(id(parameter) in self._names_of_frozen for parameter in module._parameters.values()):
+                records.setdefault(module, Record(self))
         table = input_embedding(self.model)
         if table is not None:
             records.setdefault(table, Record(self)).anchors = True
         for module, record in records.items():
             convert(module, record)
         self._records = records
-        self._ends = _ends(self.model)
         self._width = 0 if table is None else int(table.embedding_dim)  # type: ignore[arg-type]
         self._plan_linear_layers()
 
@@ -227,8 +249,7 @@ class HookedAttachment(Attachment):
             tensor.known, tensor.address = dense, tensor.address_now()
             if not tensor.in_memory:
                 continue
-            tensor.alias = nn.Parameter(dense.detach())
-            tensor.alias._masked_weight = tensor  # type: ignore[attr-defined]  # for TRL's fused head
+            tensor.alias = make_alias(tensor)
             if not tensor.is_vector:
                 tensor.alias.register_post_accumulate_grad_hook(self._collector.hook(tensor))
             for module, attribute in tensor.places:
@@ -236,6 +257,9 @@ class HookedAttachment(Attachment):
         for module in self._records:
             if isinstance(module, nn.RNNBase):
                 module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+        by_id = {id(tensor.dense): tensor for tensor in self._tensors.values() if tensor.in_memory}
+        for held in self._held:
+            held.replace(lambda one: by_id[id(one)].alias if id(one) in by_id else one)
         self._checks = [
             (module.__dict__, module._parameters, attribute, tensor)
             for tensor in self._tensors.values()
@@ -255,6 +279,12 @@ class HookedAttachment(Attachment):
                 self._settle()
 
     def _take_apart(self) -> None:
+        for module in self._records:
+            plain_class(
+                type(module)
+            )  # which says so where a class cannot be given back, before anything changes
+        for held in self._held:
+            held.restore()
         for module in self._records:
             restore(module)
             if isinstance(module, nn.RNNBase):
@@ -297,27 +327,24 @@ class HookedAttachment(Attachment):
 
     def _prepare_forward(self, model: nn.Module, args: Any) -> None:
         compilation.of_one_graph = torch.compiler.is_compiling()
+        self._collector.begin()
         if compilation.of_one_graph:
             return
         use_sparse_head()  # TRL may have been imported since
-        self._collector.anchored = False
         self._notice_changes()
         if not self._showing_base:
             self._ensure_written()
 
     def _notice_changes(self) -> None:
         """Whether anybody replaced or moved a masked weight, other than by moving the whole model."""
-        if any(now is not then for now, then in zip(_ends(self.model), self._ends, strict=True)):
-            raise RuntimeError(
-                "The model's embedding or head is another module than when the mask was attached; detach before "
-                "changing a model, and attach a new mask."
-            )
+        self._structure.refuse_if_changed()
         if self._moved:
             self._settle()
             return
         for attributes, parameters, attribute, tensor in self._checks:
-            dense = parameters[attribute]
-            assert dense is not None
+            dense = parameters.get(attribute)
+            if dense is None:
+                _ = tensor.dense  # which says so
             moved = dense is not tensor.known or tensor.address_now() != tensor.address
             if moved or (tensor.in_memory and attributes.get(attribute) is not tensor.alias):
                 self._take_what_was_put_there()
@@ -327,7 +354,7 @@ class HookedAttachment(Attachment):
     def _take_what_was_put_there(self) -> None:
         """A weight's data were replaced: its entries at the mask's positions are the values from now on."""
         for _, parameters, attribute, tensor in self._checks:
-            if parameters[attribute] is not tensor.known:
+            if parameters.get(attribute) is not tensor.known:
                 raise RuntimeError(
                     f"{tensor.name} was replaced by another parameter, or by a tensor for one call "
                     "(torch.func.functional_call); attach again after changing a model, or attach with "
@@ -335,11 +362,24 @@ class HookedAttachment(Attachment):
                 )
         for group in self._collector.groups:
             for tensor in group.tensors:
-                if tensor.shape_now() == tensor.shape and tensor.address_now() != tensor.address:
+                moved = tensor.touched or tensor.address_now() != tensor.address
+                if tensor.shape_now() == tensor.shape and moved:
                     held = tensor.taken()
                     mine = group.parameter[tensor.begin : tensor.end]
                     mine.copy_(torch.where(mine.to(held.dtype) == held, mine, held.to(mine.dtype)))
         self._settle()
+
+    def _follow(self) -> None:
+        """Take what others wrote into the weights; on an accelerator, what shows without a wait."""
+        if self._moved or self._showing_base:
+            return
+        for tensor in self._tensors.values():
+            if tensor.in_memory and (
+                tensor.touched or tensor.known._version != tensor.version + tensor.values_of.told
+            ):
+                follow(tensor)
+        for tensor in written_past_versions(self._collector.groups):
+            follow(tensor)
 
     def _ensure_written(self) -> None:
         self._refuse_if_detached()
@@ -347,6 +387,7 @@ class HookedAttachment(Attachment):
             self._settle()
         if self._moved or self._showing_base:
             return
+        self._follow()
         for group in self._collector.groups:
             group.ensure_written()
 
@@ -384,6 +425,7 @@ class HookedAttachment(Attachment):
         handles, records = self._handles, self._records
         saved = {group.name: self.model._parameters[group.name] for group in self._collector.groups}
         self._ensure_written()
+        frozen = self._frozen_parameters()
         self._take_apart()
         try:
             twin: nn.Module = copy.deepcopy(self.model, memo)
@@ -398,13 +440,16 @@ class HookedAttachment(Attachment):
             ]
             for group, grad in zip(self._collector.groups, grads, strict=True):
                 group.parameter.grad = grad
-        other = HookedAttachment(twin, self.mask, masked_candidates(twin))
+        copied = {name: memo[id(parameter)] for name, parameter in frozen.items()}
+        other = HookedAttachment(twin, self.mask, copied)
         other._required_grad = dict(self._required_grad)
         other.base_fingerprint = self.base_fingerprint
         with torch.no_grad():
             other._set_values(values)
         for mine, theirs in zip(self._collector.groups, other._collector.groups, strict=True):
             theirs.original = mine.original.clone()
+            theirs.parameter.requires_grad_(mine.parameter.requires_grad)
+            memo[id(mine.parameter)] = theirs.parameter
         return twin
 
     def _method(self, tensor: MaskedTensor, module: nn.Module, attribute: str) -> str:
@@ -423,12 +468,6 @@ class HookedAttachment(Attachment):
 def model_device(parameters: dict[str, nn.Parameter], mask: Mask) -> str:
     """The kind of device that the masked tensors are on."""
     return next((parameters[name].device.type for name in mask.names), "cpu")
-
-
-def _ends(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
-    """The modules at a language model's two ends, which resizing its vocabulary replaces."""
-    head = getattr(model, "get_output_embeddings", lambda: None)
-    return input_embedding(model), head()
 
 
 def input_embedding(model: nn.Module) -> nn.Module | None:

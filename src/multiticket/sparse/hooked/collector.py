@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multiticket.sparse.attachment import warn_frozen
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.hooked.values import MOST_WAITING, Values, call_waiting
 
@@ -27,9 +28,13 @@ class Collector:
             group.collector = self  # type: ignore[attr-defined]
         self.anchored = False
         """Whether this forward pass put the embedding's node into its graph."""
-        self._queued = False
+        self._queued = self._told_frozen = False
         self.probe = torch.zeros((), requires_grad=True)
         self._vector_positions: Tensor | None = None
+
+    def begin(self) -> None:
+        """A forward pass begins: nothing is in its graph yet, and no backward pass that failed is waited for."""
+        self.anchored = self._queued = False
 
     def noticed(self) -> None:
         """A hook has gathered something: be called at the end of the pass, unless the embedding's node will."""
@@ -83,6 +88,9 @@ class Collector:
     @torch.no_grad()
     def collect(self) -> list[Tensor | None]:
         """The gradient (n,) of each group since the last time; None where its values do not train."""
+        if not self._told_frozen and not any(group.parameter.requires_grad for group in self.groups):
+            self._told_frozen = True
+            warn_frozen()
         for group in self.groups:
             group.notice_cleared()
         new = [self.matrices.collect()] if self.matrices is not None else []

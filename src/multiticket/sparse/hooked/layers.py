@@ -6,7 +6,6 @@ parameters: the module's forward is torch's own, and reads a leaf over the same 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from multiticket.sparse.copies import NO_PICKLE, OTHER_CLASS, copied_by, copy_part
 from multiticket.sparse.hooked.functions import AnchoredLookup, LeanLinear, Lookup, TracedLinear
 from multiticket.sparse.hooked.plan import LinearPlan
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.quantised.layers import can_be_read_past_its_layer, members_of_quantised
+from multiticket.sparse.surgery import DETACH_FIRST
 
 _RECORD = "_ticket_record"
 _LEAN = "_ticket_lean"
@@ -90,23 +91,36 @@ class HookedModule(nn.Module):
             attachment._before_load(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """Of the whole model a copy with an attachment of its own; of a part, a plain copy of that part."""
-        attachment = self.__dict__[_RECORD].attachment
-        if self is attachment.model:
-            return attachment._copy_model(memo)
-        plain = plain_class(type(self))
-        twin = plain.__new__(plain)
-        memo[id(self)] = twin
-        left = {_RECORD, _LEAN, *self.__dict__[_RECORD].tensors}
-        twin.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k not in left})
-        return twin
+    def __setattr__(self, name: str, value: Any) -> None:
+        record = self.__dict__.get(_RECORD)
+        tensor = None if record is None else record.tensors.get(name)
+        if tensor is None or not tensor.in_memory or value is not tensor.alias:  # as `layer.weight += x` ends
+            super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        tensor = self.__dict__[_RECORD].tensors.get(name)
+        if tensor is not None:
+            raise RuntimeError(
+                f"{tensor.name} has an attachment, and cannot become something else than a parameter (weight norm, "
+                f"pruning, a parametrisation); {DETACH_FIRST}"
+            )
+        super().__delattr__(name)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError(
-            "A model with an attachment cannot be pickled; save attachment.ticket() or attachment.state_dict(), or "
-            "detach it first."
-        )
+        raise TypeError(NO_PICKLE)
+
+
+def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Of the whole model a copy with an attachment of its own; of a part, a plain copy of that part."""
+    record = module.__dict__[_RECORD]
+    attachment = record.attachment
+    if module is attachment.model:
+        twin: nn.Module = attachment._copy_model(memo)
+        return twin
+    required = {key: attachment.required_grad(p) for key, p in module._parameters.items() if p is not None}
+    return copy_part(
+        module, plain_class(type(module)), memo, {_RECORD, _LEAN, *record.tensors}, set(), required
+    )
 
 
 class HookedLinear(nn.Linear):
@@ -171,7 +185,7 @@ def hooked_class(module: nn.Module, record: Record) -> type[nn.Module]:
     weight = record.tensors.get("weight")
     if weight is not None and not weight.in_memory:
         return _quantised_class(cls, can_be_read_past_its_layer(weight.dense))
-    return _plainly_hooked(cls)
+    return _plainly_hooked(cls, bool(record.tensors) or record.anchors)
 
 
 @cache
@@ -181,14 +195,14 @@ def _quantised_class(cls: type[nn.Module], read_past_it: bool) -> type[nn.Module
 
 
 @cache
-def _plainly_hooked(cls: type[nn.Module]) -> type[nn.Module]:
-    """A subclass of ``cls`` that looks after its aliases.
+def _plainly_hooked(cls: type[nn.Module], reads: bool) -> type[nn.Module]:
+    """A subclass of ``cls`` that looks after its aliases; one that reads none, after its copies alone.
 
     A layer of ours stands *behind* ``cls`` in the resolution order, so that a class with a forward of its own keeps it,
     and its ``super().forward`` arrives at ours.
     """
     layer = next((layer for plain, layer in _LAYERS.items() if issubclass(cls, plain)), None)
-    if layer is None:
+    if layer is None or not reads:
         bases: tuple[type, ...] = (HookedModule, cls)
     elif cls in _LAYERS:
         bases = (HookedModule, layer)
@@ -202,7 +216,9 @@ def _plainly_hooked(cls: type[nn.Module]) -> type[nn.Module]:
 
 def _subclass(cls: type[nn.Module], bases: tuple[type, ...], members: dict[str, Any]) -> type[nn.Module]:
     members.update(__module__=cls.__module__, __qualname__=cls.__qualname__, __doc__=cls.__doc__)
-    return type(cls.__name__, bases, members)
+    hooked = type(cls.__name__, bases, members)
+    copied_by(hooked, _copy)
+    return hooked
 
 
 def _tie_past_aliases(tie: Any) -> Any:
@@ -215,7 +231,8 @@ def _tie_past_aliases(tie: Any) -> Any:
 
 def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
     """What ``hooked_class`` was made from."""
-    assert cls.__bases__[0] is HookedModule, f"{cls} was wrapped again after attach"
+    if cls.__bases__[0] is not HookedModule:
+        raise RuntimeError(OTHER_CLASS.format(cls.__name__))
     original = cls.__bases__[1]
     return {layer: plain for plain, layer in _LAYERS.items()}.get(original, original)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from multiticket.sparse.gradient.crop import Crop, crop, row_starts
+from multiticket.sparse.surgery import DETACH_FIRST, MOST_KEPT
 
 
 class MaskedTensor:
@@ -27,7 +28,7 @@ class MaskedTensor:
     """Where its values lie among all."""
     leaf: Tensor
     """Its values (k,) as a leaf, which receives a gradient and nothing else."""
-    alias: nn.Parameter
+    alias: Tensor
     """The weight as a leaf: the same memory, and a gradient that a hook gathers."""
     known: nn.Parameter
     """The frozen weight as it was when the alias was made."""
@@ -43,12 +44,45 @@ class MaskedTensor:
         self._positions = positions.to(self.dense.device, wide)
         self._crop: Crop | None = None
         self._host_starts: Tensor | None = None
+        self.whole_original: Tensor | None = None
+        """All of a small weight as it was before somebody got hold of its memory to write."""
+        self.touched = False
+        """Whether somebody got hold of it since it was last looked at."""
+        self.version = 0
+        self.when_replaced: Callable[[], None] = lambda: None
+
+    def note(self) -> None:
+        """Remember how the weight looks now, so that a later write by others shows."""
+        self.touched = False
+        if self.in_memory:
+            self.version = self.dense._version - self.values_of.told
+
+    def given_away(self) -> Tensor:
+        """The weight's memory for somebody who may write to it past autograd: a small weight is copied before."""
+        dense = self.dense
+        self.touched = True
+        if self.whole_original is None and dense.numel() <= MOST_KEPT:
+            self.whole_original = dense.detach().clone()
+        return dense.data
+
+    def replace_content(self, content: Tensor) -> None:
+        """``weight.data = content``, by somebody who has the alias."""
+        if content.shape != self.shape:
+            raise RuntimeError(
+                f"{self.name} has shape {tuple(self.shape)}, the new content {tuple(content.shape)}; {DETACH_FIRST}"
+            )
+        self.given_away()
+        self.dense.data = content
+        self.when_replaced()
 
     @property
     def dense(self) -> nn.Parameter:
         """The frozen weight, looked up each time: wrappers replace parameter objects."""
-        dense = self.owner._parameters[self.attribute]
-        assert dense is not None
+        dense = self.owner._parameters.get(self.attribute)
+        if dense is None:
+            raise RuntimeError(
+                f"{self.name} is no parameter of its layer any more (pruned? weight-normed?); {DETACH_FIRST}"
+            )
         return dense
 
     in_memory = True

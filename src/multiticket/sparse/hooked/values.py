@@ -53,11 +53,13 @@ class Values:
         self.waiting = 0
         """Their bytes."""
         self.views: dict[str, nn.Parameter] = {}
-        self._written: Tensor | None = None
+        self.told = 0
+        """How often autograd was told of a write, which raises the version of each weight by one."""
+        self.written: Tensor | None = None
         """What was written last (n,), where a write does not look for itself; None for something else."""
         self.prepare()
         if not self._writes_differences():
-            self._written = self.parameter.detach().clone()
+            self.written = self.parameter.detach().clone()
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -72,6 +74,7 @@ class Values:
         self.original = self.original.to(parameter.device)
         for tensor in self.tensors:
             tensor.make_leaf(parameter)
+            tensor.note()
         largest = max(tensor.end - tensor.begin for tensor in self.tensors)
         dtype = min((tensor.dtype for tensor in self.tensors), key=lambda dtype: dtype.itemsize)
         self._zeros = torch.zeros(largest, dtype=dtype, device=parameter.device)
@@ -82,7 +85,7 @@ class Values:
         self._serve = serve_beside(self.tensors, parameter)
         self.extra: list[tuple[int, int, Tensor]] = []
         """(begin, end, gradient) of what autograd gave to a tensor's leaf."""
-        self._written = None
+        self.written = None
         self._writers: list[Any] | None = None
         for name, view in self.views.items():
             tensor = next(tensor for tensor in self.tensors if tensor.name == name)
@@ -194,10 +197,11 @@ class Values:
         """
         if self._writers is None:
             self._writers = list(self._make_writers())
+        self.told += tell
         for writer in self._writers:
             writer(content, tell)
         if not self._writes_differences():
-            self._written = content.detach().clone() if content is self.parameter else None
+            self.written = content.detach().clone() if content is self.parameter else None
 
     @torch.no_grad()
     def ensure_written(self) -> None:
@@ -208,7 +212,7 @@ class Values:
         parameter = self.parameter
         if self._writes_differences():
             self.write(parameter, tell=False)
-        elif self._written is None or not torch.equal(parameter, self._written):
+        elif self.written is None or not torch.equal(parameter, self.written):
             self.write(parameter, tell=True)
 
     def _writes_differences(self) -> bool:

@@ -1,0 +1,48 @@
+"""Changes to a model that an attachment would not survive: noticed before the next step, and refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+DETACH_FIRST = "detach before changing a model, and attach a new mask."
+MOST_KEPT = 1 << 16
+"""Entries of a weight of which a whole copy is kept once somebody may write outside the mask."""
+
+
+class Structure:
+    """Which modules lie where in a model, for those with masked weights.
+
+    Args:
+        model: while it is attached; wrapping its modules (PEFT, checkpointing) is fine, replacing them is not.
+        places: by tensor name, the modules that read it.
+    """
+
+    def __init__(self, model: nn.Module, places: dict[str, Sequence[nn.Module]]) -> None:
+        self._model = model
+        present = set(model.modules())
+        self._places = {
+            name: [module for module in readers if module in present] for name, readers in places.items()
+        }
+        self._edges = list(_edges(model))
+
+    def refuse_if_changed(self) -> None:
+        """Raise RuntimeError where a module with a masked weight is no longer part of the model."""
+        if all(children.get(key) is child for children, key, child in self._edges):
+            return
+        present = set(self._model.modules())
+        for name, readers in self._places.items():
+            if not present.issuperset(readers):
+                raise RuntimeError(
+                    f"A module that held {name} was taken out of the model or replaced (resized, perhaps): what its "
+                    f"values learn would go nowhere; {DETACH_FIRST}"
+                )
+        self._edges = list(_edges(self._model))
+
+
+def _edges(model: nn.Module) -> Iterable[tuple[dict[str, nn.Module | None], str, nn.Module]]:
+    for module in model.modules():
+        for key, child in module._modules.items():
+            if child is not None:
+                yield module._modules, key, child
