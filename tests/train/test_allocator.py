@@ -17,30 +17,66 @@ import torch
 from multiticket.train.allocator import keep_freed_memory
 print(keep_freed_memory() if sys.argv[1] == "keep" else None)
 def step():
-    kept = [torch.ones(10_000_000) for _ in range(3)]  # 120 MB, 29,297 pages; glibc keeps no block above 32 MiB
+    kept = [torch.ones(5_000_000) for _ in range(6)]  # 120 MB, 29,297 pages
 for _ in range(6): step()  # the heap grows into its size
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 step(), step(), step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+VARYING = """
+import random, resource, sys
+import torch
+import transformers as hf
+import multiticket as mt
+from multiticket.train.allocator import keep_freed_memory
+if sys.argv[1] == "keep": assert keep_freed_memory()
+torch.set_num_threads(1)
+random.seed(0)
+sizes = dict(hidden_size=128, num_hidden_layers=4, intermediate_size=512, vocab_size=24_000)
+model = hf.Qwen2ForCausalLM(hf.Qwen2Config(**sizes, num_attention_heads=4, num_key_value_heads=2))
+attachment = mt.attach(model, mt.Mask.random(model, 0.01))
+optimizer = torch.optim.SGD(attachment.parameters(), lr=0.1)
+rest = 0
+for _ in range(16):
+    ids = torch.randint(0, 24_000, (random.randint(4, 16), random.randint(20, 160)))
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    rest = max(rest, int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, rest)
+"""
+
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's allocator")
 
 
-def faults(how: str, **environment: str) -> tuple[str, int]:
+def run(program: str, how: str, **environment: str) -> list[str]:
     plain = {
         name: value for name, value in os.environ.items() if name not in (*OWN_CHOICES, "GLIBC_TUNABLES")
     }
     plain.pop("LD_PRELOAD", None)
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, how],
+        [sys.executable, "-c", program, how],
         capture_output=True,
         text=True,
         check=True,
         env=plain | environment,
     )
-    done, count = ran.stdout.split()
+    return ran.stdout.split()
+
+
+def faults(how: str, **environment: str) -> tuple[str, int]:
+    done, count = run(PROGRAM, how, **environment)
     return done, int(count)
+
+
+@glibc
+def test_steps_of_varying_size_neither_grow_nor_keep_their_peak():
+    """The bound is glibc's own: when everything was kept, peak was 1.2 times and rest twice as much."""
+    peak, rest = map(int, run(VARYING, "keep"))
+    usual_peak, usual_rest = map(int, run(VARYING, "leave"))
+    assert peak <= 1.15 * usual_peak
+    assert rest <= 1.25 * usual_rest
 
 
 @glibc

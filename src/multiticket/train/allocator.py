@@ -1,9 +1,13 @@
-"""Freed memory is kept by a process that trains, instead of going back to the system and coming anew each step.
+"""A process that trains keeps some of what it frees, instead of giving it back to the system and asking anew each step.
 
-glibc gives a large block back when it is freed; the next one comes page by page, each filled with zeros first. A step
-of a 36M model on a CPU does so some 40,000 times, a twentieth of its time, and how often depends on what happened to be
-freed before: so processes that do the same differ by a few percent. GPUs have torch's own allocator, which keeps memory
-as well.
+glibc gives a block of 128 KiB or more back when it is freed; the next one comes page by page, each filled with zeros
+first. A step of a 36M model on a CPU does so some 40,000 times, a twentieth of its time, and how often depends on what
+happened to be freed before: so processes that do the same differ by a few percent. GPUs have torch's own allocator,
+which keeps memory as well.
+
+Not everything is kept: sizes that change from step to step would leave holes that no later block fits, and memory would
+grow and never come back. Blocks above 32 MiB, of which logits are made, still come and go by themselves, and of the
+rest the system gets back what lies free beyond 512 MiB.
 """
 
 from __future__ import annotations
@@ -12,13 +16,17 @@ import ctypes
 import os
 import platform
 
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 """glibc's numbers of the settings (``malloc.h``)."""
+LARGEST_KEPT = 1 << 25
+"""Bytes of a block; glibc takes no larger one."""
+MOST_KEPT = 1 << 29
+"""Bytes that may lie free at the heap's end."""
 OWN_CHOICES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_")
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, from now on; whether that could be done.
+    """Let this process keep up to ``MOST_KEPT`` of what it frees, from now on; whether that could be done.
 
     Only glibc's allocator is told, and only where the environment has no settings for it: neither another allocator
     (``LD_PRELOAD``) nor a user's own choice is touched.
@@ -29,6 +37,6 @@ def keep_freed_memory() -> bool:
     if chosen or os.environ.get("LD_PRELOAD") or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    settings = ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (TOP_PAD, 1 << 26))
+    settings = ((MMAP_THRESHOLD, LARGEST_KEPT), (TRIM_THRESHOLD, MOST_KEPT), (TOP_PAD, 1 << 26))
     taken = [bool(mallopt(name, value)) for name, value in settings]
     return all(taken)
