@@ -144,14 +144,14 @@ def collapsed(
     output = tmp_path_factory.mktemp("collapse") / "run"
     run_training(small(toy_model_folder, **{**STOPS, "steps": 3}), output, show_progress=False)
     shutil.copytree(output, output.with_name("healthy"))
-    watch = session.Sitting.watch
+    watch = session.Session.watch
 
-    def watch_and_hurry(self: Any, trainer: Any, *args: Any) -> None:
-        watch(self, trainer, *args)
-        trainer.add_callback(_TooFast())
+    def watch_and_hurry(self: Any) -> None:
+        watch(self)
+        self.trainer.add_callback(_TooFast())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.Sitting, "watch", watch_and_hurry)
+        patch.setattr(session.Session, "watch", watch_and_hurry)
         return output, run_training(
             small(toy_model_folder, **STOPS), output, resume=True, show_progress=False
         )

@@ -65,7 +65,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "before the ticket": lambda: kill_at(Ticket, "save", 1),
     "between ticket and scores": lambda: kill_at(Ticket, "save", 1, after=True),
     "between ticket and result": lambda: kill_at(Ticket, "save", 2, after=True),
-    "before the result": lambda: kill_at(run_module, "_result", 1, after=True),
+    "before the result": lambda: kill_at(run_module, "result_of", 1, after=True),
 }
 
 

@@ -28,7 +28,7 @@ class RunProgress:
         self._phase = "measuring"
         self._began = self._said = time.monotonic()
         self._done_before: int | None = None
-        """Steps of earlier sittings, once the training has begun."""
+        """Steps of earlier sessions, once the training has begun."""
         self._bar: Progress | None = None
         if show and sys.stderr.isatty():
             self._bar = Progress(

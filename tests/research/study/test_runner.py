@@ -53,7 +53,7 @@ def test_runs_are_done_once_and_gathered_in_a_table(study: Study, tmp_path: Path
 
 
 def test_a_base_is_measured_once_by_a_process_that_does_many_runs(study: Study, tmp_path: Path, monkeypatch):
-    import multiticket.train.run as engine
+    import multiticket.train.evaluations as engine
 
     real, measured = engine.evaluate, []
 
@@ -93,7 +93,7 @@ def test_a_run_that_died_goes_on_from_its_checkpoint(study: Study, tmp_path: Pat
     import multiticket.train.run as engine
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine._Run, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(engine, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             perform(tmp_path, run)
     assert state_of(tmp_path, run).state == "waiting"

@@ -15,8 +15,7 @@ from transformers import TrainerCallback
 
 from multiticket.cli import main
 from multiticket.runs.folder import RunFolder
-from multiticket.train import run as run_module
-from multiticket.train import session
+from multiticket.train import evaluations, result, session
 from multiticket.train.callbacks import interrupt
 from multiticket.train.callbacks.interrupt import RunInterrupted, StopSignals
 from multiticket.train.run import run_training
@@ -44,13 +43,13 @@ class _Send(TrainerCallback):
 
 
 def _send_at(monkeypatch: pytest.MonkeyPatch, signum: int, step: int) -> None:
-    watch = session.Sitting.watch
+    watch = session.Session.watch
 
-    def watch_and_send(self: Any, trainer: Any, *args: Any) -> None:
-        watch(self, trainer, *args)
-        trainer.add_callback(_Send(signum, step))
+    def watch_and_send(self: Any) -> None:
+        watch(self)
+        self.trainer.add_callback(_Send(signum, step))
 
-    monkeypatch.setattr(session.Sitting, "watch", watch_and_send)
+    monkeypatch.setattr(session.Session, "watch", watch_and_send)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +167,7 @@ def test_a_measurement_is_given_up_at_once_and_done_when_the_run_goes_on(
 ) -> None:
     """1: of the base; 2: of validation problems at step 3; 4: of what was trained, which is not trained again."""
     settings, output = small(toy_model_folder, save_every=None), tmp_path / "run"
-    evaluate, calls = run_module.evaluate, []
+    evaluate, calls = evaluations.evaluate, []
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         calls.append(None)
@@ -177,7 +176,7 @@ def test_a_measurement_is_given_up_at_once_and_done_when_the_run_goes_on(
         return evaluate(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "evaluate", interrupted)
+        patch.setattr(evaluations, "evaluate", interrupted)
         with pytest.raises(RunInterrupted) as stop:
             run_training(settings, output, show_progress=False)
     assert stop.value.code == 143
@@ -196,7 +195,7 @@ def test_nothing_that_is_told_of_a_run_can_lose_what_was_trained(
 ) -> None:
     settings, output = small(toy_model_folder, save_every=None, steps=2), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "peak_memory", lambda: 1 / 0)
+        patch.setattr(result, "peak_memory", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_training(settings, output, show_progress=False)
     kept = RunFolder(output).ticket.read_bytes()

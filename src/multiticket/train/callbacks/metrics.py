@@ -44,7 +44,7 @@ MOST_DIFFERENCE = 0.05
 class MetricsWriter(TrainerCallback):
     """Appends each step's numbers to a file and tells the progress bar.
 
-    ``time`` is seconds of training so far, over all sittings: a resumed run goes on from that of the last line.
+    ``time`` is seconds of training so far, over all sessions: a resumed run goes on from that of the last line.
 
     Attributes:
         lines: what the file holds, in order.

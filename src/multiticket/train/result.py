@@ -1,0 +1,62 @@
+"""What ``result.json`` says of a run."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multiticket.evaluate.validation import best_step
+from multiticket.runs.versions import versions
+from multiticket.train.setup import Setup
+
+
+def result_of(
+    run: Setup, before: dict[str, Any], trained: dict[str, Any], after: dict[str, Any], started: float
+) -> dict[str, Any]:
+    """Settings, scores, files and costs.
+
+    Args:
+        before: scores of what the run started from; after: of what it kept.
+        trained: what its training came to (``trained.json``).
+        started: when this process began with the run, by ``time.monotonic``.
+    """
+    config = run.config
+    kept = run.folder.path / trained["file"]
+    return {
+        **{name: getattr(config, name) for name in ("task", "model", "arm", "density", "seed", "part")},
+        **{name: getattr(config, name) for name in ("training_seed", "steps", "dtype")},
+        "learning_rate": trained["learning_rate"],
+        "learning_rate_asked": config.learning_rate,
+        **run.prepared.about(config, run.numel),
+        "nnz": run.prepared.nnz,
+        "numel": run.numel,
+        "eval": {"before": before, "after": after},
+        "best_step": best_step(run.folder.evaluations.read()),
+        "stopped": trained["stopped"],
+        "file": kept.name,
+        "file_bytes": bytes_of(kept),
+        "train_s": round(trained["train_s"], 3),
+        "wall_s": round(trained["earlier_s"] + time.monotonic() - started, 3),
+        "peak_memory_bytes": peak_memory(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "versions": versions(run.arm.packages),
+    }
+
+
+def peak_memory() -> int:
+    """Bytes: the largest the process (on a GPU: its memory there) has been, libraries included."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def bytes_of(path: Path) -> int:
+    """Size of a file, or of all files below a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

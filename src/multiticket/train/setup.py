@@ -1,0 +1,93 @@
+"""Make ready what a run works with: its problems, the loaded model, and what of it trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from multiticket import arms, tasks
+from multiticket.arms.protocol import Arm, Prepared
+from multiticket.config import RunConfig
+from multiticket.generate.prompts import rendered
+from multiticket.mask.names import candidate_shapes
+from multiticket.models import load_model
+from multiticket.runs.folder import RunFolder
+from multiticket.runs.progress import RunProgress
+from multiticket.runs.trackers import check_installed
+from multiticket.train.rate import RateController
+from multiticket.train.recipe import grpo_config
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every stage of a run works with."""
+
+    config: RunConfig
+    folder: RunFolder
+    progress: RunProgress
+    task: Any
+    tokenizer: Any
+    problems: Any
+    """A dataset of the problems to train on, their prompts rendered."""
+    tokens: int
+    """Of a completion, at most."""
+    arm: Arm
+    prepared: Prepared
+    """The model, ready to train."""
+    numel: int
+    """Number of parameters of the model."""
+    rate: RateController | None
+    """Where the learning rate is found in training."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that was asked for, or the one that was found."""
+        return self.rate.rate if self.rate is not None else float(self.config.learning_rate)
+
+
+def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgress) -> Setup:
+    """Check the settings, load the model, and have its arm prepare it; nothing is written.
+
+    Raises:
+        ValueError: for settings that do not fit the task, the model, or what is installed.
+    """
+    _check(config, folder, task)
+    model, tokenizer = load_model(config.model, config.dtype)
+    task = tasks.asked(task, tokenizer, config.asking)
+    problems = rendered(task.problems("train"), tokenizer, task)
+    for note in task.notes() if hasattr(task, "notes") else ():
+        progress.note(note)
+    numel = sum(math.prod(shape) for shape in candidate_shapes(model).values())
+    arm = arms.get(config.arm)
+    prepared = arm.prepare(model, tokenizer, config)
+    rate = _rate_controller(config, prepared.typical_weight)
+    tokens = _most_tokens(config, task)
+    return Setup(config, folder, progress, task, tokenizer, problems, tokens, arm, prepared, numel, rate)
+
+
+def _check(config: RunConfig, folder: RunFolder, task: Any) -> None:
+    """Refuse what can be refused before a model is loaded."""
+    grpo_config(config, folder.checkpoints.path, _most_tokens(config, task))
+    available, needed = len(task.problems("train")), config.rollouts // config.group
+    if available < needed:
+        raise ValueError(
+            f"A step takes {needed} problems (rollouts / group) and task {config.task} has {available} "
+            "to train on: lower rollouts or raise group."
+        )
+    if config.eval_every and not len(task.problems("validation")):
+        raise ValueError(f"Task {config.task} has no validation problems for eval_every: leave it out.")
+    check_installed(config.report_to)
+
+
+def _most_tokens(config: RunConfig, task: Any) -> int:
+    return int(config.max_completion_tokens or task.max_completion_tokens)
+
+
+def _rate_controller(config: RunConfig, typical_weight: Callable[[], float | None]) -> RateController | None:
+    if config.learning_rate != "auto":
+        return None
+    return RateController(
+        config.target_kl_per_completion, config.rate_control, config.usual_rate, typical_weight()
+    )
