@@ -299,6 +299,11 @@ def reshaped_data(model: nn.Module) -> None:
     model.lm_head.weight.data = torch.randn(70, 16)
 
 
+def cut_short(model: nn.Module) -> None:
+    weight = model.lm_head._parameters["weight"]
+    weight.data = weight.data[:-8]  # where it was, and smaller
+
+
 def weight_norm(model: nn.Module) -> None:
     torch.nn.utils.parametrizations.weight_norm(model.lm_head)
 
@@ -318,7 +323,7 @@ def spectral(model: nn.Module) -> None:
 
 
 SURGERY = [
-    *(resized, replaced_block, tied, tied_where_gradients_are_recorded, reshaped, reshaped_data),
+    *(resized, replaced_block, tied, tied_where_gradients_are_recorded, reshaped, reshaped_data, cut_short),
     *(weight_norm, old_weight_norm, pruned, spectral),
 ]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from torch import nn
+
+from multiticket.sparse.watch import Entries
 
 DETACH_FIRST = "detach before changing a model, and attach a new mask."
 MOST_KEPT = 1 << 16
@@ -25,11 +27,11 @@ class Structure:
         self._places = {
             name: [module for module in readers if module in present] for name, readers in places.items()
         }
-        self._edges = list(_edges(model))
+        self._edges = Entries(_edges(model))
 
     def refuse_if_changed(self) -> None:
         """Raise RuntimeError where a module with a masked weight is no longer part of the model."""
-        if all(children.get(key) is child for children, key, child in self._edges):
+        if self._edges.are_the_same():
             return
         present = set(self._model.modules())
         for name, readers in self._places.items():
@@ -38,11 +40,13 @@ class Structure:
                     f"A module that held {name} was taken out of the model or replaced (resized, perhaps): what its "
                     f"values learn would go nowhere; {DETACH_FIRST}"
                 )
-        self._edges = list(_edges(self._model))
+        self._edges = Entries(_edges(self._model))
 
 
-def _edges(model: nn.Module) -> Iterable[tuple[dict[str, nn.Module | None], str, nn.Module]]:
-    for module in model.modules():
-        for key, child in module._modules.items():
-            if child is not None:
-                yield module._modules, key, child
+def _edges(model: nn.Module) -> list[tuple[dict[str, nn.Module | None], str]]:
+    return [
+        (module._modules, key)
+        for module in model.modules()
+        for key, child in module._modules.items()
+        if child is not None
+    ]

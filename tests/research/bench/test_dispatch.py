@@ -78,6 +78,9 @@ def test_the_calls_tell_the_paths_apart(measured: dict[str, Any]) -> None:
     for phase in PHASES:
         assert calls["ticket"][phase] < calls["direct"][phase]
     assert calls["ticket"]["step"] < calls["full"]["step"]  # one parameter where full training has 27
+    assert calls["ticket"]["forward"] < 1.3 * calls["full"]["forward"]
+    assert calls["direct"]["forward"] < 5 * calls["full"]["forward"]
+    assert calls["direct"]["step"] < 6 * calls["full"]["step"]
 
 
 def test_an_arm_is_not_charged_for_the_attachments_beside_it(measured: dict[str, Any]) -> None:

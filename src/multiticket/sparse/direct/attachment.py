@@ -17,7 +17,7 @@ from multiticket.sparse.autograd.fused_head import use_sparse_head
 from multiticket.sparse.direct.layers import convert, gradient_method, masked_weights, plain_class, restore
 from multiticket.sparse.direct.reads import held_weight
 from multiticket.sparse.direct.weight import MaskedWeight
-from multiticket.sparse.direct.write import any_changed, follow_together, write_together
+from multiticket.sparse.direct.write import Follower, any_changed, follow_together, write_together
 from multiticket.sparse.held import find_held
 from multiticket.sparse.sharded import local, own_share, reshard, sharded_layers, unshard_head, whole
 from multiticket.sparse.surgery import DETACH_FIRST, Structure
@@ -54,6 +54,7 @@ class DirectAttachment(Attachment):
         self._structure = Structure(
             model, {name: [module for module, _ in readers[id(parameters[name])]] for name in mask.names}
         )
+        self._follower: Follower | None = None
         self._convert()
         use_sparse_head()
         self._watch()
@@ -152,9 +153,11 @@ class DirectAttachment(Attachment):
 
     def _before_step(self, parameters: set[int]) -> None:
         """Take what others wrote into the weights before the values step from where they are."""
-        weights = self._attached().values()
-        self._refuse_surgery()
-        follow_together(weight for weight in weights if id(weight.values) in parameters)
+        weights = list(self._attached().values())
+        self._structure.refuse_if_changed()
+        if not self._follow_quickly():
+            self._refuse_surgery()
+            follow_together([weight for weight in weights if id(weight.values) in parameters])
 
     def _after_step(self, parameters: set[int]) -> None:
         weights = [weight for weight in self._attached().values() if id(weight.values) in parameters]
@@ -196,7 +199,7 @@ class DirectAttachment(Attachment):
         for name, parameter in self._frozen_parameters().items():
             parameter.requires_grad_(self._required_grad[name])
         self._unwatch()
-        self._weights = {}
+        self._weights, self._follower = {}, None
 
     def _copy_model(self, memo: dict[int, Any]) -> nn.Module:
         """A copy of the model with an attachment of its own, which knows the same base."""
@@ -228,9 +231,17 @@ class DirectAttachment(Attachment):
         other.flush()
         return twin
 
+    def _follow_quickly(self) -> bool:
+        """Take what others wrote, where nothing was replaced or moved; otherwise say so, and look again next time."""
+        if self._follower is not None and self._follower.holds():
+            self._follower.follow()
+            return True
+        weights = list(self._weights.values())
+        self._follower = Follower(weights) if Follower.can_follow(weights) else None
+        return False
+
     def _refuse_surgery(self) -> None:
         """Whether the values still are those of the model's weights."""
-        self._structure.refuse_if_changed()
         seen: dict[int, str] = {}
         for name, weight in self._weights.items():
             dense = weight.dense
@@ -274,8 +285,10 @@ class DirectAttachment(Attachment):
     def _prepare_forward(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self._check_what_changed()
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._refuse_surgery()
-            follow_together(weight for weight in self._weights.values() if weight.is_known())
+            self._structure.refuse_if_changed()
+            if not self._follow_quickly():
+                self._refuse_surgery()
+                follow_together([weight for weight in self._weights.values() if weight.is_known()])
         if kwargs.get("fused_lm_head") and torch.is_grad_enabled():
             unshard_head(model)
 

@@ -71,6 +71,11 @@ class MaskedWeight:
             self.route()  # before a compiler sees it made, and compiles again for it
 
     @property
+    def attributes(self) -> tuple[str, str]:
+        """What its owner calls the dense weight, and the values."""
+        return self.attribute, self.values_attribute
+
+    @property
     def dense(self) -> Tensor:
         """The frozen dense weight."""
         dense = self.owner._parameters.get(self.attribute)

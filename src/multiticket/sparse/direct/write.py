@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from multiticket.sparse.direct.weight import MaskedWeight
 from multiticket.sparse.gradient import native
 from multiticket.sparse.sharded import is_sharded
+from multiticket.sparse.watch import Entries, Memory
 
 
 @torch.no_grad()
@@ -46,6 +48,52 @@ def follow_together(weights: Iterable[MaskedWeight]) -> None:
         for weight, differs in zip(own, flags, strict=True):
             if differs:
                 weight.follow()
+
+
+class Follower:
+    """`follow_together` at next to no cost a step, for as long as all weights lie where they lay, on a CPU.
+
+    Args:
+        weights: such as ``can_follow`` takes.
+    """
+
+    def __init__(self, weights: Sequence[MaskedWeight]) -> None:
+        self._weights = [*weights]
+        self._entries = Entries(
+            [(weight.owner._parameters, name) for weight in weights for name in weight.attributes]
+        )
+        self._memory = Memory([weight.dense for weight in weights])
+        self._groups = []
+        for dtype in dict.fromkeys(weight.dense.dtype for weight in weights):
+            alike = [weight for weight in weights if weight.dense.dtype == dtype]
+            compare = native.comparer([w.dense.data for w in alike], [w.positions for w in alike])
+            self._groups.append((alike, compare))
+
+    @staticmethod
+    def can_follow(weights: Sequence[MaskedWeight]) -> bool:
+        """Whether every weight is whole, known, of its own shape, and in the compiled comparison's reach."""
+        return all(
+            not weight.sharded
+            and weight.is_known()
+            and weight.dense.shape == weight.shape
+            and native.can_write(weight.dense, weight.positions, weight.written)
+            for weight in weights
+        )
+
+    def holds(self) -> bool:
+        """Whether no weight, and no values, were replaced or moved."""
+        return self._entries.are_the_same() and self._memory.is_the_same()
+
+    def follow(self) -> None:
+        """`MaskedWeight.follow` for each weight that others wrote."""
+        if any(map(_showing_base, self._weights)):
+            return
+        for weights, compare in self._groups:
+            for index in compare([*map(Tensor.data_ptr, map(_written, weights))]):
+                weights[index].follow()
+
+
+_showing_base, _written = attrgetter("showing_base"), attrgetter("written")
 
 
 def _differ(weights: Sequence[MaskedWeight], written: Sequence[Tensor]) -> list[bool]:

@@ -212,18 +212,38 @@ def changed(dense: Sequence[Tensor], positions: Sequence[Tensor], content: Seque
 
     All are such as `can_write` takes, and of one dtype.
     """
+    differing = {*comparer(dense, positions)([one.data_ptr() for one in content])}
+    return [index in differing for index in range(len(positions))]
+
+
+def comparer(dense: Sequence[Tensor], positions: Sequence[Tensor]) -> Callable[[Sequence[int]], list[int]]:
+    """A function that says which of these weights no longer hold their content, while they stay where they are.
+
+    It takes the address of each weight's content (k,), in its dtype and in one piece; a list that is given again must
+    hold the same. The comparison is bit for bit.
+    All weights are such as `can_write` takes, and of one dtype.
+    """
     built = library()
     assert built is not None
     counts = [one.numel() for one in positions]
     pointers, numbers = ctypes.c_void_p * len(counts), ctypes.c_int64 * len(counts)
-    places = [pointers(*(one.data_ptr() for one in tensors)) for tensors in (dense, positions, content)]
-    flags = (ctypes.c_uint8 * len(counts))()
+    size, sizes = dense[0].dtype.itemsize, numbers(*counts)
     threads = torch.get_num_threads() if sum(counts) >= LEAST_WRITES else 1
-    built.multiticket_changed(
-        *(len(counts), places[0], dense[0].dtype.itemsize, places[1]),
-        *(numbers(*counts), places[2], flags, threads),
-    )
-    return [bool(flag) for flag in flags]
+    at, place = (pointers(*(one.data_ptr() for one in tensors)) for tensors in (dense, positions))
+    held = (*dense, *positions)  # addresses stay theirs
+    last: Sequence[int] = ()
+    where = None
+
+    def compare(content: Sequence[int]) -> list[int]:
+        nonlocal last, where
+        assert held is not None
+        if content is not last:
+            last, where = content, pointers(*content)
+        flags = (ctypes.c_uint8 * len(counts))()
+        built.multiticket_changed(len(counts), at, size, place, sizes, where, flags, threads)
+        return [index for index, flag in enumerate(flags) if flag] if any(flags) else []
+
+    return compare
 
 
 def is_product(x: Tensor, factors: Sequence[Tensor]) -> bool | None:

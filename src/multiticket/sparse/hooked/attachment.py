@@ -23,7 +23,7 @@ from multiticket.sparse.attachment import Attachment, find_readers
 from multiticket.sparse.autograd.fused_head import use_sparse_head
 from multiticket.sparse.held import find_held
 from multiticket.sparse.hooked.collector import Collector
-from multiticket.sparse.hooked.follow import follow, make_alias, written_past_versions
+from multiticket.sparse.hooked.follow import Watch, follow, make_alias
 from multiticket.sparse.hooked.layers import Record, compilation, convert, plain_class, restore, set_plan
 from multiticket.sparse.hooked.plan import plan_linear
 from multiticket.sparse.hooked.tensor import MaskedTensor
@@ -265,6 +265,7 @@ class HookedAttachment(Attachment):
             for tensor in self._tensors.values()
             for module, attribute in tensor.places
         ]
+        self._watched = Watch(self._collector.groups)
 
     @contextmanager
     def _without_aliases(self) -> Iterator[None]:
@@ -341,6 +342,8 @@ class HookedAttachment(Attachment):
         if self._moved:
             self._settle()
             return
+        if not self._watched.anything_replaced():
+            return
         for attributes, parameters, attribute, tensor in self._checks:
             dense = parameters.get(attribute)
             if dense is None:
@@ -373,13 +376,26 @@ class HookedAttachment(Attachment):
         """Take what others wrote into the weights; on an accelerator, what shows without a wait."""
         if self._moved or self._showing_base:
             return
-        for tensor in self._tensors.values():
-            if tensor.in_memory and (
-                tensor.touched or tensor.known._version != tensor.version + tensor.values_of.told
-            ):
+        if self._watched.anything_moved():
+            for group in self._collector.groups:
+                group.forget_memory()
+        followed = []
+        if self._watched.anything_written():
+            followed += [
+                tensor for tensor in self._tensors.values() if tensor.in_memory and self._written_to(tensor)
+            ]
+            for tensor in followed:
                 follow(tensor)
-        for tensor in written_past_versions(self._collector.groups):
-            follow(tensor)
+        for group in self._collector.groups:
+            for tensor in group.overwritten():
+                follow(tensor)
+                followed.append(tensor)
+        if followed:
+            self._watched.note()
+
+    @staticmethod
+    def _written_to(tensor: MaskedTensor) -> bool:
+        return tensor.touched or tensor.known._version != tensor.version + tensor.values_of.told
 
     def _ensure_written(self) -> None:
         self._refuse_if_detached()

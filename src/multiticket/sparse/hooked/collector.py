@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 
 from multiticket.sparse.attachment import warn_frozen
 from multiticket.sparse.hooked.tensor import MaskedTensor
@@ -136,7 +137,7 @@ class Collector:
                 parts.append(tensor.positions.long() + begin)
                 begin += tensor.dense.numel()
             self._vector_positions = torch.cat(parts)
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        flat = _flatten_dense_tensors(gradients)
         new = flat.index_select(0, self._vector_positions).to(vectors.parameter.dtype)
         for begin, end, gradient in vectors.extra:
             new[begin:end] += gradient

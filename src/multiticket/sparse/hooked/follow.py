@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
 
-from multiticket.sparse.gradient import native
 from multiticket.sparse.guarded import Guarded
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.hooked.values import Values
+from multiticket.sparse.watch import Entries, Memory
 
 
 class Alias(Guarded):
@@ -26,23 +27,46 @@ def make_alias(tensor: MaskedTensor) -> Alias:
     return alias
 
 
-def written_past_versions(groups: Iterable[Values]) -> Iterator[MaskedTensor]:
-    """Tensors that do not hold what was written last; known on a CPU, where it is kept, and asking waits for nobody."""
-    for group in groups:
-        last = group.written
-        if last is None or last.device.type != "cpu":
-            continue
-        held = [tensor for tensor in group.tensors if tensor.in_memory and not tensor.dense.is_meta]
-        for dtype in dict.fromkeys(tensor.dtype for tensor in held):
-            same = [tensor for tensor in held if tensor.dtype == dtype]
-            rounded = last.to(dtype)
-            content = [rounded[tensor.begin : tensor.end] for tensor in same]
-            dense, positions = [t.dense for t in same], [t.positions for t in same]
-            if all(native.can_write(*place) for place in zip(dense, positions, content, strict=True)):
-                flags = native.changed(dense, positions, content)
-            else:
-                flags = [not torch.equal(t.taken(), one) for t, one in zip(same, content, strict=True)]
-            yield from (tensor for tensor, differs in zip(same, flags, strict=True) if differs)
+class Watch:
+    """Asks every step whether anybody replaced, moved or wrote to a masked weight.
+
+    Args:
+        groups: the values; their tensors have their aliases.
+    """
+
+    def __init__(self, groups: Sequence[Values]) -> None:
+        self._groups = groups
+        tensors = [tensor for group in groups for tensor in group.tensors]
+        self._inside = [tensor for tensor in tensors if tensor.in_memory]
+        self._outside = [tensor for tensor in tensors if not tensor.in_memory]
+        self._entries = Entries(
+            [(module._parameters, attribute) for t in tensors for module, attribute in t.places]
+            + [(module.__dict__, attribute) for t in self._inside for module, attribute in t.places]
+        )
+        self._memory = Memory([tensor.known for tensor in self._inside])
+        self._counts = [sum(tensor.in_memory for tensor in group.tensors) for group in groups]
+        self.note()
+
+    def note(self) -> None:
+        """Remember the versions that the tensors have noted."""
+        self._noted = sum(tensor.version for tensor in self._inside)
+
+    def anything_replaced(self) -> bool:
+        """Whether a module has another parameter or alias than it had, or a weight's memory is elsewhere."""
+        same = self._entries.are_the_same() and not self.anything_moved()
+        return not same or any(tensor.address_now() != tensor.address for tensor in self._outside)
+
+    def anything_moved(self) -> bool:
+        """Whether the memory of a weight in memory is elsewhere."""
+        return not self._memory.is_the_same()
+
+    def anything_written(self) -> bool:
+        """Whether autograd was told of a write that was not ours, or somebody got hold of a weight's memory."""
+        told = sum(group.told * count for group, count in zip(self._groups, self._counts, strict=True))
+        return self._memory.versions() != self._noted + told or any(map(_touched, self._inside))
+
+
+_touched = attrgetter("touched")
 
 
 @torch.no_grad()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
 
 from multiticket.mask.names import VALUES_SUFFIX
 from multiticket.sparse.gradient import native
@@ -75,18 +77,17 @@ class Values:
         for tensor in self.tensors:
             tensor.make_leaf(parameter)
             tensor.note()
-        largest = max(tensor.end - tensor.begin for tensor in self.tensors)
-        dtype = min((tensor.dtype for tensor in self.tensors), key=lambda dtype: dtype.itemsize)
-        self._zeros = torch.zeros(largest, dtype=dtype, device=parameter.device)
-        self._together: dict[tuple[int, ...], Tensor] = {}
+        self._orders: dict[tuple[int, ...], tuple[Tensor, list[tuple[int, int]], list[int]]] = {}
         self.pending.clear()
         self.waiting = 0
-        self._gathered: list[tuple[int, Tensor]] = []
+        self._gathered: list[tuple[tuple[int, int], Tensor]] = []
+        """((begin, end), gradient) of stretches of the values."""
         self._serve = serve_beside(self.tensors, parameter)
         self.extra: list[tuple[int, int, Tensor]] = []
         """(begin, end, gradient) of what autograd gave to a tensor's leaf."""
         self.written = None
         self._writers: list[Any] | None = None
+        self._comparers: list[Any] | None = None
         for name, view in self.views.items():
             tensor = next(tensor for tensor in self.tensors if tensor.name == name)
             view.data, view.grad = parameter.data[tensor.begin : tensor.end], None
@@ -103,45 +104,60 @@ class Values:
         if len(slots) == 1:
             self.put(slots[0], dense[0].reshape(-1), self.tensors[slots[0]].positions)
         else:
-            joined = torch.cat([gradient.reshape(-1) for gradient in dense])
-            sizes = [self.tensors[slot].end - self.tensors[slot].begin for slot in slots]
-            taken = joined.index_select(0, self._positions_of(slots)).split(sizes)
-            self._gathered += zip(slots, taken, strict=True)
+            positions, runs, sizes = self._order_of(slots)
+            taken = _flatten_dense_tensors(dense).index_select(0, positions)
+            self._gathered += (
+                zip(runs, taken.split(sizes), strict=True) if len(runs) > 1 else [(runs[0], taken)]
+            )
         self.pending.clear()
         self.waiting = 0
 
     def put(self, slot: int, gradient: Tensor, positions: Tensor | None) -> None:
         """Take a gradient (k,), or its entries at ``positions`` (k,), for those of a tensor."""
-        self._gathered.append((slot, gradient if positions is None else gradient.index_select(0, positions)))
+        tensor = self.tensors[slot]
+        taken = gradient if positions is None else gradient.index_select(0, positions)
+        self._gathered.append(((tensor.begin, tensor.end), taken))
 
-    def _positions_of(self, slots: tuple[int, ...]) -> Tensor:
-        """Positions in these tensors' gradients, joined one after the other; backward passes repeat their order."""
-        found = self._together.get(slots)
+    def _order_of(self, slots: tuple[int, ...]) -> tuple[Tensor, list[tuple[int, int]], list[int]]:
+        """Of gradients that arrived in the order of ``slots``; backward passes repeat their order.
+
+        Returns:
+            positions: in the arrived gradients, joined one after the other; in the order of the values.
+            runs: (begin, end) among the values of each stretch of what is at those positions.
+            sizes: of the stretches.
+        """
+        found = self._orders.get(slots)
         if found is None:
-            if len(self._together) >= MOST_ORDERS:
-                self._together.clear()
-            parts, begin = [], 0
+            if len(self._orders) >= MOST_ORDERS:
+                self._orders.clear()
+            starts, begin = [], 0
             for slot in slots:
-                parts.append(self.tensors[slot].positions + begin)
+                starts.append(begin)
                 begin += self.tensors[slot].shape.numel()
-            found = self._together[slots] = torch.cat(parts)
+            parts, runs = [], list[tuple[int, int]]()
+            for slot, start in sorted(zip(slots, starts, strict=True)):
+                tensor = self.tensors[slot]
+                parts.append(tensor.positions + start)
+                joins = runs and runs[-1][1] == tensor.begin
+                runs.append((runs.pop()[0] if joins else tensor.begin, tensor.end))
+            found = torch.cat(parts), runs, [end - begin for begin, end in runs]
+            self._orders[slots] = found
         return found
 
     def collect(self) -> Tensor:
         """The gradient (n,) gathered since it was last collected, in the parameter's dtype; a new tensor."""
         if self.pending:
             self.gather()
-        pieces: list[Tensor | None] = [None] * len(self.tensors)
-        for slot, piece in self._gathered:
-            before = pieces[slot]
-            pieces[slot] = piece if before is None else before + piece
+        parameter = self.parameter
+        pieces = sorted(self._gathered, key=itemgetter(0))
+        ends = [0, *(end for (_, end), _ in pieces)]
+        if [*(begin for (begin, _), _ in pieces), parameter.numel()] == ends:
+            new = torch.cat([piece for _, piece in pieces]).to(parameter.dtype)
+        else:  # something was not used, or used twice
+            new = torch.zeros_like(parameter, requires_grad=False)
+            for (begin, end), piece in pieces:
+                new[begin:end] += piece
         self._gathered.clear()
-        new = torch.cat(
-            [
-                self._zeros[: tensor.end - tensor.begin] if piece is None else piece
-                for piece, tensor in zip(pieces, self.tensors, strict=True)
-            ]
-        ).to(self.parameter.dtype)
         for begin, end, gradient in self.extra:
             new[begin:end] += gradient
         self.extra.clear()
@@ -201,7 +217,12 @@ class Values:
         for writer in self._writers:
             writer(content, tell)
         if not self._writes_differences():
-            self.written = content.detach().clone() if content is self.parameter else None
+            if content is not self.parameter:
+                self.written = None
+            elif self.written is None:
+                self.written = content.detach().clone()
+            else:
+                self.written.copy_(content)
 
     @torch.no_grad()
     def ensure_written(self) -> None:
@@ -215,6 +236,18 @@ class Values:
         elif self.written is None or not torch.equal(parameter, self.written):
             self.write(parameter, tell=True)
 
+    def overwritten(self) -> list[MaskedTensor]:
+        """Tensors that do not hold what was written last; known on a CPU, where it is kept and nobody waits."""
+        if self.written is None or self.written.device.type != "cpu":
+            return []
+        if self._comparers is None:
+            self._comparers = list(self._make_comparers())
+        return [tensor for compare in self._comparers for tensor in compare(self.written)]
+
+    def forget_memory(self) -> None:
+        """Weights may have moved: what knows their addresses is made anew."""
+        self._writers = self._comparers = None
+
     def _writes_differences(self) -> bool:
         return self.parameter.device.type == "cuda" and _TRITON
 
@@ -224,6 +257,31 @@ class Values:
         written = [tensor for tensor in self.tensors if tensor.in_memory]
         for dtype in dict.fromkeys(tensor.dtype for tensor in written):
             yield self._writer([tensor for tensor in written if tensor.dtype == dtype])
+
+    def _make_comparers(self) -> Iterator[Any]:
+        held = [tensor for tensor in self.tensors if tensor.in_memory and not tensor.dense.is_meta]
+        for dtype in dict.fromkeys(tensor.dtype for tensor in held):
+            yield self._comparer([tensor for tensor in held if tensor.dtype == dtype], dtype)
+
+    def _comparer(self, tensors: list[MaskedTensor], dtype: torch.dtype) -> Any:
+        dense, positions = [t.dense.data for t in tensors], [t.positions for t in tensors]
+        if _in_reach(dense, positions):
+            compare = native.comparer(dense, positions)
+            offsets = [tensor.begin * dtype.itemsize for tensor in tensors]
+            addresses: list[int] = []
+
+            def compare_native(content: Tensor) -> list[MaskedTensor]:
+                nonlocal addresses
+                rounded = content.to(dtype)
+                begin = rounded.data_ptr()
+                if not addresses or addresses[0] != begin + offsets[0]:
+                    addresses = [begin + offset for offset in offsets]
+                return [tensors[index] for index in compare(addresses)]
+
+            return compare_native
+        return lambda content: [
+            t for t in tensors if not torch.equal(t.taken(), content[t.begin : t.end].to(dtype))
+        ]
 
     def _writer(self, tensors: list[MaskedTensor]) -> Any:
         dense, positions = [t.dense.data for t in tensors], [t.positions for t in tensors]
@@ -247,7 +305,7 @@ class Values:
                     torch.autograd.graph.increment_version(versions)
 
             return write_by_kernel
-        if all(native.can_write(one, at, one.new_empty(0)) for one, at in zip(dense, positions, strict=True)):
+        if _in_reach(dense, positions):
             put = native.writer(dense, positions)
 
             def write_native(content: Tensor, tell: bool) -> None:
@@ -263,6 +321,10 @@ class Values:
                 target.put_(at.long(), content[piece].to(dtype))
 
         return write_each
+
+
+def _in_reach(dense: list[Tensor], positions: list[Tensor]) -> bool:
+    return all(native.can_write(one, at, one.new_empty(0)) for one, at in zip(dense, positions, strict=True))
 
 
 def call_waiting(parameter: Tensor) -> None:
