@@ -349,6 +349,7 @@ class HookedAttachment(Attachment):
             if dense is None:
                 _ = tensor.dense  # which says so
             moved = dense is not tensor.known or tensor.address_now() != tensor.address
+            moved = moved or tensor.shape_now() != tensor.shape
             if moved or (tensor.in_memory and attributes.get(attribute) is not tensor.alias):
                 self._take_what_was_put_there()
                 return
