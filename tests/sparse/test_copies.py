@@ -82,7 +82,7 @@ def test_a_copy_and_its_original_can_be_detached_in_either_order():
 
 
 def attachment_of(model: nn.Module) -> mt.Attachment:
-    from multiticket.sparse.attachment import attachments_of
+    from multiticket.sparse.watching import attachments_of
 
     (found,) = attachments_of(model.parameters())
     return found

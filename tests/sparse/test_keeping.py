@@ -139,3 +139,22 @@ def test_steps_within_the_backward_pass_where_no_tokens_are_embedded():
     after = attachment.state_dict()["values"]
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert moved == [name for name in before if "embed_tokens" not in name]
+
+
+def test_what_was_cleared_stays_cleared_when_somebody_looks_at_the_values():
+    """A loop that logs its values between ``zero_grad`` and the next backward pass."""
+    model = build("llama")
+    attachment = mt.attach(model, mt.Mask.random(model, 0.2))
+    values = dict(attachment.named_parameters())
+    optimizers = [torch.optim.SGD([one], lr=0.0) for one in values.values()]
+    gradients = []
+    for _ in range(2):
+        loss_of(model, tokens()).backward()
+        gradients.append({name: one.grad.clone() for name, one in attachment.named_parameters()})
+        for optimizer in optimizers:
+            optimizer.step()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        assert all(one.grad is None for _, one in attachment.named_parameters())
+    for name, first in gradients[0].items():
+        assert torch.equal(gradients[1][name], first), name

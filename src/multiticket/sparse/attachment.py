@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import (
-    Optimizer,
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
 
 from multiticket.mask import Mask
 from multiticket.mask.names import VALUES_SUFFIX, masked_candidates
 from multiticket.sparse.held import modules_in_containers
+from multiticket.sparse.watching import unwatch, watch
 from multiticket.ticket import Ticket
-
-_attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
 
 
 class Attachment(ABC):
@@ -70,13 +63,12 @@ class Attachment(ABC):
     def _watch(self) -> None:
         """Once the values are registered: keep them out of checkpoints, and write them after optimiser steps."""
         self._ignored_on_save = _leave_values_out_of_checkpoints(self.model)
-        _attachments.add(self)
-        _watch_every_optimizer()
+        watch(self)
 
     def _unwatch(self) -> None:
         for module, ignored in self._ignored_on_save:
             module._keys_to_ignore_on_save = ignored
-        _attachments.discard(self)
+        unwatch(self)
 
     @property
     def nnz(self) -> int:
@@ -159,6 +151,10 @@ class Attachment(ABC):
         """All values in as few tensors as may be, each with the dtype of the weights they are rounded to."""
 
     @abstractmethod
+    def rounded_as(self, parameter: Tensor) -> list[tuple[slice, torch.dtype]]:
+        """Pieces of a parameter of values, each with the dtype of the weights it is rounded to; none of another's."""
+
+    @abstractmethod
     def _whole_values(self) -> dict[str, Tensor]:
         """The values (k,) by name, whole on every rank."""
 
@@ -218,50 +214,3 @@ def _leave_values_out_of_checkpoints(model: nn.Module) -> list[tuple[Any, Any]]:
             values = {name for name, _ in module.named_parameters() if name.endswith(VALUES_SUFFIX)}
             module._keys_to_ignore_on_save = {*(ignored or ()), *values}  # type: ignore[assignment]
     return changed
-
-
-def attachments_of(parameters: Iterable[Tensor]) -> list[Attachment]:
-    """The attachments that an optimiser over these parameters trains."""
-    stepped = {id(parameter) for parameter in parameters}
-    return [attachment for attachment in list(_attachments) if attachment._holds_any(stepped)]
-
-
-@contextmanager
-def watched_by(attachments: Collection[Attachment]) -> Iterator[None]:
-    """Within, these alone watch optimisers, and where there are none nobody does: as in a process without others."""
-    others = [attachment for attachment in _attachments if attachment not in attachments]
-    _attachments.difference_update(others)
-    if not attachments:
-        while _hooks:
-            _hooks.pop().remove()
-    try:
-        yield
-    finally:
-        _attachments.update(others)
-        if others:
-            _watch_every_optimizer()
-
-
-def _stepped(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _before_optimizer_step(optimizer: Optimizer, *_: Any) -> None:
-    stepped = _stepped(optimizer)
-    for attachment in attachments_of(stepped):
-        attachment._before_step({id(parameter) for parameter in stepped})
-
-
-def _write_after_optimizer_step(optimizer: Optimizer, *_: Any) -> None:
-    stepped = _stepped(optimizer)
-    for attachment in attachments_of(stepped):
-        attachment._after_step({id(parameter) for parameter in stepped})
-
-
-_hooks: list[Any] = []
-
-
-def _watch_every_optimizer() -> None:
-    if not _hooks:
-        _hooks.append(register_optimizer_step_pre_hook(_before_optimizer_step))
-        _hooks.append(register_optimizer_step_post_hook(_write_after_optimizer_step))

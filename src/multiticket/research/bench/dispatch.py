@@ -106,7 +106,7 @@ class Subject:
     """One arm's model, and its step in three phases."""
 
     def __init__(self, arm: Arm, shape: Shape, compiled: bool = False) -> None:
-        from multiticket.sparse.attachment import attachments_of, watched_by
+        from multiticket.sparse.watching import attachments_of, watched_by
 
         setup = Setup(shape, arm, BATCH, TOKENS, "float32", "cpu")
         model, trained = prepare(arm, shape, build_model(setup))

@@ -151,6 +151,9 @@ class DirectAttachment(Attachment):
         for weight in self._attached().values():
             yield weight.values, weight.dense.dtype
 
+    def rounded_as(self, parameter: Tensor) -> list[tuple[slice, torch.dtype]]:
+        return [(slice(None), w.dense.dtype) for w in self._weights.values() if w.values is parameter]
+
     def _before_step(self, parameters: set[int]) -> None:
         """Take what others wrote into the weights before the values step from where they are."""
         weights = list(self._attached().values())

@@ -83,11 +83,7 @@ class HookedAttachment(Attachment):
         """
         self._refuse_if_detached()
         for name, tensor in self._tensors.items():
-            view = tensor.values_of.view(tensor)
-            gradient = tensor.values_of.parameter.grad
-            if view.grad is None and gradient is not None:
-                view.grad = gradient[tensor.begin : tensor.end]
-            yield name, view
+            yield name, tensor.values_of.view(tensor)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All values: of matrices (n,), and of norms, biases and other vectors (m,)."""
@@ -207,6 +203,15 @@ class HookedAttachment(Attachment):
             else:
                 for tensor in group.tensors:
                     yield values[tensor.begin : tensor.end], tensor.dtype
+
+    def rounded_as(self, parameter: Tensor) -> list[tuple[slice, torch.dtype]]:
+        for group in self._collector.groups:
+            if parameter is group.parameter:
+                return [(slice(tensor.begin, tensor.end), tensor.dtype) for tensor in group.tensors]
+            for tensor in group.tensors:
+                if parameter is group.views.get(tensor.name):
+                    return [(slice(None), tensor.dtype)]
+        return []
 
     # Setting up
 

@@ -175,7 +175,9 @@ class Values:
             self.parameter.register_post_accumulate_grad_hook(lambda _: self.share_gradient())
         held = self.parameter.data[tensor.begin : tensor.end]
         if tensor.name not in self.views:
-            self.views[tensor.name] = nn.Parameter(held, requires_grad=self.parameter.requires_grad)
+            view = self.views[tensor.name] = nn.Parameter(held, requires_grad=self.parameter.requires_grad)
+            if self.parameter.grad is not None:
+                view.grad = self.parameter.grad[tensor.begin : tensor.end]
         elif self.views[tensor.name].data_ptr() != held.data_ptr():  # somebody assigned the parameter's data
             self.views[tensor.name].data = held
         return self.views[tensor.name]
