@@ -135,3 +135,42 @@ def test_the_mixed_task_scores_each_problem_by_its_own_task(monkeypatch: pytest.
         assert mixed.score(own[0]["answer"], own[0]["answer"]) == 1.0
         assert mixed.correct(own[0]["answer"], own[0]["answer"])
         assert not mixed.correct("7", own[1]["answer"] + "1")
+
+
+RATES = """
+name: rates
+settings: {task: arithmetic, steps: 7, eval: {problems: 20}}
+cells:
+  - {arm: full, seed: [0, 1], learning_rate: [1.0e-4, 3.0e-4, auto]}
+  - {density: 0.01, seed: [0, 1], learning_rate: [1.0e-2, 3.0e-2, auto]}
+"""
+
+
+def test_auto_stands_beside_the_best_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.yaml").write_text(RATES)
+    runs, section = tmp_path / "runs", tmp_path / "s.json"
+    given = ("--study", tmp_path / "study.yaml", "--runs", runs, "--section", section)
+    program = _program("learning_rate", monkeypatch, *given)
+    with pytest.raises(SystemExit):
+        run_program(program.main)
+    assert "is finished: run the study first." in capsys.readouterr().err
+    scores = {"auto": 0.7}
+    make_runs(
+        runs, load(tmp_path / "study.yaml").runs, lambda config: scores.get(str(config.learning_rate), 0.5)
+    )
+    run_program(program.main)
+    found = read_section(section)
+    full, sparse = found.tables[0].rows
+    assert found.tables[0].columns[2:5] == ["0.0001", "0.0003", "auto"]
+    assert (full[:2], sparse[:2]) == (["arithmetic", "100 %"], ["arithmetic", "1 %"])
+    assert full[4] == pytest.approx(69.2, abs=1)
+    assert full[-1].startswith(("+19.", "+18."))
+    assert "±" in full[-1]
+    first = found.numbers["records"][0]
+    assert (first["seeds"], first["learning_rate"], first["mean_reward"]) == (
+        [0, 1],
+        [1e-4, 1e-4],
+        [0.3, 0.3],
+    )

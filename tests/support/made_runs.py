@@ -82,6 +82,7 @@ def result(config: RunConfig, pass_1: float, greedy: float, problems: int) -> di
     return {
         **{name: getattr(config, name) for name in names},
         "learning_rate": rate_of(config),
+        "learning_rate_asked": config.learning_rate,
         "nnz": int(NUMEL * config.density),
         "numel": NUMEL,
         "eval": {"before": scores, "after": scores},
