@@ -83,7 +83,9 @@ def test_steps_of_varying_size_neither_grow_nor_keep_their_peak():
 def test_memory_that_was_freed_is_used_again():
     done, kept = faults("keep")
     assert done == "True"
-    assert kept < faults("leave")[1] / 10
+    # glibc raises its threshold by itself once such a block was freed, or not: by chance, unless it is held
+    given_back = faults("leave", MALLOC_MMAP_THRESHOLD_="131072")[1]
+    assert kept < given_back / 10
 
 
 @glibc
