@@ -338,8 +338,7 @@ class HookedAttachment(Attachment):
             return
         use_sparse_head()  # TRL may have been imported since
         self._notice_changes()
-        if not self._showing_base:
-            self._ensure_written()
+        self._write_what_changed()
 
     def _notice_changes(self) -> None:
         """Whether anybody replaced or moved a masked weight, other than by moving the whole model."""
@@ -385,6 +384,10 @@ class HookedAttachment(Attachment):
         if self._watched.anything_moved():
             for group in self._collector.groups:
                 group.forget_memory()
+        self._follow_in_place()
+
+    def _follow_in_place(self) -> None:
+        """`_follow`, where it is known that no weight has moved."""
         followed = []
         if self._watched.anything_written():
             followed += [
@@ -407,9 +410,16 @@ class HookedAttachment(Attachment):
         self._refuse_if_detached()
         if self._moved:
             self._settle()
+        if not self._moved and not self._showing_base:
+            self._follow()
+        self._write_what_changed(followed=True)
+
+    def _write_what_changed(self, followed: bool = False) -> None:
+        """Take what others wrote, unless that was done, and put the values into the weights."""
         if self._moved or self._showing_base:
             return
-        self._follow()
+        if not followed:
+            self._follow_in_place()
         for group in self._collector.groups:
             group.ensure_written()
 

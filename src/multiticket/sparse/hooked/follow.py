@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -48,8 +47,10 @@ class Watch:
         self.note()
 
     def note(self) -> None:
-        """Remember the versions that the tensors have noted."""
+        """Remember the versions that the tensors have noted, and that nobody has got hold of any since."""
         self._noted = sum(tensor.version for tensor in self._inside)
+        for group in self._groups:
+            group.touched = False
 
     def anything_replaced(self) -> bool:
         """Whether a module has another parameter or alias than it had, or a weight's memory is elsewhere."""
@@ -63,10 +64,7 @@ class Watch:
     def anything_written(self) -> bool:
         """Whether autograd was told of a write that was not ours, or somebody got hold of a weight's memory."""
         told = sum(group.told * count for group, count in zip(self._groups, self._counts, strict=True))
-        return self._memory.versions() != self._noted + told or any(map(_touched, self._inside))
-
-
-_touched = attrgetter("touched")
+        return self._memory.versions() != self._noted + told or any(group.touched for group in self._groups)
 
 
 @torch.no_grad()

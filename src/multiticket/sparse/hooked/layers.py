@@ -128,11 +128,11 @@ class HookedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         x = input
-        # Few attributes are read here: each is a guard, once a layer is compiled.
-        plan = self.__dict__[_LEAN]
+        # Few names are read here, and none of this module's: each is a guard, once a layer is compiled.
+        plan = self.__dict__["_ticket_lean"]
         if plan is None and not compilation.of_one_graph:
             return F.linear(x, self.weight, self.bias)
-        plan = self.__dict__[_RECORD].linear
+        plan = self.__dict__["_ticket_record"].linear
         if plan is None or not torch.is_grad_enabled():
             return F.linear(x, self.weight, self.bias)
         compiling = torch.compiler.is_compiling()

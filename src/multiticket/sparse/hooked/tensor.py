@@ -60,7 +60,7 @@ class MaskedTensor:
     def given_away(self) -> Tensor:
         """The weight's memory for somebody who may write to it past autograd: a small weight is copied before."""
         dense = self.dense
-        self.touched = True
+        self.touched = self.values_of.touched = True
         if self.whole_original is None and dense.numel() <= MOST_KEPT:
             self.whole_original = dense.detach().clone()
         return dense.data

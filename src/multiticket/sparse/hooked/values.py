@@ -55,6 +55,8 @@ class Values:
         self.waiting = 0
         """Their bytes."""
         self.views: dict[str, nn.Parameter] = {}
+        self.touched = False
+        """Whether any tensor is ``touched``."""
         self.told = 0
         """How often autograd was told of a write, which raises the version of each weight by one."""
         self.written: Tensor | None = None
