@@ -10,8 +10,8 @@ from pathlib import Path
 
 from multiticket.cli import mistake
 from multiticket.quiet import hush
+from multiticket.research.report.tables import markdown
 from multiticket.research.study.page_section import PageSection, write_section
-from section_text import section_text
 
 
 def run_program(main: Callable[[], None]) -> None:
@@ -69,6 +69,18 @@ def command_line(
             values = value if isinstance(value, list) else [value]
             words += [action.option_strings[0], *map(str, values)]
     return shlex.join(words)
+
+
+def section_text(section: PageSection) -> str:
+    """Markdown: claim, verdict, answer, all tables and notes; figures are left to the report."""
+    verdict = f"**{section.verdict}.** " if section.verdict else ""
+    parts = [f"## {section.heading}", f"{verdict}{section.answer}", f"n: {section.n}" if section.n else ""]
+    parts += [f"{table.caption}\n\n{markdown(table)}" for table in section.tables]
+    parts += [
+        "\n".join(f"- {note}" for note in section.notes),
+        f"`{section.command}`" * bool(section.command),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def finish(section: PageSection, path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from multiticket.cli.outputs import Command, Json, give, refuse_unwritable
+from multiticket.cli.outputs import Command, Json, give, refuse_picture, refuse_unwritable
 from multiticket.research.bench.shapes import SHAPES, choose_shape
 from multiticket.research.bench.timed_arms import ADAPTERS, BY_PATH, DENSITIES, KINDS
 
@@ -69,7 +69,7 @@ def bench(
         ),
     ] = None,
     json: Json = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw it, as a PNG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw it: .svg, .png or .pdf.")] = None,
 ) -> None:
     """Step time and peak memory of full training, tickets, LoRA and SHiRA, beside a floor that trains nothing.
 
@@ -89,6 +89,7 @@ def bench(
     import torch
 
     from multiticket.research.bench import results, show
+    from multiticket.research.report.tables import markdown
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
@@ -110,15 +111,17 @@ def bench(
     if sweep:
         swept = None if values is None else _numbers(values, "values")
         result = results.sweep(sweep, conditions, swept, _say)
-        caption, shown = show.caption(result["runs"][0]), show.sweep_table(result)
+        caption, table = show.caption(result["runs"][0]), show.sweep_table(result)
     else:
         result = results.run(conditions, chosen, dense, _say)
-        caption, shown = show.caption(result), show.table(result)
+        caption, table = show.caption(result), show.table(result)
     _say("")
     first = " (first point)" if sweep in ("width", "tokens") else ""
-    give({**results.machine(device), **result}, json, lambda: print(f"{caption}{first}\n\n{shown}"))
+    give({**results.machine(device), **result}, json, lambda: print(f"{caption}{first}\n\n{markdown(table)}"))
     if plot:
-        show.draw(result, plot)
+        from multiticket.research.report.figures import write_figures
+
+        write_figures(show.figures(result), plot)
 
 
 def _dispatch(context: typer.Context, rounds: int, compiled: bool, json: str | None) -> None:
@@ -131,10 +134,11 @@ def _dispatch(context: typer.Context, rounds: int, compiled: bool, json: str | N
     _refuse_before_measuring(json, None, {"peft": True})
 
     from multiticket.research.bench import dispatch, results
+    from multiticket.research.report.tables import markdown
 
     result = {**results.machine("cpu"), **dispatch.run(rounds, compiled, _say)}
     _say("")
-    give(result, json, lambda: print(f"{dispatch.caption(result)}\n\n{dispatch.table(result)}"))
+    give(result, json, lambda: print(f"{dispatch.caption(result)}\n\n{markdown(dispatch.table(result))}"))
 
 
 def _numbers(text: str, option: str) -> list[float]:
@@ -147,7 +151,8 @@ def _numbers(text: str, option: str) -> list[float]:
 def _refuse_before_measuring(json: str | None, plot: Path | None, extras: dict[str, bool]) -> None:
     """What would fail after minutes of measuring fails now."""
     refuse_unwritable(json, plot)
-    needed = {"transformers": "train", **({"matplotlib": "train"} if plot else {})}
+    refuse_picture(plot)
+    needed = {"transformers": "train"}
     needed.update({name: "peft" for name, wanted in extras.items() if wanted})
     for name, extra in needed.items():
         if importlib.util.find_spec(name) is None:

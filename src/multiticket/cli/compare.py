@@ -27,7 +27,7 @@ def compare(
     refuse_unwritable(json)
     from multiticket.evaluate import comparison
     from multiticket.evaluate.problem_results import read_side
-    from multiticket.research.report.comparison_table import print_comparison
+    from multiticket.research.report.tables import print_comparison
 
     result = comparison.compare(read_side(a), read_side(b), margin)
     give(result, json, lambda: print_comparison(result))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 STANDARD_OUTPUT = "-"
+PICTURES = (".svg", ".png", ".pdf")
 Json = Annotated[
     str | None,
     typer.Option(
@@ -82,3 +84,11 @@ def refuse_unwritable(*places: Path | str | None) -> None:
             raise ValueError(f"There is no folder {path.parent} to write {path.name} in; make it first.")
         if path.is_dir():
             raise ValueError(f"{path} is a folder; give the name of a file to write.")
+
+
+def refuse_picture(plot: Path | None) -> None:
+    """The same for a picture that cannot be drawn."""
+    if plot is not None and plot.suffix not in PICTURES:
+        raise ValueError(f"--plot writes {', '.join(PICTURES)}, not {plot.suffix or plot.name!r}.")
+    if plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--plot needs matplotlib: pip install 'multiticket[train]'.")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multiticket.cli.outputs import Command, Json, give, one_model, refuse_unwritable
+from multiticket.cli.outputs import Command, Json, give, one_model, refuse_picture, refuse_unwritable
 
 if TYPE_CHECKING:
     from multiticket.research.theory.fisher import Sampling
 
-PICTURES = (".svg", ".png", ".pdf")
 MASKS = "random,first-layer,last-layer,attention,mlp,columns,magnitude,fisher"
 
 MODEL_OPTION = Annotated[str | None, typer.Option("--model", help="The model, in the place of MODEL.")]
@@ -278,7 +276,4 @@ def _densities(text: str) -> list[float]:
 def _refuse_before_measuring(json: str | None, plot: Path | None) -> None:
     """What would fail after minutes of measuring fails now; and what libraries say while they load is silenced."""
     refuse_unwritable(json, plot)
-    if plot is not None and plot.suffix not in PICTURES:
-        raise ValueError(f"--plot writes {', '.join(PICTURES)}, not {plot.suffix or plot.name!r}.")
-    if plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib: pip install 'multiticket[train]'.")
+    refuse_picture(plot)

@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table as Grid
-
-from multiticket.research.report.tables import percent, print_table, wide_console
+from multiticket.research.report.tables import percent, print_facts, print_table
 from multiticket.research.study.page_section import Table
 
 Result = Mapping[str, Any]
@@ -105,17 +102,15 @@ def print_kl(run: Result) -> None:
 def print_kl_of_states(result: Result) -> None:
     kl = result["kl"]
     low, high = kl["token_interval"]
-    table = Grid(title=f"KL(before || after) over {_contexts(result)}", box=box.SIMPLE, show_header=False)
-    for row in (
+    facts = (
         ("before", result["before"]),
         ("after", result["after"]),
         ("nats a token", f"{kl['token']:.4g} ({low:.3g} to {high:.3g})"),
         ("nats a completion", _interval(kl)),
         ("largest of a token", f"{kl['largest_token']:.3g}"),
         ("contexts", f"{kl['tokens']} tokens of {kl['completions']} completions"),
-    ):
-        table.add_row(*row)
-    wide_console().print(table)
+    )
+    print_facts(facts, f"KL(before || after) over {_contexts(result)}")
 
 
 def print_updates(runs: Sequence[Result]) -> None:

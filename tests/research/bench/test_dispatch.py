@@ -13,7 +13,8 @@ import torch
 from multiticket.cli import main
 from multiticket.research.bench import dispatch
 from multiticket.research.bench.dispatch import ARMS, PHASES, SHAPE, Subject, count_calls
-from multiticket.sparse import attachment as watching
+from multiticket.research.report.tables import markdown
+from multiticket.sparse import watching
 
 SMALL = replace(SHAPE, layers=2)
 NAMES = ("floor", "full", "ticket", "direct")
@@ -111,7 +112,7 @@ def test_full_training_and_the_ticket_are_compiled_a_layer_at_a_time(monkeypatch
     result = dispatch.run(1, True, quiet, ("full", "ticket"), SMALL)
     assert compiled == ["Qwen2DecoderLayer"] * 2 * SMALL.layers
     assert result["compiled_over_full"] == result["compiled"]["ticket"]["over_full"]["median"]
-    rows = dispatch.table(result).splitlines()[2:]
+    rows = markdown(dispatch.table(result)).splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == [
         "| full",
         "| ticket",

@@ -15,9 +15,11 @@ from multiticket.research.bench import measure as measuring
 from multiticket.research.bench import results
 from multiticket.research.bench.results import SWEPT, Conditions, sweep, with_ratios
 from multiticket.research.bench.shapes import choose_shape
-from multiticket.research.bench.show import caption, draw, sweep_table, table
+from multiticket.research.bench.show import caption, figures, sweep_table, table
 from multiticket.research.bench.timed_arms import Arm
 from multiticket.research.bench.timed_process import Setup, TimedModel
+from multiticket.research.report.figures import write_figures
+from multiticket.research.report.tables import markdown
 
 SMALL = ["--layers", "1", "--width", "64", "--vocabulary", "300", "--batch", "2", "--tokens", "8"]
 SHAPE = choose_shape("36M", layers=2, width=64, vocabulary=300)
@@ -180,8 +182,8 @@ def test_a_sweep_has_a_point_for_each_value(
         assert said[:2] == ["tokens 64", "measuring"]
     if name == "width":
         assert [run["shape"]["width"] for run in result["runs"]] == list(SWEPT[name])
-    assert len(sweep_table(result).splitlines()) == 2 + len(SWEPT[name])
-    draw(result, tmp_path / "sweep.png")
+    assert len(markdown(sweep_table(result)).splitlines()) == 2 + len(SWEPT[name])
+    write_figures(figures(result), tmp_path / "sweep.png")
     assert os.path.getsize(tmp_path / "sweep.png") > 1000
 
 
@@ -213,7 +215,7 @@ def test_the_table_by_value() -> None:
         }
 
     arms = with_ratios([arm("floor", "floor", 0, [0.1, 0.1]), arm("full", "full", 5000, [0.2, 0.3])])
-    assert table({"arms": arms}).splitlines() == [
+    assert markdown(table({"arms": arms})).splitlines() == [
         "| arm | trained values | step (quartiles) | time / full (95 %) | time / floor (95 %) | operations / floor "
         "| memory at peak | at rest | process |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -23,10 +23,11 @@ from typing import Any
 
 from multiticket.arms import facts
 from multiticket.research.bench.shapes import Shape
+from multiticket.research.bench.show import ratio_text
 from multiticket.research.bench.spread import ratio, spread
 from multiticket.research.bench.timed_arms import ADAPTERS, FLOOR, Arm
 from multiticket.research.bench.timed_process import Setup, Step, build_model, prepare
-from multiticket.research.report.tables import markdown_table
+from multiticket.research.study.page_section import Entry, Table
 
 SHAPE = Shape(layers=24, width=64, inner=128, heads=4, key_value_heads=2, vocabulary=256)
 BATCH, TOKENS = 1, 8
@@ -157,24 +158,18 @@ def count_calls(function: Callable[[], object]) -> int:
     return count - 2  # the function, and the end of the count
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """Markdown: a row an arm."""
-    header = ["arm", *(f"calls {phase}" for phase in PHASES), *(f"{phase} ms" for phase in PHASES)]
-    rows = []
-    for name, fields in result["arms"].items():
-        calls = [f"{result['calls'][name][phase]:,}" for phase in PHASES]
-        rows.append([ARMS[name].name, *calls, *_times(fields)])
-    for name, fields in result["compiled"].items():
-        rows.append([f"{ARMS[name].name}, layers compiled", *[""] * len(PHASES), *_times(fields)])
-    return markdown_table([*header, "time / full (95 %)"], rows)
-
-
-def _times(fields: Mapping[str, Any]) -> list[str]:
-    milliseconds = [f"{1e3 * fields['seconds'][phase]['median']:.2f}" for phase in PHASES]
-    if "over_full" not in fields:
-        return [*milliseconds, "1"]
-    low, high = fields["over_full"]["interval"]
-    return [*milliseconds, f"{fields['over_full']['median']:.2f} ({low:.2f} to {high:.2f})"]
+def table(result: Mapping[str, Any]) -> Table:
+    """A row an arm."""
+    measured = [(ARMS[name].name, result["calls"][name], fields) for name, fields in result["arms"].items()]
+    compiled = result["compiled"].items()
+    measured += [(f"{ARMS[name].name}, layers compiled", {}, fields) for name, fields in compiled]
+    rows: list[list[Entry]] = []
+    for name, calls, fields in measured:
+        milliseconds = [f"{1e3 * fields['seconds'][phase]['median']:.2f}" for phase in PHASES]
+        over = ratio_text(fields["over_full"]) if "over_full" in fields else "1"
+        rows.append([name, *(calls.get(phase) for phase in PHASES), *milliseconds, over])
+    phases = [*(f"calls {phase}" for phase in PHASES), *(f"{phase} ms" for phase in PHASES)]
+    return Table(caption="", columns=["arm", *phases, "time / full (95 %)"], rows=rows)
 
 
 def caption(result: Mapping[str, Any]) -> str:

@@ -1,68 +1,69 @@
-"""A measurement as a Markdown table and as a picture."""
+"""A measurement as tables and figures, for the terminal and for the page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rich.filesize import decimal
 
 from multiticket.arms.facts import ARMS
 from multiticket.research.bench.timed_arms import ADAPTERS, FLOOR
-from multiticket.research.report.tables import markdown_table
-from multiticket.ticket.atomic import replacing
+from multiticket.research.study.page_section import Entry, Figure, Mark, Series, Table
 
 AXES = {"density": "density", "width": "width of the model", "tokens": "tokens in a step"}
+NAMES = {FLOOR: FLOOR, **{name: facts.family for name, facts in ARMS.items()}}
+Result = Mapping[str, Any]
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """Markdown: a row an arm, with its ratios to the arms that others are compared to."""
-    arms = result["arms"]
-    references = [kind for kind in ("full", *ADAPTERS, FLOOR) if any(a["kind"] == kind for a in arms)]
-    names = {FLOOR: FLOOR, **{name: facts.family for name, facts in ARMS.items()}}
-    predicted = FLOOR in references
-    header = ["arm", "trained values", "step (quartiles)"]
-    header += [f"time / {names[kind]} (95 %)" for kind in references]
-    header += ["operations / floor"] * predicted + ["memory at peak", "at rest", "process"]
-    rows = []
-    for arm in arms:
-        row = [arm["arm"], f"{arm['trained']:,}", _time(arm["time"])]
-        for kind in references:
-            row.append("1" if arm["kind"] == kind else _ratio(arm["over"].get(kind)))
-        if predicted:
-            row.append(f"{arm['predicted_over_floor']:.2f}")
-        row += [decimal(arm["memory"][key]) for key in ("peak", "rest", "resident")]
-        rows.append(row)
-    return markdown_table(header, rows)
+def references(result: Result) -> list[str]:
+    """Kinds of the measured arms that others are compared to."""
+    kinds = {arm["kind"] for arm in result["arms"]}
+    return [kind for kind in ("full", *ADAPTERS, FLOOR) if kind in kinds]
 
 
-def sweep_table(result: Mapping[str, Any]) -> str:
-    """Markdown: a row a point."""
-    header = [AXES[result["sweep"]], "trained values", "ticket's step (quartiles)"]
-    header += [
-        "ticket / full (95 %)",
-        "ticket / floor (95 %)",
-        "full / floor (95 %)",
-        "operations: ticket / floor",
-    ]
-    rows = []
-    for point in result["points"]:
-        ticket, full = point["ticket"], point["full"]
-        ratios = [ticket["over"]["full"], ticket["over"]["floor"], full["over"]["floor"]]
-        rows.append(
-            [
-                f"{point['value']:g}",
-                f"{ticket['trained']:,}",
-                _time(ticket["time"]),
-                *map(_ratio, ratios),
-                f"{ticket['predicted_over_floor']:.2f}",
-            ]
-        )
-    return markdown_table(header, rows)
+def table(result: Result, kinds: Sequence[str] | None = None, caption: str = "") -> Table:
+    """A row an arm, with its ratios to the arms of `kinds`, default all of `references`."""
+    compared = references(result) if kinds is None else kinds
+
+    def over(kind: str, arm: Result) -> str:
+        return "1" if arm["kind"] == kind else ratio_text(arm["over"].get(kind))
+
+    def predicted(arm: Result) -> str:
+        return f"{arm['predicted_over_floor']:.2f}"
+
+    columns: dict[str, Callable[[Result], Entry]] = {
+        "arm": lambda arm: arm["arm"],
+        "trained values": lambda arm: arm["trained"],
+        "step (quartiles)": lambda arm: _time(arm["time"]),
+        **{f"time / {NAMES[kind]} (95 %)": partial(over, kind) for kind in compared},
+        **({"operations / floor": predicted} if FLOOR in compared else {}),
+        "memory at peak": lambda arm: decimal(arm["memory"]["peak"]),
+        "at rest": lambda arm: decimal(arm["memory"]["rest"]),
+        "process": lambda arm: decimal(arm["memory"]["resident"]),
+    }
+    return Table.of(caption, result["arms"], columns)
 
 
-def caption(conditions: Mapping[str, Any]) -> str:
+def sweep_table(result: Result) -> Table:
+    """A row a point."""
+    return Table.of(
+        "",
+        result["points"],
+        {
+            AXES[result["sweep"]]: lambda point: f"{point['value']:g}",
+            "trained values": lambda point: point["ticket"]["trained"],
+            "ticket's step (quartiles)": lambda point: _time(point["ticket"]["time"]),
+            "ticket / full (95 %)": lambda point: ratio_text(point["ticket"]["over"]["full"]),
+            "ticket / floor (95 %)": lambda point: ratio_text(point["ticket"]["over"]["floor"]),
+            "full / floor (95 %)": lambda point: ratio_text(point["full"]["over"]["floor"]),
+            "operations: ticket / floor": lambda point: f"{point['ticket']['predicted_over_floor']:.2f}",
+        },
+    )
+
+
+def caption(conditions: Result) -> str:
     """What was measured, in a sentence's half."""
     shape = conditions["shape"]
     place = "one GPU" if conditions["device"] == "cuda" else f"{conditions['threads']} CPU threads"
@@ -76,7 +77,8 @@ def caption(conditions: Mapping[str, Any]) -> str:
     )
 
 
-def _ratio(found: Mapping[str, Any] | None) -> str:
+def ratio_text(found: Mapping[str, Any] | None) -> str:
+    """``1.12 (1.05 to 1.20)``; nothing where it was not measured."""
     if found is None:
         return ""
     low, high = found["interval"]
@@ -89,67 +91,60 @@ def _time(found: Mapping[str, float]) -> str:
     return f"{middle:.{digits}f} ms ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Write a PNG: each arm's time over the floor's with its 95 % interval, or how that goes over a sweep."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context({"font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = _sweep_figure(plt, result) if "sweep" in result else _arms_figure(plt, result)
-        with replacing(path) as file:
-            figure.savefig(file, dpi=150, format="png")
-        plt.close(figure)
+def figures(result: Result) -> list[Figure]:
+    """Time over the floor's and memory of each arm, or how the time goes over a sweep."""
+    return [_over_sweep(result)] if "sweep" in result else [time_over(result, FLOOR), _memory(result)]
 
 
-def _arms_figure(plt: Any, result: Mapping[str, Any]) -> Any:
-    arms = [arm for arm in result["arms"] if "floor" in arm["over"]]
-    figure, (times, memory) = plt.subplots(
-        1, 2, figsize=(10, 1.6 + 0.42 * len(arms)), width_ratios=(3, 2), layout="constrained", sharey=True
+def time_over(result: Result, kind: str, place: str = "this machine") -> Figure:
+    """Each arm's time over that of the arm of a kind."""
+    of = {FLOOR: "the floor", "full": "full training"}.get(kind, NAMES[kind])
+    arms = [arm for arm in result["arms"] if kind in arm["over"]]
+    ratios = [arm["over"][kind] for arm in arms]
+    said = "; ".join(f"{arm['arm']} {ratio_text(ratio)}" for arm, ratio in zip(arms, ratios, strict=True))
+    rows = [ratio["median"] for ratio in ratios], [ratio["interval"] for ratio in ratios]
+    return Figure(
+        kind="intervals",
+        caption=f"Time of a step over that of {of}; {place}. {caption(result)}.",
+        alternative=f"Ratios of times with 95 % intervals: {said}.",
+        x_label=f"time over that of {of}",
+        series=[Series.with_ends(place, [arm["arm"] for arm in arms], *rows)],
+        marks=[Mark(at=1, label=NAMES[kind])],
     )
-    for place, arm in enumerate(arms):
-        low, high = arm["over"]["floor"]["interval"]
-        colour = "#0969da" if arm["density"] is not None else "#57606a"
-        times.plot([low, high], [place, place], color=colour, linewidth=2)
-        times.plot(arm["over"]["floor"]["median"], place, "o", color=colour)
-        times.plot(arm["predicted_over_floor"], place, "|", color="#e36209", markersize=14, markeredgewidth=2)
-        memory.barh(place, arm["memory"]["peak"] / 1e6, color=colour, alpha=0.3, height=0.6)
-        memory.barh(place, arm["memory"]["rest"] / 1e6, color=colour, height=0.6)
-    times.plot([], [], "|", color="#e36209", markersize=14, markeredgewidth=2, label="by operations alone")
-    times.axvline(1, color="#1b1f24", linewidth=1, linestyle="--", label="floor: nothing trained")
-    times.set(xlabel="step time over the floor's, 95 % interval", xlim=(0.9, None))
-    times.set_yticks(range(len(arms)), [arm["arm"] for arm in arms])
-    times.invert_yaxis()
-    times.grid(axis="x", color="#d0d7de", linewidth=0.6)
-    times.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
-    memory.set(xlabel="MB above weights: at rest (dark), at peak")
-    figure.suptitle(caption(result), x=0.01, ha="left", fontsize=10)
-    return figure
 
 
-def _sweep_figure(plt: Any, result: Mapping[str, Any]) -> Any:
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    points = result["points"]
-    values = [point["value"] for point in points]
-    for name, said, colour in (("full", "full", "#57606a"), ("ticket", "ticket 1 %", "#0969da")):
-        ratios = [point[name]["over"]["floor"] for point in points]
-        middle = [ratio["median"] for ratio in ratios]
-        errors = [
-            [m - ratio["interval"][0] for m, ratio in zip(middle, ratios, strict=True)],
-            [ratio["interval"][1] - m for m, ratio in zip(middle, ratios, strict=True)],
-        ]
-        label = name if result["sweep"] == "density" else said
-        axes.errorbar(values, middle, yerr=errors, fmt="o-", color=colour, label=label, capsize=3)
-        predicted = [point[name]["predicted_over_floor"] for point in points]
-        axes.plot(values, predicted, ":", color=colour, label=f"{label}, by operations alone")
-    axes.axhline(1, color="#1b1f24", linewidth=1, linestyle="--", label="floor: nothing trained")
-    axes.set(
-        xscale="log", xlabel=AXES[result["sweep"]], ylabel="step time over the floor's", ylim=(0.9, None)
+def _memory(result: Result) -> Figure:
+    arms = result["arms"]
+    peaks = [arm["memory"]["peak"] for arm in arms]
+    ends = [(arm["memory"]["rest"], arm["memory"]["peak"]) for arm in arms]
+    return Figure(
+        kind="intervals",
+        caption="Memory above the model's weights at a step's peak; bars reach back to what is held at rest.",
+        alternative="Memory at the peak and at rest, an arm a row.",
+        x_label="MB above weights: at peak, and back to rest",
+        series=[Series.with_ends("memory", [arm["arm"] for arm in arms], peaks, ends, scale=1e-6)],
     )
-    axes.set_xticks(values, [f"{value:g}" for value in values])
-    axes.minorticks_off()
-    axes.grid(axis="y", color="#d0d7de", linewidth=0.6)
-    axes.legend(frameon=False)
-    axes.set_title(caption(result["runs"][0]) if result["sweep"] == "density" else "", loc="left", fontsize=8)
-    return figure
+
+
+def _over_sweep(result: Result) -> Figure:
+    series = []
+    places = [point["value"] for point in result["points"]]
+    for side, name in (
+        ("full", "full"),
+        ("ticket", "ticket" if result["sweep"] == "density" else "ticket 1 %"),
+    ):
+        ratios = [point[side]["over"]["floor"] for point in result["points"]]
+        rows = [ratio["median"] for ratio in ratios], [ratio["interval"] for ratio in ratios]
+        series.append(Series.with_ends(name, places, *rows))
+        predicted = [point[side]["predicted_over_floor"] for point in result["points"]]
+        series.append(Series(name=f"{name}, by operations alone", x=places, y=predicted))
+    return Figure(
+        kind="chart",
+        caption=caption(result["runs"][0]),
+        alternative=f"Time of a step over the floor's, over the {AXES[result['sweep']]}.",
+        x_label=AXES[result["sweep"]],
+        y_label="step time over the floor's",
+        x_log=True,
+        series=series,
+        marks=[Mark(at=1, label="floor")],
+    )

@@ -1,19 +1,18 @@
-"""Results as tables in a terminal."""
+"""Tables in a terminal and in Markdown: of any record, and of runs, evaluations and comparisons."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Table as Grid
 
 from multiticket.arms.facts import ARMS
-from multiticket.research.study.page_section import Entry
-from multiticket.research.study.page_section import Table as TableRecord
+from multiticket.research.study.page_section import Entry, Table
 
 
 def percent(share: float) -> str:
@@ -26,24 +25,37 @@ def with_interval(scores: Mapping[str, Any], name: str = "pass@1", interval: str
     return f"{percent(scores[name])} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lines of Markdown; cells are text already."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows))
-
-
 def entry_text(entry: Entry) -> str:
-    """A table's entry in a terminal, or in Markdown: numbers with four digits."""
-    return "" if entry is None else f"{entry:.4g}" if isinstance(entry, float) else str(entry)
+    """A table's entry: numbers with thousands apart, or with four digits."""
+    if isinstance(entry, (int, float)):
+        return f"{entry:,}" if isinstance(entry, int) else f"{entry:.4g}"
+    return entry or ""
 
 
-def print_table(record: TableRecord) -> None:
+def markdown(record: Table) -> str:
+    """A table as Markdown, without its caption."""
+    rows = ([*map(entry_text, row)] for row in record.rows)
+    lines = (record.columns, ["---"] * len(record.columns), *rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def print_table(record: Table) -> None:
     """Any table in a terminal: rows are named on the left, all else is set to the right."""
-    table = Table(title=record.caption, box=box.SIMPLE, title_justify="left")
+    grid = Grid(title=record.caption, box=box.SIMPLE, title_justify="left")
     for number, column in enumerate(record.columns):
-        table.add_column(column, justify="right" if number else "left")
+        grid.add_column(column, justify="right" if number else "left")
     for row in record.rows:
-        table.add_row(*map(entry_text, row))
-    wide_console().print(table)
+        grid.add_row(*map(entry_text, row))
+    wide_console().print(grid)
+
+
+def print_facts(facts: Iterable[tuple[str, str]], title: str | None = None) -> None:
+    """Names and what there is to say of each, a line each."""
+    grid = Grid(title=title, box=box.SIMPLE, show_header=False, title_justify="left")
+    grid.add_column(style="bold")
+    for fact in facts:
+        grid.add_row(*fact)
+    wide_console().print(grid)
 
 
 def run_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -74,46 +86,73 @@ def arm_name(result: Mapping[str, Any], short: bool = False) -> str:
 def print_runs(results: Sequence[Mapping[str, Any]], title: str) -> None:
     """One table for runs on one task."""
     rows: list[list[Entry]] = [[*row] for row in run_rows(results)]
-    print_table(TableRecord(caption=title, columns=[*RUN_COLUMNS], rows=rows))
+    print_table(Table(caption=title, columns=[*RUN_COLUMNS], rows=rows))
 
 
 def print_result(result: Mapping[str, Any], output: Path) -> None:
     """What one run came to, and where it lies."""
     before, after = result["eval"]["before"], result["eval"]["after"]
-    table = Table(box=box.SIMPLE, show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    table.add_row(
-        "run",
-        f"{arm_name(result)} on {result['task']}, {result['steps']} steps, rate {result['learning_rate']:g}",
+    run = f"{arm_name(result)} on {result['task']}, {result['steps']} steps, rate {result['learning_rate']:g}"
+    print_facts(
+        [
+            ("run", run),
+            ("trained", f"{result['nnz']:,} of {result['numel']:,} parameters"),
+            ("pass@1 before", with_interval(before)),
+            ("pass@1 after", with_interval(after)),
+            ("greedy", f"{percent(before['greedy'])} before, {percent(after['greedy'])} after"),
+            ("measured", measured(after)),
+            ("file", f"{output / result['file']} ({decimal(result['file_bytes'])})"),
+            ("time", f"{result['wall_s']:.1f} s in all, of which training {result['train_s']:.1f} s"),
+        ]
     )
-    table.add_row("trained", f"{result['nnz']:,} of {result['numel']:,} parameters")
-    table.add_row("pass@1 before", with_interval(before))
-    table.add_row("pass@1 after", with_interval(after))
-    table.add_row("greedy", f"{percent(before['greedy'])} before, {percent(after['greedy'])} after")
-    table.add_row("measured", measured(after))
-    table.add_row("file", f"{output / result['file']} ({decimal(result['file_bytes'])})")
-    table.add_row("time", f"{result['wall_s']:.1f} s in all, of which training {result['train_s']:.1f} s")
-    wide_console().print(table)
 
 
 def print_evaluation(summary: Mapping[str, Any]) -> None:
     """One evaluation."""
-    table = Table(box=box.SIMPLE, show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for name in ("model", "ticket", "adapter", "checkpoint", "task", "results"):
-        if name in summary:
-            table.add_row(name, str(summary[name]))
-    table.add_row("pass@1", with_interval(summary))
-    for name in sorted(
-        (n for n in summary if n.startswith("pass@") and n != "pass@1"), key=lambda n: int(n[5:])
-    ):
-        table.add_row(name, percent(summary[name]))
-    table.add_row("greedy", with_interval(summary, "greedy", "greedy_interval"))
-    table.add_row("mean reward", f"{summary['reward']:.4f}")
-    table.add_row("measured", measured(summary))
-    wide_console().print(table)
+    places = ("model", "ticket", "adapter", "checkpoint", "task", "results")
+    more = sorted(int(name[5:]) for name in summary if name.startswith("pass@") and name != "pass@1")
+    print_facts(
+        [
+            *((name, str(summary[name])) for name in places if name in summary),
+            ("pass@1", with_interval(summary)),
+            *((f"pass@{k}", percent(summary[f"pass@{k}"])) for k in more),
+            ("greedy", with_interval(summary, "greedy", "greedy_interval")),
+            ("mean reward", f"{summary['reward']:.4f}"),
+            ("measured", measured(summary)),
+        ]
+    )
+
+
+def print_comparison(comparison: Mapping[str, Any]) -> None:
+    """Of two sides, one column a measure; what the numbers are below."""
+    measures = ("pass@1", "greedy")
+    found = [comparison[name] for name in measures]
+    rows: list[list[Entry]] = [
+        [f"{side.upper()}: {', '.join(comparison[side])}", *(percent(one[side]) for one in found)]
+        for side in ("a", "b")
+    ]
+    rows.append(["B - A, points", *(points(one["difference"]) for one in found)])
+    for label, name in (("95 % interval", "interval"), ("95 % by bootstrap", "bootstrap")):
+        rows.append([label, *(" to ".join(map(points, one[name])) for one in found)])
+    rows.append(["above, with 95 % confidence", *(points(one["lower_bound"]) for one in found)])
+    test = comparison["greedy"].get("mcnemar")
+    if test is not None:
+        split = f"{test['only_a']} and {test['only_b']}, p = {test['p_value']:.2g}"
+        rows.append(["only A right, only B right (McNemar, exact)", "", split])
+    print_table(Table(caption="", columns=["", *measures], rows=rows))
+    runs = [len(comparison["a"]), len(comparison["b"])]
+    units = "over problems" if max(runs) == 1 else f"over problems and runs ({runs[0]} and {runs[1]})"
+    console = wide_console()
+    for name, one in zip(measures, found, strict=True):
+        console.print(f"{name}: {one['verdict']}.")
+    console.print(f"{comparison['n']} problems, the same on both sides; intervals {units}.", style="dim")
+    if min(runs) == 1:
+        console.print("One run of a side says nothing about how its training varies by seed.", style="dim")
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points: ``+1.5``."""
+    return f"{100 * share:+.1f}"
 
 
 def measured(scores: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from multiticket.research.study.page_section import read_section, write_section
-from step_cost_page import CLAIMED, names_of, read_bench, step_cost_section, verdict
+from step_cost_section import CLAIMED, names_of, read_bench, step_cost_section, verdict
 
 
 def _over(middle: float, low: float, high: float) -> dict:
@@ -16,7 +16,12 @@ def _over(middle: float, low: float, high: float) -> dict:
 
 
 def _measured(ratio: dict, device: str = "cpu") -> dict:
-    rest = {"trained": 10, "time": {"median": 0.5}, "memory": {"peak": 2e6}}
+    rest = {
+        "trained": 10,
+        "time": {"median": 0.5, "quartile_1": 0.4, "quartile_3": 0.6},
+        "memory": {"peak": 2e6, "rest": 1e6, "resident": 3e6},
+        "predicted_over_floor": 1.2,
+    }
     return {
         "command": "multiticket bench",
         "shape": {"layers": 1, "width": 64, "vocabulary": 10},
