@@ -108,15 +108,15 @@ def long_winded(toy: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[
     """The toy with early breaking-off, so that a test of few tokens sees many rounds."""
     monkeypatch.setattr(completion, "LEAST_TOKENS", 2)
     monkeypatch.setattr(completion, "LEAST_ROWS", 4)
-    monkeypatch.setattr(completion, "LOOK_EVERY", 1)
     return toy
 
 
 @pytest.mark.parametrize("temperature", [None, 1.0, 3.0])
-def test_breaking_off_and_batching_change_no_completion(
+def test_breaking_off_and_batching_change_no_completion_by_generate(
     temperature: float | None, long_winded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = long_winded
+    monkeypatch.setattr(completion, "shares_prompts", lambda model: False)
     prompts = [f"{n}=" for n in range(0, 120, 3)]
     rounds: list[int] = []
     advance = completion._advance
@@ -143,7 +143,7 @@ def test_breaking_off_and_batching_change_no_completion(
 
 
 def test_a_completion_takes_more_than_a_batch_only_alone(toy: tuple[Any, Any]) -> None:
-    rows = [completion._Row(i, i, [2] * length) for i, length in enumerate([3, 5, 50, 4, 60])]
+    rows = [completion._Row(i, i, None, [2] * length) for i, length in enumerate([3, 5, 50, 4, 60])]
     batches = list(completion._batches(rows, 10, batch_size=512, batch_tokens=45))
     assert [[row.index for row in batch] for batch in batches] == [[0, 3, 1], [2], [4]]
 
@@ -177,6 +177,7 @@ def test_padding_that_comes_after_a_batch_was_broken_off_is_no_part_of_a_complet
 ) -> None:
     """On an accelerator transformers notices a stop a step late, and pads every row until then."""
     model, tokenizer = long_winded
+    monkeypatch.setattr(completion, "shares_prompts", lambda model: False)
     prompts = [f"{n}=" for n in range(0, 120, 3)]
     expected = complete(model, tokenizer, prompts, 40, 1.0)
     generate = model.generate
@@ -191,11 +192,12 @@ def test_padding_that_comes_after_a_batch_was_broken_off_is_no_part_of_a_complet
 
 def test_an_evaluation_tells_how_far_it_is(toy: tuple[Any, Any]) -> None:
     model, tokenizer = toy
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, float]] = []
     settings = EvalConfig(problems=6, samples=3, batch_size=4)
     quiet = evaluate(model, tokenizer, TASK, settings)
     spoken = evaluate(model, tokenizer, TASK, settings, tell=lambda *how_far: told.append(how_far))
     assert spoken == quiet
-    assert told == sorted(told)
-    assert told[-1] == (24, 24)
+    assert [worth for *_, worth in told] == sorted(worth for *_, worth in told)
+    assert all(done <= worth <= in_all == 24 for done, in_all, worth in told)
+    assert told[-1] == (24, 24, 24)
     assert len(told) >= 6

@@ -69,12 +69,12 @@ def test_a_phase_that_takes_long_says_how_far_it_is(
     with RunProgress("run", 10) as run:
         run.phase("measuring the base")
         for done in range(0, 1001, 100):
-            run.completions(done, 1000)
+            run.completions(done // 2, 1000, done)
             wait(4)
     said = capsys.readouterr().err.splitlines()
     assert said[:2] == [
         "run: measuring the base",
-        "run: measuring the base: 300 of 1,000 completions, 28 s left",
+        "run: measuring the base: 150 of 1,000 completions, 28 s left",
     ]
     assert len(said) == 4
 
@@ -87,7 +87,7 @@ def test_what_is_measured_on_the_way_is_not_counted_as_training(
         wait(5)
         with run.aside("measuring on validation problems"):
             wait(1000)
-            run.completions(1, 4)
+            run.completions(1, 4, 1.0)
         run.step(1, None)
     said = capsys.readouterr().err.splitlines()
     assert said[1] == "run: measuring on validation problems: 1 of 4 completions, 50 min left"

@@ -36,7 +36,10 @@ def small(model: Path, arm: str = "ticket", **more: Any) -> config.RunConfig:
 def metrics(output: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``, without their times."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+    return [
+        {name: value for name, value in line.items() if name != "time" and not name.endswith("_s")}
+        for line in lines
+    ]
 
 
 def made(output: Path) -> dict[str, Any]:

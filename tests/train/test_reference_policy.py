@@ -298,6 +298,7 @@ def test_a_killed_run_with_a_penalty_resumes_to_the_same_bits(
         for name in ("whole", "killed")
     )
     for line in whole + killed:
-        del line["time"]
+        for name in [name for name in line if name == "time" or name.endswith("_s")]:
+            del line[name]
     assert killed == whole
     assert whole[0]["reference_kl"] < 1e-9 < whole[3]["reference_kl"]

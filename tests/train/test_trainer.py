@@ -35,7 +35,7 @@ class Recording(RLVRTrainer):
         return super()._clip_grad_norm(model)
 
 
-def _trainer(folder: Path, output: Path, arm: str = "full", **settings: Any) -> Recording:
+def _trainer(folder: Path, output: Path, arm: str = "full", kind: Any = Recording, **settings: Any) -> Any:
     run = config.build(
         {
             "arm": arm,
@@ -49,7 +49,7 @@ def _trainer(folder: Path, output: Path, arm: str = "full", **settings: Any) -> 
     )
     model, tokenizer = load_model(str(folder))
     attachment = attach(model, Mask.random(model, density=run.density)) if arm == "ticket" else None
-    return Recording(
+    return kind(
         model=model,
         reward_funcs=reward_function(TASK),
         args=grpo_config(run, output, TASK.max_completion_tokens),
@@ -239,3 +239,72 @@ def test_the_plain_step_learns_what_the_trainer_learns(arm: str, toy_model_folde
             places = torch.zeros(moved.numel(), dtype=torch.bool)
             places[mask.indices(name)] = True
             assert not (moved.flatten() & ~places).any()
+
+
+class _BySharedPrompts(Recording):
+    """Counts the rows that went through `sample`, or leaves them to TRL."""
+
+    shared = True
+    sampled = 0
+
+    def sample(self, contexts: Any) -> Any:
+        found = super().sample(contexts) if self.shared else None
+        self.sampled += len(found or ())
+        return found
+
+
+def test_completions_with_prompts_computed_once_are_trls_own_kind(
+    toy_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Near temperature zero both say the same; at temperature 1, tokens as often."""
+    said = {}
+    for shared in (True, False):
+        monkeypatch.setattr(_BySharedPrompts, "shared", shared)
+        trainer = _trainer(
+            toy_model_folder, tmp_path / str(shared), temperature=1e-4, rollouts=64, kind=_BySharedPrompts
+        )
+        trainer.train()
+        assert trainer.sampled == (64 if shared else 0)
+        said[shared] = [trainer.scored[part] for part in ("prompt_ids", "completion_ids", "completion_mask")]
+    for ours, theirs in zip(said[True], said[False], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_tokens_are_sampled_as_often_as_trl_samples_them(
+    toy_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {}
+    for shared in (True, False):
+        monkeypatch.setattr(_BySharedPrompts, "shared", shared)
+        trainer = _trainer(
+            toy_model_folder, tmp_path / str(shared), rollouts=1024, group=64, kind=_BySharedPrompts
+        )
+        trainer.train()
+        ids, mask = trainer.scored["completion_ids"], trainer.scored["completion_mask"].bool()
+        counts[shared] = torch.bincount(ids[mask], minlength=16).double()
+        counts[shared] = torch.cat([counts[shared], mask.sum(1).bincount(minlength=16).double()])
+    spread = (counts[True] + counts[False]).sqrt()
+    assert (
+        (counts[True] - counts[False]).abs() <= 4.5 * spread * 1.5
+    ).all()  # tokens of one completion hang together
+
+
+@pytest.mark.parametrize(
+    "grpo", [{"top_p": 0.5}, {"top_k": 3}, {"min_p": 0.2}, {"repetition_penalty": 1.2}], ids=str
+)
+def test_what_truncates_the_distribution_is_left_to_trl(
+    toy_model_folder: Path, tmp_path: Path, grpo: dict[str, Any]
+) -> None:
+    trainer = _trainer(toy_model_folder, tmp_path, grpo=grpo, kind=_BySharedPrompts)
+    trainer.train()
+    assert trainer.sampled == 0
+
+
+def test_a_steps_seconds_are_told_by_phase(toy_model_folder: Path, tmp_path: Path) -> None:
+    trainer = _trainer(toy_model_folder, tmp_path, steps=2, micro_batch=8)
+    trainer.train()
+    for line in trainer.state.log_history[:2]:
+        phases = {name: line[f"{name}_s"] for name in ("generate", "score", "train", "step", "kl")}
+        assert all(seconds > 0 for seconds in phases.values())
+        assert line["step_time"] <= sum(phases.values()) + 0.1
+        assert "sync_s" not in line

@@ -82,7 +82,7 @@ def evaluate(
     task: Any,
     settings: EvalConfig,
     max_completion_tokens: int | None = None,
-    tell: Callable[[int, int], None] | None = None,
+    tell: Callable[[int, int, float], None] | None = None,
 ) -> Evaluation:
     """Measure a model on the first `settings.problems` problems of a split.
 
@@ -90,7 +90,8 @@ def evaluate(
     many others there are; torch's random state is left as it was.
 
     Args:
-        tell: told now and then how many completions are over, of how many in all; those of several turns count once.
+        tell: told now and then how many completions are over, of how many in all, and how many there would be had
+            those under way been counted by their tokens; a completion of several turns counts once.
     """
     task = asked(task, tokenizer)
     split = task.problems(settings.split)
@@ -101,42 +102,35 @@ def evaluate(
         raise ValueError(f"The {settings.split} split of task {task.name} has no problems.")
     texts = prompt_texts([problem.prompt for problem in problems], tokenizer, task)
     tokens = max_completion_tokens or task.max_completion_tokens
-    together: dict[str, Any] = {"batch_size": settings.batch_size, "batch_tokens": settings.batch_tokens}
 
-    in_all = len(texts) * (1 + settings.samples)
+    each = 1 + settings.samples
+    in_all = len(texts) * each
+    draws = [(i, sample) for i in range(len(texts)) for sample in range(-1, settings.samples)]
+    """Problem and sample of each completion; sample -1 is the greedy one."""
 
-    def over(before: int, turn: int) -> Callable[[int], None] | None:
-        """Told of the first turn alone: how many speak in later ones is not known before."""
-        return None if tell is None or turn else lambda more: tell(before + more, in_all)
-
-    def greedily(contexts: list[str], places: list[int], turn: int) -> list[str]:
-        return complete(model, tokenizer, contexts, tokens, tell=over(0, turn), **together)
-
-    draws = [(i, sample) for i in range(len(texts)) for sample in range(settings.samples)]
-
-    def by_chance(contexts: list[str], places: list[int], turn: int) -> list[str]:
-        streams = [draws[i][0] * _STREAMS + turn * _TURNS + draws[i][1] for i in places]
+    def answer(contexts: list[str], places: list[int], turn: int) -> list[str]:
+        """How many speak after the first turn is not known before: the first alone is told of."""
+        said = [draws[place] for place in places]
         return complete(
             model,
             tokenizer,
             contexts,
             tokens,
-            settings.temperature,
+            [None if sample < 0 else settings.temperature for _, sample in said],
             seed=settings.seed,
-            streams=streams,
-            tell=over(len(texts), turn),
-            **together,
+            streams=[i * _STREAMS + turn * _TURNS + max(sample, 0) for i, sample in said],
+            tell=None if tell is None or turn else lambda over, worth: tell(over, in_all, worth),
+            batch_size=settings.batch_size,
+            batch_tokens=settings.batch_tokens,
         )
 
-    greedy = complete_turns(texts, problems, task, tokenizer, greedily)
-    greedy_judged = judge(task, greedy, problems)
     of_draws = [problems[i] for i, _ in draws]
-    sampled = complete_turns([texts[i] for i, _ in draws], of_draws, task, tokenizer, by_chance)
-    judged = judge(task, sampled, of_draws)
+    turns = complete_turns([texts[i] for i, _ in draws], of_draws, task, tokenizer, answer)
+    everything = judge(task, turns, of_draws)
 
     results = []
     for index, problem in enumerate(problems):
-        mine = judged[index * settings.samples : (index + 1) * settings.samples]
+        greedy, *mine = everything[index * each : (index + 1) * each]
         results.append(
             ProblemResult(
                 index=index,
@@ -144,8 +138,8 @@ def evaluate(
                 answer=problem.answer,
                 correct=[judgement.correct for judgement in mine],
                 reward=sum(judgement.reward for judgement in mine) / len(mine),
-                greedy_correct=greedy_judged[index].correct,
-                greedy_completion="\n\n".join(greedy[index]),
+                greedy_correct=greedy.correct,
+                greedy_completion="\n\n".join(turns[index * each]),
             )
         )
     return Evaluation(settings, results)

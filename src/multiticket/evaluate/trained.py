@@ -17,7 +17,7 @@ from multiticket.runs.folder import RunFolder
 from multiticket.tasks import Asking, asked
 from multiticket.ticket import Ticket
 
-Tell = Callable[[int, int], None]
+Tell = Callable[[int, int, float], None]
 DEFAULT_MODEL, DEFAULT_TASK = "tiny-qwen2", "arithmetic"
 
 

@@ -73,12 +73,15 @@ class RunProgress:
         if self._bar is not None:
             self._bar.update(self._task, description=self.name, total=self.steps)
 
-    def completions(self, done: int, total: int) -> None:
-        """How many completions of the phase are generated."""
+    def completions(self, done: int, total: int, worth: float) -> None:
+        """How many completions of the phase are generated, and how many the tokens so far come to.
+
+        The second, which counts a completion under way by its tokens, decides how much time is left.
+        """
         if self._bar is not None:
-            self._bar.update(self._task, total=total, completed=done)
-        elif done and time.monotonic() - self._said >= SECONDS_OF_A_PHASE:
-            left = (time.monotonic() - self._began) / done * (total - done)
+            self._bar.update(self._task, total=total, completed=worth, detail=f"{done:,} of {total:,}")
+        elif worth and time.monotonic() - self._said >= SECONDS_OF_A_PHASE:
+            left = (time.monotonic() - self._began) / worth * (total - worth)
             self._print(f"{self._phase}: {done:,} of {total:,} completions, {_in_words(left)} left")
 
     def note(self, text: str) -> None:

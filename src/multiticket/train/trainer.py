@@ -3,7 +3,7 @@
 TRL calls these in this order, for every step (`plain_step` is the same in plain PyTorch, without TRL):
 
     problem_order               which problems
-    rollout_func, or generate   completions, a group of each problem (`multi_turn`, or TRL's engine)
+    rollout_func, or generate   completions, a group of each problem (`multi_turn`, `sample`, or TRL's engine)
     reward_funcs                their scores, and the advantage: score minus its group's mean (`rewards`)
     loss, log_probs             the policy gradient of a micro-batch, as often as there are micro-batches
     before_step                 the learning rate, where the first step is to find it
@@ -22,6 +22,8 @@ from transformers import TrainerCallback
 
 from multiticket.arms.prepared import as_prepared
 from multiticket.arms.protocol import Which
+from multiticket.generate.products import fast_products
+from multiticket.generate.shared_prompts import decode, drawn, shares_prompts
 from multiticket.sparse import Attachment
 from multiticket.sparse.sharded import reshard
 from multiticket.sparse.support import refuse_strategy
@@ -84,6 +86,11 @@ class RLVRTrainer(SavingTrainer):
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.rate)
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's own, with fp32 products by the faster library."""
+        with fast_products():
+            return super().train(*args, **kwargs)
+
     # One step
 
     def problem_order(self, dataset: Any) -> Any:
@@ -96,6 +103,29 @@ class RLVRTrainer(SavingTrainer):
             shuffle=True,
             seed=self.args.seed,
         )
+
+    @torch.no_grad()
+    def sample(self, contexts: list[list[int]]) -> list[list[int]] | None:
+        """Completions of a group in which its prompt is computed once, where the model's cache allows it."""
+        model = self.accelerator.unwrap_model(self.model_wrapped)
+        if not shares_prompts(model):
+            return None
+        most, training = self.args.max_completion_length, model.training
+        uniforms = torch.rand(len(contexts), most, dtype=torch.float64).to(self.accelerator.device)
+        model.eval()  # gradient checkpointing keeps no cache
+        try:
+            with fast_products():
+                said, _ = decode(
+                    model,
+                    contexts,
+                    [most] * len(contexts),
+                    self.eos_token_ids,
+                    self.processing_class.pad_token_id,
+                    drawn(uniforms, self.args.temperature),
+                )
+        finally:
+            model.train(training)
+        return said
 
     def loss(self, model: Any, batch: dict[str, Any]) -> Any:
         """TRL's own, remembering which tokens of a conversation are the environment's: they are no policy's."""
@@ -180,7 +210,15 @@ class _AroundStep(TrainerCallback):
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer.before_step()
+        phases = self.trainer.phases
+        with phases.of("kl"):
+            self.trainer.before_step()
+        phases.begin("step")
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer.after_step()
+        phases = self.trainer.phases
+        phases.end()
+        with phases.of("kl"):
+            self.trainer.after_step()
+        for phase, seconds in phases.take().items():
+            self.trainer.log_values(f"{phase}_s").append(seconds)

@@ -6,8 +6,11 @@ TRL's names with an underscore are reached from here alone, and so are its modul
 
 from __future__ import annotations
 
+import functools
 from importlib.metadata import version
 from typing import Any
+
+from multiticket.train.phases import Phases
 
 SERIES = ("1.14", "1.16")
 """Versions that pass the trainer's tests; each stands for its patches. 1.13 has another protocol with vLLM, and 1.15
@@ -16,6 +19,8 @@ READ_IN = {
     "GRPOTrainer._compute_loss": "1.16.0",
     "GRPOTrainer._get_per_token_logps_and_entropies": "1.16.0",
     "GRPOTrainer._generate_single_turn": "1.16.0",
+    "GRPOTrainer._generate": "1.16.0",
+    "GRPOTrainer._calculate_rewards": "1.16.0",
     "GRPOTrainer._get_train_sampler": "1.16.0",
     "GRPOTrainer._metrics": "1.16.0",
     "GRPOTrainer._logs": "1.16.0",
@@ -49,6 +54,10 @@ from trl.trainer.utils import RepeatSampler  # noqa: E402
 __all__ = ["GRPOConfig", "GRPOTrainer", "RepeatSampler", "is_vllm_available", "vllm_generation"]
 
 
+_NO_TRUNCATION = tuple((1.0, k, p, 1.0) for k in (0, None) for p in (0.0, None))
+"""Values of top_p, top_k, min_p and repetition_penalty that leave a distribution as it is."""
+
+
 class OpenTrainer(GRPOTrainer):
     """TRL's trainer with names of its own for the places where a subclass steps in."""
 
@@ -61,6 +70,21 @@ class OpenTrainer(GRPOTrainer):
     lr_scheduler: Any
     ref_model: Any
     num_generations: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.phases = Phases()
+        super().__init__(*args, **kwargs)
+        if self.use_vllm:
+            generation: Any = self.vllm_generation
+            generation.sync_weights = self._timed("sync", generation.sync_weights)
+
+    def _timed(self, phase: str, function: Any) -> Any:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.phases.of(phase):
+                return function(*args, **kwargs)
+
+        return timed
 
     def loss(self, model: Any, batch: dict[str, Any]) -> Any:
         """A micro-batch's loss, a scalar with its graph."""
@@ -103,7 +127,45 @@ class OpenTrainer(GRPOTrainer):
         """
         return self._generate_single_turn(contexts, None, {}, group)
 
+    def sample(self, contexts: list[list[int]]) -> list[list[int]] | None:
+        """Token ids of one completion for each context, its stop token included; None to leave it to TRL."""
+        return None
+
+    @property
+    def samples_plainly(self) -> bool:
+        """Whether TRL would sample by transformers in this process, at a temperature and nothing else."""
+        args = self.args
+        return (
+            not (self.use_vllm or getattr(self, "use_transformers_continuous_batching", False))
+            and (args.top_p, args.top_k, args.min_p, args.repetition_penalty) in _NO_TRUNCATION
+            and not args.generation_kwargs
+            and args.cache_implementation is None
+            and self.accelerator.distributed_type.name in ("NO", "MULTI_CPU", "MULTI_GPU")
+        )
+
     # What TRL itself calls
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, *rest: Any, **named: Any
+    ) -> Any:
+        if self.samples_plainly and not images and not multimodal_fields:
+            said = self.sample(prompt_ids)
+            if said is not None:
+                return said, None
+        return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest, **named)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """A forward and a backward pass; the first of a step's generates and scores before."""
+        with self.phases.of("train"):
+            return super().training_step(*args, **kwargs)
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        with self.phases.of("generate"):
+            return super()._generate(*args, **kwargs)
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+        with self.phases.of("score"):
+            return super()._calculate_rewards(*args, **kwargs)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         return self.loss(model, inputs)

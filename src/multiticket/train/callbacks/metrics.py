@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from multiticket.runs.lines import StepLines
 from multiticket.runs.progress import RunProgress
+from multiticket.train.phases import PHASES
 
 NAMES = {
     "reward": "reward",
@@ -32,6 +33,8 @@ NAMES = {
 """Our name for each number: TRL's. `kl_per_token` and `kl_per_completion` are what the step moved the policy, in nats;
 `kl` is the older name of the first, from before there was the second. `no_signal` is the share of groups whose rewards
 are all equal; `failures`, of completions that the verifier crashed on or had no time for."""
+PHASE_NAMES = tuple(f"{phase}_s" for phase in PHASES)
+"""Seconds of the step by phase, those that it had."""
 ENGINE_NAMES = {
     "sampling_difference": "sampling/sampling_logp_difference/mean",
     "sampling_difference_most": "sampling/sampling_logp_difference/max",
@@ -74,6 +77,7 @@ class MetricsWriter(TrainerCallback):
         line: dict[str, Any] = {"step": state.global_step, "time": round(self.seconds, 3)}
         line.update({name: logs.get(theirs) for name, theirs in NAMES.items()})
         line.update({name: logs[theirs] for name, theirs in ENGINE_NAMES.items() if theirs in logs})
+        line.update({name: round(logs[name], 3) for name in PHASE_NAMES if name in logs})
         self._warn_of_other_weights(line.get("sampling_difference"))
         self.lines.append(line)  # on every rank: all decide alike what follows from it
         if not state.is_world_process_zero:

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from multiticket.train import phases
+from multiticket.train.phases import Phases
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(phases.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_time_counts_for_the_innermost_phase_alone(clock: list[float]) -> None:
+    times = Phases()
+    clock[0] += 50  # outside all of them
+    with times.of("train"):
+        clock[0] += 1
+        with times.of("generate"):
+            clock[0] += 2
+            with times.of("sync"):
+                clock[0] += 4
+            clock[0] += 8
+        clock[0] += 16
+    clock[0] += 32
+    assert times.take() == {"train": 17.0, "generate": 10.0, "sync": 4.0}
+    assert times.take() == {}
+
+
+def test_what_was_taken_begins_anew_within_a_phase(clock: list[float]) -> None:
+    times = Phases()
+    times.begin("train")
+    clock[0] += 3
+    assert times.take() == {"train": 3.0}
+    clock[0] += 5
+    times.end()
+    assert times.take() == {"train": 5.0}
+
+
+def test_an_error_ends_its_phase(clock: list[float]) -> None:
+    times = Phases()
+    with pytest.raises(ZeroDivisionError), times.of("score"):
+        clock[0] += 1 / len(times.take())
+    clock[0] += 7
+    with times.of("step"):
+        clock[0] += 2
+    assert times.take() == {"step": 2.0}
