@@ -22,7 +22,7 @@ from multiticket.evaluate.problem_results import Results, read_results, scores
 from multiticket.models import load_model
 from multiticket.research.stats.verdicts import MARGIN, Judged, judge_all
 from multiticket.research.theory.kl import kl_between
-from multiticket.research.theory.rollouts import Rollout, sample_rollouts
+from multiticket.research.theory.rollouts import Rollout
 from multiticket.research.theory.states import find_state
 from multiticket.research.theory.trajectory import Contexts
 
@@ -153,11 +153,8 @@ class Composer:
 
     def sample(self, task: str, parts: Parts) -> list[Rollout]:
         """What a state says to a task's problems."""
-        of = self.contexts
         with moved_by(self.base, self._moves(parts)):
-            return sample_rollouts(
-                self.base, self.tokenizer, self.tasks[task], of.problems, of.group, of.split, seed=of.seed
-            )
+            return self.contexts.sample(self.base, self.tokenizer, self.tasks[task])
 
     def kl(self, before: Parts, after: Parts, rollouts: Sequence[Rollout]) -> dict[str, Any]:
         """KL(before || after), as plain JSON."""

@@ -112,22 +112,18 @@ def _own(found: Found, apart: tuple[str, str]) -> str:
 
 
 def _scores(found: Found, judged: dict[str, list[Judged]]) -> Table:
-    columns = ["state"]
-    for task in found.tasks:
-        columns += [f"{task}, %", "95 %", "greedy, %", "minus apart", "95 %"]
+    measures = ("{}, %", "95 %", "greedy, %", "minus apart", "95 %")
+    columns = ["state", *(measure.format(task) for task in found.tasks for measure in measures)]
     rows: list[list[Entry]] = []
     for state in found.states:
         if SCALED in state:
             continue
         row: list[Entry] = [state]
         for place, task in enumerate(found.tasks):
-            row += [rounded(100 * found.accuracy(state, task)), _span(found.interval(state, task))]
+            row += _with_interval(found, state, task)
             row.append(rounded(100 * float(found.scores(state, task, "greedy").mean())))
-            if state in judged:
-                difference = judged[state][place].difference
-                row += [rounded(100 * difference.difference), span(difference.interval)]
-            else:
-                row += [None, None]
+            apart = judged[state][place].difference if state in judged else None
+            row += [rounded(100 * apart.difference), span(apart.interval)] if apart else [None, None]
         rows.append(row)
     caption = (
         "Accuracy on both tasks (pass@1 of samples, and greedy), and differences from what was trained apart"
@@ -160,18 +156,13 @@ def _drift(found: Found) -> Table:
 def _interference(found: Found) -> Table:
     rows: list[list[Entry]] = []
     for name, one in found.combinations.items():
-        if SCALED in name:
-            continue
-        for task, own in zip(found.tasks, one.apart, strict=True):
-            kl = found.number("kl_from_apart", name, task, "completion")
-            row: list[Entry] = [name, task, own, _short(kl)]
+        for task, own in zip(found.tasks, one.apart, strict=True) if SCALED not in name else ():
+            numbers: list[Entry] = [_short(found.number("kl_from_apart", name, task, "completion"))]
             if name in found.seeds[0].interference:
-                numbers = [found.number("interference", name, task, key, "completion") for key in PARTS]
-                numbers += [found.number("interference", name, task, "interaction")]
-                row += [_short(number) for number in (*numbers, found.number("cosines", name))]
-            else:
-                row += [None] * 4
-            rows.append(row)
+                kl = [found.number("interference", name, task, key, "completion") for key in PARTS]
+                kl += [found.number("interference", name, task, "interaction"), found.number("cosines", name)]
+                numbers += map(_short, kl)
+            rows.append([name, task, own, *numbers, *[None] * (5 - len(numbers))])
     return Table(
         caption="What the other task's move does: KL from what was trained on a task alone, in its contexts (nats a "
         "completion); the same if logits added up; KL(base || other) in these contexts; the share of the change of "
@@ -254,20 +245,18 @@ def _scaled_figures(found: Found) -> list[Figure]:
 
 
 def _scaled_table(found: Found) -> list[Table]:
-    rows: list[list[Entry]] = []
-    for part, points in _scaled(found).items():
-        for factor, state in _with_ends(found, part, points):
-            cells = [(found.accuracy(state, task), found.interval(state, task)) for task in found.tasks]
-            rows.append(
-                [part, factor, *(cell for p, ends in cells for cell in (rounded(100 * p), _span(ends)))]
-            )
-    if not rows:
-        return []
-    columns = ["scaled", "factor"]
-    for task in found.tasks:
-        columns += [f"{task}, %", "95 %"]
+    rows: list[list[Entry]] = [
+        [part, factor, *(cell for task in found.tasks for cell in _with_interval(found, state, task))]
+        for part, points in _scaled(found).items()
+        for factor, state in _with_ends(found, part, points)
+    ]
+    columns = ["scaled", "factor", *(name for task in found.tasks for name in (f"{task}, %", "95 %"))]
     caption = "One ticket scaled on top of the other"
-    return [Table(caption=caption, columns=columns, rows=rows, folded=True)]
+    return [Table(caption=caption, columns=columns, rows=rows, folded=True)] if rows else []
+
+
+def _with_interval(found: Found, state: str, task: str) -> tuple[float, str]:
+    return rounded(100 * found.accuracy(state, task)), _span(found.interval(state, task))
 
 
 def _span(interval: tuple[float, float]) -> str:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from multiticket.research.theory.kl import KL, summarise, token_kl
-from multiticket.research.theory.rollouts import Rollout, generated_logits, same_length, tensors_of
+from multiticket.research.theory.kl import KL, kls_over
+from multiticket.research.theory.rollouts import Rollout, generated_logits
 
 
 @dataclass(frozen=True)
@@ -43,33 +44,20 @@ def interference(
     tokens: int = 2048,
 ) -> Interference:
     """Four models of one vocabulary, in evaluation mode, in the contexts of `rollouts`, sampled from `first`."""
-    kinds = ("together", "additive", "drift")
-    sums = {kind: [0.0] * len(rollouts) for kind in kinds}
-    largest = dict.fromkeys(kinds, 0.0)
-    counts = [0] * len(rollouts)
     rest = change = 0.0
-    for places in same_length(rollouts, tokens):
-        ids, generated = tensors_of([rollouts[place] for place in places], base)
-        z, a, b, ab = (
-            generated_logits(model, ids, generated, temperature).double()
-            for model in (base, first, second, both)
-        )
-        pairs = {"together": (a, ab), "additive": (a, a + b - z), "drift": (z, b)}
-        owner = generated[:, 1:].cpu().nonzero()[:, 0]
-        for place, count in zip(places, owner.bincount(minlength=len(places)).tolist(), strict=True):
-            counts[place] = count
-        for kind, (before, after) in pairs.items():
-            of_token = token_kl(before, after).cpu()
-            total = torch.zeros(len(places), dtype=torch.float64).index_add_(0, owner, of_token)
-            largest[kind] = max(largest[kind], float(of_token.max()) if len(of_token) else 0.0)
-            for place, value in zip(places, total.tolist(), strict=True):
-                sums[kind][place] = value
+
+    def pairs(ids: Tensor, generated: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        nonlocal rest, change
+        models = (base, first, second, both)
+        z, a, b, ab = (generated_logits(model, ids, generated, temperature).double() for model in models)
         rest += _squares(ab - a - b + z)
         change += _squares(ab - a)
-    found = {kind: summarise(rollouts, sums[kind], counts, largest[kind]) for kind in kinds}
+        return {"together": (a, ab), "additive": (a, a + b - z), "drift": (z, b)}
+
+    found = kls_over(rollouts, pairs, base, tokens)
     return Interference(**found, interaction=rest / change if change else 0.0)
 
 
-def _squares(logits: torch.Tensor) -> float:
+def _squares(logits: Tensor) -> float:
     """Of (tokens, vocabulary): adding a number to all of a context's logits changes no policy."""
     return float((logits - logits.mean(-1, keepdim=True)).square().sum())

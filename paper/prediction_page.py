@@ -148,35 +148,23 @@ def _with_interval(one: RankCorrelation, count: int, family: bool = False) -> st
 def _correlations(
     over_ways: Mapping[str, RankCorrelation], over_runs: Mapping[str, Mapping[str, Any]], ways: int, runs: int
 ) -> Table:
-    rows: list[list[Entry]] = []
-    for name, sign in SIGNS.items():
-        if name not in over_ways:
-            continue
-        one = over_ways[name]
-        low, high = interval_of(one.spearman, ways)
-        row: list[Entry] = [
-            name,
-            "more" if sign > 0 else "less",
-            round(one.spearman, 2),
-            f"{low:+.2f} to {high:+.2f}",
-        ]
-        row += [round(one.spearman_p, 4), round(one.family_p, 4), round(one.kendall, 2)]
-        of_runs = over_runs.get(name)
-        rows.append([*row, round(of_runs["spearman"], 2) if of_runs else None])
-    return Table(
-        caption=f"Rank correlation of each predictor with accuracy after training, over {ways} ways; last, over {runs} "
-        "runs, which are not independent",
-        columns=[
-            "predictor",
-            "should be",
-            "Spearman",
-            "95 %",
-            "p",
-            "p, best of all",
-            "Kendall",
-            "Spearman over runs",
-        ],
-        rows=rows,
+    spans = {name: interval_of(one.spearman, ways) for name, one in over_ways.items()}
+    return Table.of(
+        f"Rank correlation of each predictor with accuracy after training, over {ways} ways; last, over {runs} runs, "
+        "which are not independent",
+        [over_ways[name] for name in SIGNS if name in over_ways],
+        {
+            "predictor": lambda one: one.predictor,
+            "should be": lambda one: "more" if SIGNS[one.predictor] > 0 else "less",
+            "Spearman": lambda one: round(one.spearman, 2),
+            "95 %": lambda one: "{:+.2f} to {:+.2f}".format(*spans[one.predictor]),
+            "p": lambda one: round(one.spearman_p, 4),
+            "p, best of all": lambda one: round(one.family_p, 4),
+            "Kendall": lambda one: round(one.kendall, 2),
+            "Spearman over runs": lambda one: (
+                round(over_runs[one.predictor]["spearman"], 2) if one.predictor in over_runs else None
+            ),
+        },
     )
 
 
@@ -186,12 +174,8 @@ def _ways(ways: Sequence[Mapping[str, Any]]) -> Table:
         spread = f"{100 * way['lowest']:.1f} to {100 * way['highest']:.1f}"
         numbers = [float(f"{way[name]:.3g}") for name in SIGNS]
         rows.append([way["way"], way["runs"], round(100 * way["after"], 1), spread, *numbers])
-    return Table(
-        caption="Each way of choosing positions: accuracy after training, its range over runs, and what was known "
-        "before",
-        columns=["way", "runs", "pass@1, %", "runs", *SIGNS],
-        rows=rows,
-    )
+    caption = "Each way of choosing positions: accuracy after training, its range over runs, and what was known before"
+    return Table(caption=caption, columns=["way", "runs", "pass@1, %", "runs", *SIGNS], rows=rows)
 
 
 def _figure(ways: Sequence[Mapping[str, Any]], predictor: str) -> Figure:

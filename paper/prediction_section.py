@@ -16,10 +16,9 @@ from typing import Any
 from multiticket.cli.outputs import refuse_unwritable
 from multiticket.research.study.evidence import Evidence, Finished
 from multiticket.research.study.grid import load
-from multiticket.research.theory.fisher import Sampling
 from multiticket.research.theory.prediction import prediction
 from prediction_page import FEWEST, prediction_section
-from program import command_line, finish, program_parser, run_program, say
+from program import add_sampling, command_line, finish, program_parser, run_program, sampling, say
 
 CELLS = [
     "random",
@@ -64,11 +63,7 @@ def measured(runs: dict[str, list[Finished]], options: Any) -> dict[str, Any]:
     say(
         f"{len(found)} runs of {sum(bool(of) for of in runs.values())} cells: their masks, and the base's gradients"
     )
-    memory = int(options.memory * 2**30)
-    sampling = Sampling(
-        "", None, "policy", options.split, options.problems, options.group, options.seed, memory
-    )
-    result = prediction([run.folder for _, run in found], sampling, options.rank)
+    result = prediction([run.folder for _, run in found], sampling(options), options.rank)
     for row, (label, _) in zip(result["runs"], found, strict=True):
         row["way"] = label
     return result
@@ -83,12 +78,7 @@ def main() -> None:
     parser.add_argument(
         "--cells", nargs="+", default=CELLS, metavar="LABEL", help="ways of choosing positions"
     )
-    parser.add_argument("--split", default="validation")
-    parser.add_argument("--problems", type=int, default=64, help="answered by the base (%(default)s)")
-    parser.add_argument("--group", type=int, default=8, help="completions of each (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
-    parser.add_argument("--rank", type=int, default=4)
-    parser.add_argument("--memory", type=float, default=2.0, help="GiB of gradients at once")
+    add_sampling(parser)
     options = parser.parse_args()
     refuse_unwritable(options.section)
     evidence = Evidence(load(options.study), options.runs, "")

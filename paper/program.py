@@ -7,11 +7,15 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from multiticket.cli import mistake
 from multiticket.quiet import hush
 from multiticket.research.report.tables import markdown
 from multiticket.research.study.page_section import PageSection, write_section
+
+if TYPE_CHECKING:
+    from multiticket.research.theory.fisher import Sampling
 
 
 def run_program(main: Callable[[], None]) -> None:
@@ -47,6 +51,26 @@ def program_parser(text: str, section: str) -> argparse.ArgumentParser:
         help="the report's section, written here (%(default)s)",
     )
     return parser
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The options of the gradients that are looked at."""
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--problems", type=int, default=64, help="answered by each state (%(default)s)")
+    parser.add_argument("--group", type=int, default=8, help="completions of each (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
+    parser.add_argument("--rank", type=int, default=4, help="leading directions looked at")
+    parser.add_argument("--memory", type=float, default=2.0, help="GiB of gradients at once")
+
+
+def sampling(options: argparse.Namespace, model: str = "", task: str | None = None) -> Sampling:
+    """The gradients of a state that `add_sampling`'s options ask for."""
+    from multiticket.research.theory.fisher import Sampling
+
+    memory = int(options.memory * 2**30)
+    return Sampling(
+        model, task, "policy", options.split, options.problems, options.group, options.seed, memory
+    )
 
 
 def command_line(

@@ -9,7 +9,7 @@ mask seed).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,80 +138,67 @@ def _range(population: Mapping[str, float]) -> str:
 
 
 def _ranks(states: Sequence[StateGradients]) -> Table:
+    kinds = {"participation": "participation", "entropy": "entropy", "95 % of energy": "energy95"}
     rows: list[list[Entry]] = []
     for state in states:
         of = state.spectrum
-        rank, noise, population = of["effective_rank"], of["noise_rank"], of["population_rank"]
+        ranks = [
+            round(of[of_what][kind], 1)
+            for kind in kinds.values()
+            for of_what in ("effective_rank", "noise_rank")
+        ]
+        beyond = _range(of["population_rank"]) if of["population_rank"] else None
         accuracy = None if state.accuracy is None else round(100 * state.accuracy, 1)
-        row: list[Entry] = [state.state, accuracy, of["samples"]]
-        for key in ("participation", "entropy", "energy95"):
-            row += [round(rank[key], 1), round(noise[key], 1)]
-        rows.append([*row, _range(population) if population else None])
+        rows.append([state.state, accuracy, of["samples"], *ranks, beyond])
+    names = [name for kind in kinds for name in (kind, "noise")]
     return Table(
         caption="Effective ranks of the gradients, each beside noise of the same norms, and the participation beyond "
         "the samples with its 95 % interval",
-        columns=[
-            "state",
-            "pass@1, %",
-            "samples",
-            "participation",
-            "noise",
-            "entropy",
-            "noise",
-            "95 % of energy",
-            "noise",
-            "beyond the samples",
-        ],
+        columns=["state", "pass@1, %", "samples", *names, "beyond the samples"],
         rows=rows,
     )
 
 
 def _leading(states: Sequence[StateGradients]) -> Table:
-    rows: list[list[Entry]] = []
-    for state in states:
-        for kind, of in state.spectrum["leading"][0].items():
-            energy = state.spectrum["energy"].get(kind, {"parameters": 1.0, "energy": 1.0})
-            row: list[Entry] = [f"{state.state}, {kind}", round(100 * energy["parameters"], 1)]
-            row += [round(100 * energy["energy"], 1), round(of["coherence"]), round(of["gaussian_coherence"])]
-            rows.append([*row, float(f"{of['participation']:.2g}"), 0.33])
-    return Table(
-        caption="How the leading direction lies in the coordinates, by kind of tensor",
-        columns=[
-            "state, kind",
-            "parameters, %",
-            "energy, %",
-            "coherence",
-            "Gaussian",
-            "participation",
-            "Gaussian",
+    everything = {"parameters": 1.0, "energy": 1.0}
+    return Table.of(
+        "How the leading direction lies in the coordinates, by kind of tensor",
+        [
+            (f"{state.state}, {kind}", of, state.spectrum["energy"].get(kind, everything))
+            for state in states
+            for kind, of in state.spectrum["leading"][0].items()
         ],
-        rows=rows,
+        {
+            "state, kind": lambda row: row[0],
+            "parameters, %": lambda row: round(100 * row[2]["parameters"], 1),
+            "energy, %": lambda row: round(100 * row[2]["energy"], 1),
+            "coherence": lambda row: round(row[1]["coherence"]),
+            "coherence, Gaussian": lambda row: round(row[1]["gaussian_coherence"]),
+            "participation": lambda row: float(f"{row[1]['participation']:.2g}"),
+            "participation, Gaussian": lambda row: 0.33,
+        },
         folded=True,
     )
 
 
 def _masks(state: StateGradients) -> Table:
-    rows: list[list[Entry]] = []
-    for row in mean_over_seeds(state.kept["masks"]):
-        numbers = [
-            float(f"{row[key]:.3g}") for key in ("frobenius", "predicted_frobenius", "alignment", "overlap")
-        ]
-        energy = float(f"{100 * row['energy']:.3g}")
-        rows.append([row["mask"], 100 * row["density"], row["seeds"], energy, *numbers])
-    return Table(
-        caption=f"What masks keep of the gradients, {state.state}; overlap of leading eigenspaces of rank "
+    def digits(name: str, scale: float = 1) -> Callable[[Mapping[str, Any]], Entry]:
+        return lambda row: float(f"{scale * row[name]:.3g}")
+
+    return Table.of(
+        f"What masks keep of the gradients, {state.state}; overlap of leading eigenspaces of rank "
         f"{state.kept['rank']}, by chance {state.kept['chance_overlap']:.3f}",
-        columns=[
-            "mask",
-            "density, %",
-            "seeds",
-            "energy, %",
-            "Frobenius error",
-            "predicted",
-            "alignment",
-            "overlap",
-        ],
-        rows=rows,
+        mean_over_seeds(state.kept["masks"]),
+        {
+            "mask": lambda row: row["mask"],
+            "density, %": lambda row: 100 * row["density"],
+            "seeds": lambda row: row["seeds"],
+            "energy, %": digits("energy", 100),
+            "Frobenius error": digits("frobenius"),
+            "predicted": digits("predicted_frobenius"),
+            "alignment": digits("alignment"),
+            "overlap": digits("overlap"),
+        },
         folded=state.state != "base",
     )
 
@@ -219,21 +206,15 @@ def _masks(state: StateGradients) -> Table:
 def _alignments(states: Sequence[StateGradients]) -> list[Figure]:
     series = []
     for state in states:
-        means = [row for row in mean_over_seeds(state.kept["masks"]) if row["mask"] == RANDOM]
-        points = sorted((row["density"], row["alignment"]) for row in means)
-        if points:
-            found = {
-                density: [row["alignment"] for row in state.masks(RANDOM, density)] for density, _ in points
-            }
-            series.append(
-                Series(
-                    name=state.state,
-                    x=[density for density, _ in points],
-                    y=[alignment for _, alignment in points],
-                    low=[min(found[density]) for density, _ in points],
-                    high=[max(found[density]) for density, _ in points],
-                )
-            )
+        found: dict[float, list[float]] = {}
+        for row in state.kept["masks"]:
+            if row["mask"] == RANDOM:
+                found.setdefault(row["density"], []).append(row["alignment"])
+        densities = sorted(found)
+        if densities:
+            means = [sum(found[density]) / len(found[density]) for density in densities]
+            ends = [(min(found[density]), max(found[density])) for density in densities]
+            series.append(Series.with_ends(state.state, densities, means, ends))
     if not series:
         return []
     said = "; ".join(

@@ -17,9 +17,9 @@ from typing import Any
 from extra_runs import ExtraRuns
 from multiticket.cli.outputs import refuse_unwritable
 from multiticket.config import RunConfig
-from multiticket.research.theory.fisher import Sampling, measured, spectrum, subspaces
+from multiticket.research.theory.fisher import measured, spectrum, subspaces
 from multiticket.runs.folder import RunFolder, read_metrics
-from program import command_line, finish, program_parser, run_program, say
+from program import add_sampling, command_line, finish, program_parser, run_program, sampling, say
 from subspace_page import StateGradients, subspace_section
 
 MASKS = "first-layer,last-layer,attention,mlp,columns,magnitude,fisher"
@@ -72,11 +72,7 @@ def rollouts_right(path: Path, step: int) -> float | None:
 def look(name: str, place: str, accuracy: float | None, options: Any) -> StateGradients:
     """Both instruments on one state's gradients."""
     say(f"{name}: gradients of {options.problems} x {options.group} completions")
-    memory = int(options.memory * 2**30)
-    sampling = Sampling(
-        place, options.task, "policy", options.split, options.problems, options.group, options.seed, memory
-    )
-    found = measured(sampling)
+    found = measured(sampling(options, place, options.task))
     random = subspaces(found, ["random"], options.densities, options.mask_seeds, options.rank)
     controls = [name for name in options.masks.split(",") if name != "random"]
     others = subspaces(found, controls, [options.density], options.mask_seeds, options.rank)
@@ -104,15 +100,10 @@ def main() -> None:
     parser.add_argument("--mask-seed", type=int, default=0, help="of the ticket")
     parser.add_argument("--steps", type=int, help="instead of the study's")
     parser.add_argument("--rollouts", type=int, help="instead of the study's")
-    parser.add_argument("--split", default="validation")
-    parser.add_argument("--problems", type=int, default=64, help="answered in each state (%(default)s)")
-    parser.add_argument("--group", type=int, default=8, help="completions of each (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
+    add_sampling(parser)
     parser.add_argument("--masks", default=MASKS, help="beside random, of the claimed density")
     parser.add_argument("--densities", nargs="+", type=float, default=[0.1, 0.03, 0.01, 0.003, 0.001])
     parser.add_argument("--mask-seeds", type=int, default=5, help="of each mask, from 0")
-    parser.add_argument("--rank", type=int, default=4)
-    parser.add_argument("--memory", type=float, default=2.0, help="GiB of gradients at once")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     options = parser.parse_args()
     refuse_unwritable(options.section)

@@ -111,13 +111,14 @@ def weights_hash(model: Any) -> str:
 
 def draw(results: list[dict[str, Any]], folders: list[Path], picture: Path) -> None:
     """The reward curves of all runs."""
-    from multiticket.research.report.curves import draw_curves
+    from multiticket.research.report.curves import curves
+    from multiticket.research.report.figures import write_figures
 
     runs = [
         (arm_name(result, short=True), read_metrics(RunFolder(folder).metrics), result)
         for result, folder in zip(results, folders, strict=True)
     ]
-    draw_curves(runs, picture, f"{results[0]['task']} by GRPO from {results[0]['model']}")
+    write_figures(curves(runs), picture)
 
 
 def save_summary(path: Path, results: list[dict[str, Any]], overlap: Any, reverts: list[Revert]) -> None:

@@ -34,6 +34,8 @@ VARIABLES = {
     **{c: f"--series-{i}" for i, c in enumerate(SERIES, start=1)},
 }
 """What each colour is called in a page's style."""
+MANY = 60
+"""Points of a line that are not marked one by one."""
 WIDTH = 4.6
 """Inches; on a page a figure is as wide as a phone or a column, and its text about as large as the page's."""
 STYLE: dict[Any, Any] = {
@@ -168,7 +170,7 @@ def _chart(axes: Axes, figure: Figure) -> None:
             yerr=_reach(series),
             label=series.name,
             linestyle="-" if series.joined else "none",
-            **_look(number),
+            **_look(number) | ({"marker": ""} if series.joined and len(series.y) > MANY else {}),
         )
     axes.grid(axis="y")
     for mark in figure.marks:

@@ -8,7 +8,7 @@ only the contexts are random, and two equal policies give exactly 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,41 +69,62 @@ def kl_between(
         ValueError: the models' vocabularies differ.
     """
     were_training = [(model, model.training) for model in (before, after)]
-    sums, counts, largest = [0.0] * len(rollouts), [0] * len(rollouts), 0.0
+
+    def pair(ids: Tensor, generated: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        p, q = (generated_logits(model, ids, generated, temperature) for model in (before, after))
+        if p.shape != q.shape:
+            raise ValueError(
+                f"The models have {p.shape[1]} and {q.shape[1]} words: compare states of one base."
+            )
+        return {"kl": (p, q)}
+
     try:
         for model, _ in were_training:
             model.eval()
-        for places in same_length(rollouts, tokens):
-            ids, generated = tensors_of([rollouts[place] for place in places], before)
-            logits = [generated_logits(model, ids, generated, temperature) for model in (before, after)]
-            if logits[0].shape != logits[1].shape:
-                raise ValueError(
-                    f"The models have {logits[0].shape[1]} and {logits[1].shape[1]} words: compare states of one base."
-                )
-            of_token = token_kl(*logits).cpu()
-            owner = generated[:, 1:].cpu().nonzero()[:, 0]
-            total = torch.zeros(len(places), dtype=torch.float64).index_add_(0, owner, of_token)
-            for place, value, count in zip(
-                places, total.tolist(), owner.bincount(minlength=len(places)).tolist(), strict=True
-            ):
-                sums[place], counts[place] = value, count
-            largest = max(largest, float(of_token.max()) if len(of_token) else 0.0)
+        return kls_over(rollouts, pair, before, tokens)["kl"]
     finally:
         for model, training in were_training:
             model.train(training)
-    return summarise(rollouts, sums, counts, largest)
+
+
+def kls_over(
+    rollouts: Sequence[Rollout],
+    pairs: Callable[[Tensor, Tensor], Mapping[str, tuple[Tensor, Tensor]]],
+    model: Any,
+    tokens: int = 2048,
+) -> dict[str, KL]:
+    """The KL of named pairs of policies in the contexts of `rollouts`.
+
+    Args:
+        pairs: gives of ids and of which are generated, (rollouts, length) each, the logits (tokens, vocabulary) of both
+            policies of each pair.
+        model: whose device the ids go to.
+    """
+    sums: dict[str, dict[int, float]] = {}
+    largest: dict[str, float] = {}
+    counts: dict[int, int] = {}
+    for places in same_length(rollouts, tokens):
+        ids, generated = tensors_of([rollouts[place] for place in places], model)
+        owner = generated[:, 1:].cpu().nonzero()[:, 0]
+        counts |= zip(places, owner.bincount(minlength=len(places)).tolist(), strict=True)
+        for name, (before, after) in pairs(ids, generated).items():
+            of_token = token_kl(before, after).cpu()
+            total = torch.zeros(len(places), dtype=torch.float64).index_add_(0, owner, of_token)
+            sums.setdefault(name, {}).update(zip(places, total.tolist(), strict=True))
+            largest[name] = max(largest.get(name, 0.0), *of_token.tolist(), 0.0)
+    return {name: summarise(rollouts, found, counts, largest[name]) for name, found in sums.items()}
 
 
 def summarise(
-    rollouts: Sequence[Rollout], sums: Sequence[float], counts: Sequence[int], largest: float
+    rollouts: Sequence[Rollout], sums: Mapping[int, float], counts: Mapping[int, int], largest: float
 ) -> KL:
     """Means and intervals of each rollout's sum and number of tokens; rollouts of one problem count together."""
-    by_problem: dict[int, list[tuple[float, int]]] = {}
-    for rollout, value, count in zip(rollouts, sums, counts, strict=True):
-        by_problem.setdefault(rollout.problem, []).append((value, count))
-    totals = [sum(value for value, _ in rows) for rows in by_problem.values()]
-    tokens = [sum(count for _, count in rows) for rows in by_problem.values()]
-    completions = [len(rows) for rows in by_problem.values()]
+    by_problem: dict[int, list[int]] = {}
+    for place, rollout in enumerate(rollouts):
+        by_problem.setdefault(rollout.problem, []).append(place)
+    totals = [sum(sums[place] for place in places) for places in by_problem.values()]
+    tokens = [sum(counts[place] for place in places) for places in by_problem.values()]
+    completions = [len(places) for places in by_problem.values()]
     token, token_interval = _ratio(totals, tokens)
     completion, completion_interval = _ratio(totals, completions)
     return KL(token, token_interval, completion, completion_interval, largest, sum(completions), sum(tokens))

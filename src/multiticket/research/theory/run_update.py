@@ -10,7 +10,6 @@ from multiticket import tasks
 from multiticket.mask import masked_candidates
 from multiticket.research.theory.kinds import kind_of
 from multiticket.research.theory.kl import kl_between
-from multiticket.research.theory.rollouts import sample_rollouts
 from multiticket.research.theory.states import State, made_by
 from multiticket.research.theory.trajectory import Contexts
 from multiticket.research.theory.updates import Moved, TensorUpdate, tensor_updates
@@ -36,17 +35,8 @@ def update_of_run(path: Path, contexts: Contexts) -> dict[str, Any]:
     updates = tensor_updates(dict(masked_candidates(base)), dict(masked_candidates(model)))
     assert made.config is not None
     temperature = made.config.temperature
-    rollouts = sample_rollouts(
-        base,
-        tokenizer,
-        tasks.get(made.task),
-        contexts.problems,
-        contexts.group,
-        contexts.split,
-        temperature,
-        contexts.seed,
-        made.config.max_completion_tokens,
-    )
+    task, most = tasks.get(made.task), made.config.max_completion_tokens
+    rollouts = contexts.sample(base, tokenizer, task, temperature, most)
     return {
         "run": str(path),
         **{name: result[name] for name in ("arm", "method", "density", "seed", "part", "nnz", "steps")},

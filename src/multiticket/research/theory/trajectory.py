@@ -25,6 +25,14 @@ class Contexts:
     group: int
     seed: int
 
+    def sample(
+        self, model: Any, tokenizer: Any, task: Any, temperature: float = 1.0, tokens: int | None = None
+    ) -> list[Rollout]:
+        """What a model says to a task's problems; `tokens` at most, default the task's."""
+        return sample_rollouts(
+            model, tokenizer, task, self.problems, self.group, self.split, temperature, self.seed, tokens
+        )
+
 
 def kl_of_run(path: Path, contexts: Contexts) -> dict[str, Any]:
     """KL(base || .) and KL(previous || .) of each checkpoint and of what the run made, as plain JSON.
@@ -83,14 +91,4 @@ def _sampled(
     state: State, model: Any, tokenizer: Any, contexts: Contexts, task: str | None = None
 ) -> list[Rollout]:
     tokens = state.config.max_completion_tokens if state.config is not None and task is None else None
-    return sample_rollouts(
-        model,
-        tokenizer,
-        tasks.get(task or state.task),
-        contexts.problems,
-        contexts.group,
-        contexts.split,
-        _temperature(state),
-        contexts.seed,
-        tokens,
-    )
+    return contexts.sample(model, tokenizer, tasks.get(task or state.task), _temperature(state), tokens)
