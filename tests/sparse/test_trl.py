@@ -161,3 +161,22 @@ def test_the_sparse_head_gives_trls_own_numbers_in_bf16(tmp_path):
     (name, values), *_ = attachment.named_parameters()
     wanted = own.get_parameter(name).grad.flatten()[attachment.mask.indices(name)]
     torch.testing.assert_close(values.grad.to(torch.bfloat16), wanted, rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_cpu_scores_a_part_of_the_vocabulary_at_a_time(masked, tmp_path, monkeypatch):
+    """TRL's tiles of 32,768 words are several GB on a CPU, where seven tensors of that size are there at once."""
+    monkeypatch.setattr("multiticket.sparse.autograd.fused_head.HOST_CHUNK", 16)
+    torch.manual_seed(0)
+    model = qwen2(tied=False).train()
+    vocabulary = model.lm_head.weight.shape[0]
+    mt.attach(model, mt.Mask.random(model, 0.2, scope="*" if masked else "*mlp*"))
+    trainer = grpo(model, tmp_path)
+    batch = rollouts()
+    scored = batch["prompt_ids"].shape[0] * (
+        batch["prompt_ids"].shape[1] + batch["completion_ids"].shape[1] - 1
+    )
+    with Sizes() as sizes:
+        trainer.compute_loss(trainer.model, batch).backward()
+    assert scored * 16 in sizes.seen
+    assert scored * vocabulary not in sizes.seen

@@ -308,3 +308,16 @@ def test_a_steps_seconds_are_told_by_phase(toy_model_folder: Path, tmp_path: Pat
         assert all(seconds > 0 for seconds in phases.values())
         assert line["step_time"] <= sum(phases.values()) + 0.1
         assert "sync_s" not in line
+
+
+@pytest.mark.parametrize("grpo", [{}, {"top_p": 0.5}], ids=["ours", "trl"])
+def test_the_head_reads_contiguous_tokens_while_rollouts_are_generated(
+    grpo: dict[str, Any], toy_model_folder: Path, tmp_path: Path
+) -> None:
+    """Of a slice, a CPU would copy a frozen head in bf16 for every rollout."""
+    trainer = _trainer(toy_model_folder, tmp_path, rollouts=8, group=2, grpo=grpo)
+    seen: list[bool] = []
+    trainer.model.lm_head.register_forward_hook(lambda _, read, made: seen.append(read[0].is_contiguous()))
+    trainer.train()
+    assert seen
+    assert all(seen)

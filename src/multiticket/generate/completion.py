@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from multiticket.generate.by_generate import generate
+from multiticket.generate.head import contiguous_head
 from multiticket.generate.products import fast_products
 from multiticket.generate.shared_prompts import decode, inverse_transform, shares_prompts
 
@@ -146,16 +147,17 @@ def _advance(
         look(done, done + (len(batch) - done) * tokens / max(room))
 
     shares = shares_prompts(model)
-    new, ended = (decode if shares else generate)(
-        model,
-        [row.ids for row in batch],
-        room,
-        stops,
-        pad,
-        choose,
-        None if look is None else told,
-        _never if shares and alone else enough,
-    )
+    with contiguous_head(model):
+        new, ended = (decode if shares else generate)(
+            model,
+            [row.ids for row in batch],
+            room,
+            stops,
+            pad,
+            choose,
+            None if look is None else told,
+            _never if shares and alone else enough,
+        )
     for row, tokens in zip(batch, new, strict=True):
         row.new += _until(tokens, stops)
     return [row for row, over in zip(batch, ended, strict=True) if not over]

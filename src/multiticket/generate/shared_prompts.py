@@ -167,6 +167,8 @@ def _draw(uniforms: Tensor, temperature: float, logits: Tensor, rows: Tensor, st
     return inverse_transform(logits / temperature, uniforms[rows, step])
 
 
+TOGETHER = 1 << 23
+"""Logits that are drawn from together: 32 MiB in fp32."""
 BLOCK = 512
 """Tokens whose probabilities are summed before sums are added up in float64."""
 
@@ -175,8 +177,13 @@ def inverse_transform(logits: Tensor, uniform: Tensor) -> Tensor:
     """(rows,) the token at which the probabilities' running sum passes `uniform` (rows,) of all of it.
 
     The running sum is in float64 and over blocks of the vocabulary, then within the one block that counts: for a large
-    vocabulary a tenth of the work of a running sum over all.
+    vocabulary a tenth of the work of a running sum over all. Rows go through it a few at a time, since each of four
+    steps makes as many numbers as there are logits.
     """
+    some = max(1, TOGETHER // logits.shape[1])
+    if len(logits) > some:
+        pieces = zip(logits.split(some), uniform.split(some), strict=True)
+        return torch.cat([inverse_transform(*piece) for piece in pieces])
     probabilities = logits.float().softmax(-1)
     rows, size = probabilities.shape
     padded = torch.nn.functional.pad(probabilities, (0, -size % BLOCK)).view(rows, -1, BLOCK)

@@ -25,6 +25,7 @@ from multiticket.arms.protocol import Which
 from multiticket.generate.products import fast_products
 from multiticket.generate.shared_prompts import decode, drawn, shares_prompts
 from multiticket.sparse import Attachment
+from multiticket.sparse.autograd.fused_head import use_sparse_head
 from multiticket.sparse.sharded import reshard
 from multiticket.sparse.support import refuse_strategy
 from multiticket.train.callbacks.rounding import MeasureRounding
@@ -63,6 +64,7 @@ class RLVRTrainer(SavingTrainer):
         self.kl_rollouts = kl_rollouts
         self._kept: Kept | None = None
         self._chosen: torch.Tensor | None = None
+        use_sparse_head()  # for every arm: on a CPU it scores less of the vocabulary at a time
         with engine_as_trained(kwargs["model"], attachment) if kwargs["args"].use_vllm else nullcontext():
             super().__init__(*args, **kwargs)
         self.prepared = as_prepared(self.model, attachment)

@@ -10,6 +10,7 @@ import functools
 from importlib.metadata import version
 from typing import Any
 
+from multiticket.generate.head import contiguous_head
 from multiticket.train.phases import Phases
 
 SERIES = ("1.14", "1.16")
@@ -148,11 +149,12 @@ class OpenTrainer(GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, *rest: Any, **named: Any
     ) -> Any:
-        if self.samples_plainly and not images and not multimodal_fields:
-            said = self.sample(prompt_ids)
-            if said is not None:
-                return said, None
-        return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest, **named)
+        with contiguous_head(self.model):
+            if self.samples_plainly and not images and not multimodal_fields:
+                said = self.sample(prompt_ids)
+                if said is not None:
+                    return said, None
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest, **named)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """A forward and a backward pass; the first of a step's generates and scores before."""

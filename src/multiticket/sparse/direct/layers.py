@@ -95,7 +95,8 @@ class MaskedLinear(nn.Linear):
         x, masked = input, masked_weights(self)
         weight, bias = masked.get("weight"), masked.get("bias")
         if weight is None or not weight.trains:
-            return super().forward(x)
+            # A slice, such as the last token of each row, would be multiplied by a copy of the weight for each row.
+            return super().forward(x.contiguous() if x.dim() > 2 else x)
         positions, starts, rows, columns, method = weight.route()
         trained_bias = bias if bias is not None and bias.trains else None
         device = x.device.type

@@ -27,15 +27,19 @@ def rows_of_a_block(columns: int, device: torch.device) -> int:
     return rows if rows < ALIGNED else rows - rows % ALIGNED
 
 
-def row_blocks(starts: Tensor, columns: int, device: torch.device) -> Iterator[tuple[int, int, int, int]]:
+def row_blocks(
+    starts: Tensor, columns: int, device: torch.device, most: int | None = None
+) -> Iterator[tuple[int, int, int, int]]:
     """(row, end_row, begin, end) of each block of rows of a weight: its rows, and where its positions lie.
 
     Args:
         starts: ``row_starts`` of the positions; on the host, or every block waits for the device.
         columns: of the weight.
         device: where the products are made, which says how large a block may be.
+        most: rows of a block; None: no other bound.
     """
     per_block = rows_of_a_block(columns, device)
+    per_block = per_block if most is None else min(per_block, most)
     rows = starts.numel() - 1
     edges = [*range(0, rows, per_block), rows]
     bounds = starts[torch.tensor(edges, device=starts.device)].tolist()
