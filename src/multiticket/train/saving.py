@@ -25,6 +25,7 @@ class SavingTrainer(OpenTrainer):
     prepared: Prepared
     rate: RateController | None
     _saving_to: str | None = None
+    _after_last_step: dict[str, Any] | None = None
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' own, which also takes up what was saved on a machine of the other kind."""
@@ -50,6 +51,8 @@ class SavingTrainer(OpenTrainer):
         self._saving_to = str(partial)
         try:
             super()._save_checkpoint(model, trial)
+            if self._after_last_step is not None:
+                torch.save(self._after_last_step, self._in_hand_file(partial / f"checkpoint-{step}"))
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 checkpoints.finish(step, partial / f"checkpoint-{step}")
@@ -58,6 +61,22 @@ class SavingTrainer(OpenTrainer):
             raise
         finally:
             self._saving_to = None
+
+    def step_is_done(self) -> None:
+        """From here until the next step is done, a checkpoint holds what is in hand now: that one may be given up."""
+        self._after_last_step = self.in_hand()
+
+    def _in_hand_file(self, checkpoint: Path) -> Path:
+        return checkpoint / f"in-hand-{self.args.process_index}.pt"
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        file = self._in_hand_file(Path(checkpoint))
+        if file.exists():
+            self.take_in_hand(torch.load(file, map_location=self.args.device, weights_only=True))
+            self.step_is_done()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """A checkpoint's values when the trainer saves; a plain Hugging Face checkpoint when a person asks."""

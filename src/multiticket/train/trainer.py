@@ -9,6 +9,7 @@ TRL calls these in this order, for every step (`plain_step` is the same in plain
     before_step                 the learning rate, where the first step is to find it
     optimizer.step              AdamW on what trains; an attachment writes its values back when it is done
     after_step                  how far that moved the policy
+    step_is_done                what the next step will need of this one's rollouts
 """
 
 from __future__ import annotations
@@ -224,3 +225,6 @@ class _AroundStep(TrainerCallback):
             self.trainer.after_step()
         for phase, seconds in phases.take().items():
             self.trainer.log_values(f"{phase}_s").append(seconds)
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer.step_is_done()

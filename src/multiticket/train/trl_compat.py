@@ -7,6 +7,8 @@ TRL's names with an underscore are reached from here alone, and so are its modul
 from __future__ import annotations
 
 import functools
+import json
+from collections import deque
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +27,10 @@ READ_IN = {
     "GRPOTrainer._get_train_sampler": "1.16.0",
     "GRPOTrainer._metrics": "1.16.0",
     "GRPOTrainer._logs": "1.16.0",
+    "GRPOTrainer._step": "1.16.0",
+    "GRPOTrainer._buffered_inputs": "1.16.0",
+    "GRPOTrainer._generate_and_score_completions": "1.16.0",
+    "GRPOTrainer._last_world_entropy": "1.16.0",
     "VLLMGeneration._iter_named_params": "1.16.0",
     "utils._ChunkedLogProbFunction": "1.16.0",  # in sparse.autograd.fused_head, which finds it without importing TRL
 }
@@ -71,6 +77,7 @@ class OpenTrainer(GRPOTrainer):
     lr_scheduler: Any
     ref_model: Any
     num_generations: int
+    _told_of_rollouts: dict[str, list[float]] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.phases = Phases()
@@ -144,6 +151,42 @@ class OpenTrainer(GRPOTrainer):
             and self.accelerator.distributed_type.name in ("NO", "MULTI_CPU", "MULTI_GPU")
         )
 
+    # Rollouts that are trained on for several steps
+
+    def in_hand(self) -> dict[str, Any] | None:
+        """What a checkpoint must hold for the next step beside values, moments and random states; None for nothing.
+
+        Between two generations: the rollouts that are still to be trained on, and what was said of them. With an
+        entropy target: how far its controller is.
+        """
+        between = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        adaptive = bool(getattr(self, "use_adaptive_entropy", False))
+        if not between and not adaptive:
+            return None
+        return {
+            "step": self._step,
+            "rollouts": self._buffered_inputs if between else None,
+            "numbers": self._told_of_rollouts,
+            "logs": json.dumps(self._logs, default=_plain) if between else None,
+            "entropy": (self.entropy_coef, self._last_world_entropy) if adaptive else None,
+        }
+
+    def take_in_hand(self, held: dict[str, Any]) -> None:
+        """Go on from what `in_hand` gave."""
+        self._step, self._told_of_rollouts = held["step"], held["numbers"]
+        if held["rollouts"] is not None:
+            self._buffered_inputs = held["rollouts"]
+            _refill(self._logs, json.loads(held["logs"]))
+        if held["entropy"] is not None:
+            self.entropy_coef, self._last_world_entropy = held["entropy"]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """TRL's own; a step that trains on rollouts of an earlier one says of them what was said then."""
+        logged = self._metrics["train"]
+        if "loss" in logs and "reward" not in logged and self._told_of_rollouts is not None:
+            logged.update({name: list(values) for name, values in self._told_of_rollouts.items()})
+        super().log(logs, *args, **kwargs)
+
     # What TRL itself calls
 
     def _generate_single_turn(
@@ -169,6 +212,14 @@ class OpenTrainer(GRPOTrainer):
         with self.phases.of("score"):
             return super()._calculate_rewards(*args, **kwargs)
 
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        logged = self._metrics["train"]
+        before = {name: len(values) for name, values in logged.items()}
+        scored = super()._generate_and_score_completions(inputs)
+        found = {name: values[before.get(name, 0) :] for name, values in logged.items()}
+        self._told_of_rollouts = {name: list(values) for name, values in found.items() if values}
+        return scored
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         return self.loss(model, inputs)
 
@@ -177,6 +228,21 @@ class OpenTrainer(GRPOTrainer):
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         return self.problem_order(dataset if dataset is not None else self.train_dataset)
+
+
+def _plain(value: Any) -> Any:
+    """A deque as a list; what else JSON has no word for, in its own words."""
+    return list(value) if isinstance(value, deque) else str(value)
+
+
+def _refill(held: dict[str, Any], content: dict[str, Any]) -> None:
+    """Put lists into deques of the same names, by way of dictionaries that make theirs when asked."""
+    for name, value in content.items():
+        if isinstance(value, dict):
+            _refill(held[name], value)
+        else:
+            held[name].clear()
+            held[name].extend(value)
 
 
 def pushed_weights(generation: Any) -> Any:

@@ -93,7 +93,7 @@ def test_an_arm_is_not_charged_for_the_attachments_beside_it(measured: dict[str,
 def test_only_the_named_attachments_watch_optimizers() -> None:
     first, second = (Subject(ARMS["ticket"], SMALL) for _ in range(2))
     mine, other = (
-        watching.attachments_of(s._step.optimizer.param_groups[0]["params"]) for s in (first, second)
+        watching.attachments_of(s._one_step.optimizer.param_groups[0]["params"]) for s in (first, second)
     )
     assert len(mine) == len(other) == 1
     with watching.watched_by(mine):

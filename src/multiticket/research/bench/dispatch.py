@@ -116,8 +116,8 @@ class Subject:
                 layer.compile()
         attachments = attachments_of(trained)
         self._alone = lambda: watched_by(attachments)
-        self._step = Step(setup, model, trained)
-        self.phases = (self._step.forward, self._step.backward, self._step.update)
+        self._one_step = Step(setup, model, trained)
+        self.phases = (self._one_step.forward, self._one_step.backward, self._one_step.update)
         for _ in range(WARM_UP):
             self.seconds()
 
