@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -143,9 +143,15 @@ def merge(
         str | None,
         typer.Option(help="The base: a shipped one, a folder, or a hub name. Default: the ticket's own."),
     ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the merged weights, all of them. Default: as the base stores them."),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Write the base with the ticket in it as a plain Hugging Face checkpoint."""
+    import torch
+
     from multiticket.ticket import merge_checkpoint
 
     refuse_unwritable(json)
@@ -154,9 +160,22 @@ def merge(
     if not isinstance(named, str):
         raise ValueError("The ticket does not say what base it belongs to; name it with --model.")
     revision = loaded.provenance.get("revision") if named == loaded.provenance.get("model") else None
-    done = merge_checkpoint(_folder(named, revision), loaded, output)
+    as_dtype = None if dtype is None else getattr(torch, dtype)
+    done = merge_checkpoint(_folder(named, revision), loaded, output, as_dtype)
     said = f"Wrote {done['values']:,} values of {done['tensors']} tensors into a copy of {named}: {output}"
-    give(done, json, lambda: show(said))
+    give(done, json, lambda: show(said, *_rounding_in_words(done, loaded)))
+
+
+def _rounding_in_words(done: dict[str, Any], ticket: Ticket) -> list[str]:
+    """What was lost of the values, and how to lose nothing."""
+    if not done["rounding_error"]:
+        return []
+    trained = str(ticket.dtypes[0]).removeprefix("torch.")
+    return [
+        f"The weights are {' and '.join(done['dtypes'])}, the values {trained}: rounded, {done['changed']:,} of "
+        f"{done['moved']:,} changes are left, and what was rounded off is {done['rounding_error']:.0%} of the update's "
+        f"length. --dtype {trained} writes all weights as the values are."
+    ]
 
 
 def compose(

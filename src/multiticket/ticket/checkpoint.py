@@ -38,10 +38,6 @@ class StoredTensor:
         data = np.memmap(self.file, np.uint8, "r+" if writable else "c", self.begin, (size,))
         return torch.from_numpy(data).view(self.dtype).view(self.shape)
 
-    def moved(self, folder: Path) -> StoredTensor:
-        """The same tensor in a copy of its file in ``folder``."""
-        return StoredTensor(folder / self.file.name, self.begin, self.dtype, self.shape)
-
 
 class Checkpoint:
     """The floating-point tensors of the safetensors files in ``folder``, by their names in the checkpoint.
