@@ -10,7 +10,7 @@ parameters, and the base's afterwards, else the program fails.
 - ``k values``: `TicketSync.send`, with the coding for JSON that HTTP needs.
 - ``sparse patches``: vLLM's ``load_checkpoint_weight_patches``, what its ``sparse_nccl`` transfer runs on arrival.
 - ``dense``: ``load_weights`` of each tensor by itself, as TRL pushes a model.
-- ``swap``: from one ticket to another of those that a server holds (`Shelf.use`); sends nothing.
+- ``swap``: from one ticket to another of those that a server holds (`TicketCache.use`); sends nothing.
 
 Bytes are those that travel for one sync, before any coding. The transports themselves are not timed.
 """

@@ -39,8 +39,8 @@ FEW = {"eval": {"problems": 64, "samples": 1}}
 MIXED_TASK = "mixed_task:TASK"
 
 
-def combinations(moves: Sequence[str], factors: Sequence[float]) -> list[Combination]:
-    """Everything that can be made of the moves that there are."""
+def combinations(vectors: Sequence[str], factors: Sequence[float]) -> list[Combination]:
+    """Everything that can be made of the task vectors that there are."""
     apart = (A, B)
     found = [
         Combination(TOGETHER, ((1.0, A), (1.0, B)), apart),
@@ -63,7 +63,7 @@ def combinations(moves: Sequence[str], factors: Sequence[float]) -> list[Combina
         found.append(Combination(f"{B}{SCALED}{factor:g}", ((1.0, A), (factor, B)), apart))
         found.append(Combination(f"{A}{SCALED}{factor:g}", ((factor, A), (1.0, B)), apart))
     needed = [{part.removesuffix(SHUFFLED) for _, part in one.parts} | {*one.apart} for one in found]
-    return [one for one, parts in zip(found, needed, strict=True) if parts <= {*moves}]
+    return [one for one, parts in zip(found, needed, strict=True) if parts <= {*vectors}]
 
 
 class Plan:
@@ -83,7 +83,7 @@ class Plan:
         return self.extra.settings(task, **given)
 
     def apart(self, seed: int) -> dict[str, RunConfig]:
-        """What is trained on the base, by the names of the moves."""
+        """What is trained on the base, by the names of the task vectors."""
         runs: dict[str, RunConfig] = {}
         remedies = {"": {}, **{REMEDIES[name]: one for name, one in self._remedies().items()}}
         for letter, task, part in (("A", self.first, 0), ("B", self.second, 1)):
@@ -130,7 +130,7 @@ class Measured:
     composed: Composed
     combinations: list[Combination]
     runs: dict[str, dict[str, Any]]
-    """What the run of each move says of itself."""
+    """What the run of each task vector says of itself."""
 
 
 def measure(plan: Plan, seed: int, options: Any) -> Measured:

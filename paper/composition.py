@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from interference import interference
-from moves import Move, cosine, move_between, moved_by, shuffled, size_of
 from multiticket import tasks
 from multiticket.config import EvalConfig
 from multiticket.evaluate.evaluation import evaluate
@@ -25,22 +24,23 @@ from multiticket.research.theory.kl import kl_between
 from multiticket.research.theory.rollouts import Rollout
 from multiticket.research.theory.states import find_state
 from multiticket.research.theory.trajectory import Contexts
+from task_vectors import TaskVector, cosine, shuffled, size_of, task_vector, with_task_vectors
 
 Parts = tuple[tuple[float, str], ...]
 """Moves by name, each with its factor."""
 SHUFFLED = ", shuffled"
-"""After a move's name: its values in random order."""
+"""After a task vector's name: its values in random order."""
 BASE = "base"
 
 
 @dataclass(frozen=True)
 class Combination:
-    """Several trained moves in one base."""
+    """Several trained task vectors in one base."""
 
     name: str
     parts: Parts
     apart: tuple[str, str]
-    """The moves that it is compared with: trained on the first task, and on the second."""
+    """The task vectors that it is compared with: trained on the first task, and on the second."""
 
 
 @dataclass
@@ -52,11 +52,11 @@ class Composed:
     """By state or combination, and by task."""
     sizes: dict[str, dict[str, float]] = field(default_factory=dict)
     kl_from_base: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By single move, and by task: in contexts of the base."""
+    """By single task vector, and by task: in contexts of the base."""
     kl_from_apart: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By combination, and by task: from what was trained on that task alone, in its contexts."""
     interference: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By combination of two whole moves, and by the task of the first."""
+    """By combination of two whole task vectors, and by the task of the first."""
     cosines: dict[str, float] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Composed:
 
 
 class Composer:
-    """A base with moves to put into it, measured on two tasks."""
+    """A base with task vectors to put into it, measured on two tasks."""
 
     def __init__(
         self,
@@ -90,7 +90,8 @@ class Composer:
         """
         Args:
             model: the base.
-            runs: finished runs by the names of their moves; a run from a merged checkpoint gives the whole move.
+            runs: finished runs by the names of their task vectors; one from a
+                merged checkpoint gives the whole task vector.
             kept: the folder in which results of single problems are kept, so that no state is measured twice.
         """
         self.tasks = {name: tasks.get(name) for name in task_names}
@@ -102,25 +103,25 @@ class Composer:
         self.base, self.tokenizer = load_model(model)
         self.base.eval()
         self._others = [copy.deepcopy(self.base) for _ in range(3)]
-        self.moves: dict[str, Move] = {}
+        self.vectors: dict[str, TaskVector] = {}
         for name, path in runs.items():
-            self.moves[name] = move_between(self.base, find_state(str(path)).load()[0])
+            self.vectors[name] = task_vector(self.base, find_state(str(path)).load()[0])
 
-    def move(self, name: str) -> Move:
-        """A run's move, or one shuffled."""
+    def vector(self, name: str) -> TaskVector:
+        """A run's task vector, or one shuffled."""
         plain = name.removesuffix(SHUFFLED)
-        return shuffled(self.moves[plain]) if plain != name else self.moves[name]
+        return shuffled(self.vectors[plain]) if plain != name else self.vectors[name]
 
     def measure(self, seed: int, combinations: Sequence[Combination]) -> Composed:
-        """All moves alone and all combinations, on both tasks."""
+        """All task vectors alone and all combinations, on both tasks."""
         found = Composed(seed)
-        singles: dict[str, Parts] = {BASE: (), **{name: ((1.0, name),) for name in self.moves}}
+        singles: dict[str, Parts] = {BASE: (), **{name: ((1.0, name),) for name in self.vectors}}
         for name, parts in {**singles, **{one.name: one.parts for one in combinations}}.items():
             found.scores[name] = {task: self.score(name, parts, task) for task in self.tasks}
-        self._say("the size of the moves, and KL")
-        found.sizes = {name: asdict(size_of(self.base, move)) for name, move in self.moves.items()}
+        self._say("the size of the task vectors, and KL")
+        found.sizes = {name: asdict(size_of(self.base, vector)) for name, vector in self.vectors.items()}
         of_base = {task: self.sample(task, ()) for task in self.tasks}
-        for name in self.moves:
+        for name in self.vectors:
             found.kl_from_base[name] = {
                 task: self.kl((), ((1.0, name),), rollouts) for task, rollouts in of_base.items()
             }
@@ -139,7 +140,7 @@ class Composer:
                     result = self._interference(own, other, rollouts)
                     found.interference.setdefault(one.name, {})[task] = result
             if adds_up:
-                found.cosines[one.name] = cosine(*(self.move(name) for name in one.apart))
+                found.cosines[one.name] = cosine(*(self.vector(name) for name in one.apart))
         return found
 
     def score(self, name: str, parts: Parts, task: str) -> Results:
@@ -147,31 +148,31 @@ class Composer:
         path = self._kept / self._file(name, parts, task)
         if not path.exists():
             self._say(f"{name} on {task}")
-            with moved_by(self.base, self._moves(parts)):
+            with with_task_vectors(self.base, self._vectors(parts)):
                 evaluate(self.base, self.tokenizer, self.tasks[task], self.settings).save(path)
         return read_results(path)
 
     def sample(self, task: str, parts: Parts) -> list[Rollout]:
         """What a state says to a task's problems."""
-        with moved_by(self.base, self._moves(parts)):
+        with with_task_vectors(self.base, self._vectors(parts)):
             return self.contexts.sample(self.base, self.tokenizer, self.tasks[task])
 
     def kl(self, before: Parts, after: Parts, rollouts: Sequence[Rollout]) -> dict[str, Any]:
         """KL(before || after), as plain JSON."""
         one, other = self._others[:2]
-        with moved_by(one, self._moves(before)), moved_by(other, self._moves(after)):
+        with with_task_vectors(one, self._vectors(before)), with_task_vectors(other, self._vectors(after)):
             return asdict(kl_between(one, other, rollouts))
 
     def _interference(self, own: str, other: str, rollouts: Sequence[Rollout]) -> dict[str, Any]:
         states = [((1.0, own),), ((1.0, other),), ((1.0, own), (1.0, other))]
         with ExitStack() as stack:
             for model, parts in zip(self._others, states, strict=True):
-                stack.enter_context(moved_by(model, self._moves(parts)))
+                stack.enter_context(with_task_vectors(model, self._vectors(parts)))
             first, second, both = self._others
             return asdict(interference(self.base, first, second, both, rollouts))
 
-    def _moves(self, parts: Parts) -> list[tuple[float, Move]]:
-        return [(factor, self.move(name)) for factor, name in parts]
+    def _vectors(self, parts: Parts) -> list[tuple[float, TaskVector]]:
+        return [(factor, self.vector(name)) for factor, name in parts]
 
     def _file(self, name: str, parts: Parts, task: str) -> str:
         """A name that tells the runs and how they were measured, so that the same name is the same measurement."""
@@ -193,7 +194,7 @@ class Found:
 
     @property
     def states(self) -> list[str]:
-        """Base, single moves and combinations, as they were measured."""
+        """Base, single task vectors and combinations, as they were measured."""
         return list(self.seeds[0].scores)
 
     @property

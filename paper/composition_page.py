@@ -8,13 +8,13 @@ from typing import Any
 
 from composition import BASE, SHUFFLED, Found
 from multiticket.research.stats.verdicts import ALPHA, MARGIN, Judged
-from multiticket.research.study.answers.parts import margin_marks
-from multiticket.research.study.answers.words import rounded, span
+from multiticket.research.study.answers.formatting import rounded, span
+from multiticket.research.study.answers.sides import margin_marks
 from multiticket.research.study.page_section import Entry, Figure, PageSection, Series, Table, Verdict
 
 PARTS = ("additive", "drift")
 SCALED = " × "
-"""Between a move's name and its factor, in combinations that scale it."""
+"""Between a task vector's name and its factor, in combinations that scale it."""
 
 
 def verdict_of(judged: Sequence[Judged]) -> Verdict:
@@ -132,7 +132,7 @@ def _scores(found: Found, judged: dict[str, list[Judged]]) -> Table:
 
 
 def _drift(found: Found) -> Table:
-    """How far each move goes, in the weights and in the policy."""
+    """How far each task vector goes, in the weights and in the policy."""
     kls = [f"KL from base, {task}" for task in found.tasks]
     trained_on = {own: place for one in found.combinations.values() for place, own in enumerate(one.apart)}
     rows: list[list[Entry]] = []
@@ -146,9 +146,9 @@ def _drift(found: Found) -> Table:
         )
         rows.append([*row, None if off is None else _short(off)])
     return Table(
-        caption="How far each move goes: changed values, its norm over that of all weights and of the changed ones, "
-        "and KL(base || it) in nats a completion on either task; last, that off its own task over that on it",
-        columns=["move", "values", "of weights", "of changed", *kls, "off / own"],
+        caption="How far each task vector goes: changed values, its norm over that of all weights and of the changed "
+        "ones, and KL(base || it) in nats a completion on either task; last, that off its own task over that on it",
+        columns=["task vector", "values", "of weights", "of changed", *kls, "off / own"],
         rows=rows,
     )
 
@@ -164,9 +164,9 @@ def _interference(found: Found) -> Table:
                 numbers += map(_short, kl)
             rows.append([name, task, own, *numbers, *[None] * (5 - len(numbers))])
     return Table(
-        caption="What the other task's move does: KL from what was trained on a task alone, in its contexts (nats a "
+        caption="What the other task's vector does: KL from what was trained on a task alone, in its contexts (nats a "
         "completion); the same if logits added up; KL(base || other) in these contexts; the share of the change of "
-        "logits that is interaction; the cosine of the two moves",
+        "logits that is interaction; the cosine of the two task vectors",
         columns=["combination", "task", "alone", "KL", "if additive", "drift", "interaction", "cosine"],
         rows=rows,
     )
@@ -195,7 +195,7 @@ def _differences(found: Found, judged: dict[str, list[Judged]]) -> list[Figure]:
 
 
 def _scaled(found: Found) -> dict[str, list[tuple[float, str]]]:
-    """Of each scaled move: factors and states, in order."""
+    """Of each scaled task vector: factors and states, in order."""
     curves: dict[str, list[tuple[float, str]]] = {}
     for name, one in found.combinations.items():
         if SCALED in name:
@@ -205,7 +205,7 @@ def _scaled(found: Found) -> dict[str, list[tuple[float, str]]]:
 
 
 def _with_ends(found: Found, part: str, points: list[tuple[float, str]]) -> list[tuple[float, str]]:
-    """The curve from the other move alone to both together, where these were measured."""
+    """The curve from the other task vector alone to both together, where these were measured."""
     apart = found.combinations[points[0][1]].apart
     other = apart[1] if part == apart[0] else apart[0]
     both = [

@@ -1,8 +1,8 @@
-"""Whether two trained moves of one base, made together, do to its policy what they do apart.
+"""Whether two trained task vectors of one base, made together, do to its policy what they do apart.
 
-In each context the base has logits z, and with the moves z_a, z_b and z_ab. If the network were linear in its weights
-z_ab would be z_a + z_b - z, and all that B does to A's task is what B does there by itself (its *drift*). What is left,
-z_ab - z_a - z_b + z, is their *interaction*. Both are told as KL from A's own policy, in A's own contexts.
+In each context the base has logits z, and with the task vectors z_a, z_b and z_ab. If the network were linear in its
+weights z_ab would be z_a + z_b - z, and all that B does to A's task is what B does there by itself (its *drift*). What
+is left, z_ab - z_a - z_b + z, is their *interaction*. Both are told as KL from A's own policy, in A's own contexts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from multiticket.research.theory.rollouts import Rollout, generated_logits
 
 @dataclass(frozen=True)
 class Interference:
-    """Of a second move B with a first one A, in contexts of A's policy."""
+    """Of a second task vector B with a first one A, in contexts of A's policy."""
 
     together: KL
     """KL(A || A and B)."""
@@ -30,7 +30,7 @@ class Interference:
     """KL(base || B)."""
     interaction: float
     """sum |z_ab - z_a - z_b + z|^2 / sum |z_ab - z_a|^2 over contexts, logits without their mean: the share of the
-    change that is not B's drift. 0 where moves add up; 1 where B by itself does nothing here."""
+    change that is not B's drift. 0 where task vectors add up; 1 where B by itself does nothing here."""
 
 
 @torch.no_grad()

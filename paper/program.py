@@ -28,8 +28,8 @@ def run_program(main: Callable[[], None]) -> None:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        beside = (path.stem for path in Path(__file__).parent.glob("*.py"))
-        sentence = mistake(error, main.__module__, *beside)
+        modules = (path.stem for path in Path(__file__).parent.glob("*.py"))
+        sentence = mistake(error, main.__module__, *modules)
         if sentence is None:
             raise
         print(sentence, file=sys.stderr)

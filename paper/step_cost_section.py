@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from multiticket.research.bench.show import caption, ratio_text, references, table, time_over
+from multiticket.research.bench.step_cost import caption, ratio_text, references, table, time_over
 from multiticket.research.bench.timed_arms import FLOOR
 from multiticket.research.study.page_section import Figure, Mark, PageSection, Table, Verdict
 from multiticket.runs.folder import read_json

@@ -69,7 +69,7 @@ def rollouts_right(path: Path, step: int) -> float | None:
     return float(found[0]["accuracy"]) if found and "accuracy" in found[0] else None
 
 
-def look(name: str, place: str, accuracy: float | None, options: Any) -> StateGradients:
+def measure_state(name: str, place: str, accuracy: float | None, options: Any) -> StateGradients:
     """Both instruments on one state's gradients."""
     say(f"{name}: gradients of {options.problems} x {options.group} completions")
     found = measured(sampling(options, place, options.task))
@@ -113,12 +113,12 @@ def main() -> None:
     configs = runs_of(extra, options)
     runs = extra.do(configs, options.jobs, say, checkpoints=2)
     states = states_of(runs, configs["full"].model)
-    looked = [look(*state, options) for state in states]
+    measured_states = [measure_state(*state, options) for state in states]
     words = "; ".join(f"{name} rate {config.learning_rate:g}" for name, config in configs.items())
     first = configs["full"]
     about = {"task": options.task, "model": Path(first.model).name, "density": options.density}
     section = subspace_section(
-        looked,
+        measured_states,
         options.density,
         f"{about['model']}, {options.task}: {first.steps} steps of {first.rollouts} rollouts, {words}. Accuracy in the "
         "middle of a run is of the step's own rollouts, at its ends of test problems.",

@@ -113,7 +113,7 @@ def test_a_composer_adds_what_runs_trained(
     )
     trained, _ = find_state(str(toy_runs["ticket"])).load()
     weights = masked_candidates(trained)
-    moved = {name: int((delta != 0).sum()) for name, delta in composer.moves["A"].items()}
+    moved = {name: int((delta != 0).sum()) for name, delta in composer.vectors["A"].items()}
     base = masked_candidates(composer.base)
     assert moved == {
         name: int((weights[name] != base[name]).sum())

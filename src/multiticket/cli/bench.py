@@ -88,7 +88,7 @@ def bench(
 
     import torch
 
-    from multiticket.research.bench import results, show
+    from multiticket.research.bench import results, step_cost
     from multiticket.research.report.tables import markdown
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -111,17 +111,17 @@ def bench(
     if sweep:
         swept = None if values is None else _numbers(values, "values")
         result = results.sweep(sweep, conditions, swept, _say)
-        caption, table = show.caption(result["runs"][0]), show.sweep_table(result)
+        caption, table = step_cost.caption(result["runs"][0]), step_cost.sweep_table(result)
     else:
         result = results.run(conditions, chosen, dense, _say)
-        caption, table = show.caption(result), show.table(result)
+        caption, table = step_cost.caption(result), step_cost.table(result)
     _say("")
     first = " (first point)" if sweep in ("width", "tokens") else ""
     give({**results.machine(device), **result}, json, lambda: print(f"{caption}{first}\n\n{markdown(table)}"))
     if plot:
         from multiticket.research.report.figures import write_figures
 
-        write_figures(show.figures(result), plot)
+        write_figures(step_cost.figures(result), plot)
 
 
 def _dispatch(context: typer.Context, rounds: int, compiled: bool, json: str | None) -> None:

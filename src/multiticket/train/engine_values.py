@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from multiticket.integrations.vllm.base import checked_places
 from multiticket.integrations.vllm.clients import HttpEngine
+from multiticket.integrations.vllm.compatibility import incompatibility
 from multiticket.integrations.vllm.ranks import vllm_ranks
-from multiticket.integrations.vllm.refusals import refusal
 from multiticket.integrations.vllm.sync import TicketSync
 from multiticket.sparse import Attachment
 from multiticket.train.trl_compat import vllm_generation
@@ -96,7 +96,7 @@ def _in_process(generation: Any, attachment: Attachment) -> Callable[[Tensor], N
         attachment.base_fingerprint,
         vllm_ranks(),
         config.model_config.dtype,
-        refusal(config),
+        incompatibility(config),
     )
 
     def send(values: Tensor) -> None:

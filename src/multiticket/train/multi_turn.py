@@ -37,13 +37,13 @@ class Conversation:
     logprobs: list[float] = field(default_factory=list)
     """Of the model's tokens, 0 for the environment's; empty where the engine gives none."""
 
-    def hear(self, ids: list[int]) -> None:
-        """Add what the environment says."""
+    def add_reply(self, ids: list[int]) -> None:
+        """Add a message of the environment."""
         self.completion_ids += ids
         self.env_mask += [0] * len(ids)
         self.logprobs += [0.0] * len(ids)
 
-    def say(self, ids: list[int], logprobs: list[float] | None, text: str) -> None:
+    def add_answer(self, ids: list[int], logprobs: list[float] | None, text: str) -> None:
         """Add an answer of the model."""
         self.completion_ids += ids
         self.env_mask += [1] * len(ids)
@@ -75,13 +75,13 @@ def converse(
         said, logprobs = generate(contexts, turn)
         texts = tokenizer.batch_decode(said, skip_special_tokens=True)
         for i, each in enumerate(speaking):
-            each.say(list(said[i]), list(logprobs[i]) if logprobs is not None else None, texts[i])
+            each.add_answer(list(said[i]), list(logprobs[i]) if logprobs is not None else None, texts[i])
         if turn + 1 == task.turns:
             break
         replies = [(each, reply(task, each.turns, each.problem)) for each in speaking]
         for each, words in replies:
             if words is not None:
-                each.hear(_reply_ids(words, each.completion_ids, tokenizer, options))
+                each.add_reply(_reply_ids(words, each.completion_ids, tokenizer, options))
         speaking = [each for each, words in replies if words is not None]
         if not speaking:
             break

@@ -302,7 +302,7 @@ class TestCommand:
 
     @pytest.fixture
     def file(self, tmp_path: Path) -> Path:
-        from test_shelf import make
+        from test_ticket_cache import make
 
         make(1).save(tmp_path / "t.safetensors")
         return tmp_path / "t.safetensors"

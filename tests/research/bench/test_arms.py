@@ -20,15 +20,15 @@ from multiticket.research.bench.timed_arms import (
     expected_values,
     refuse_unmatched,
 )
-from multiticket.research.bench.timed_process import Setup, Step, build_model, prepare
+from multiticket.research.bench.timed_process import Step, StepSetup, build_model, prepare
 from multiticket.sparse.attachment import attachments_of
 
 TINY = choose_shape("36M", layers=2, width=128, vocabulary=1000)
 FLOOR = Arm("floor", "floor")
 
 
-def setup(arm: Arm, shape: Shape = TINY) -> Setup:
-    return Setup(shape, arm, batch=2, tokens=16, dtype="float32", device="cpu")
+def setup(arm: Arm, shape: Shape = TINY) -> StepSetup:
+    return StepSetup(shape, arm, batch=2, tokens=16, dtype="float32", device="cpu")
 
 
 def test_the_named_shapes_are_the_models_they_are_called_after() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from multiticket.cli import main
 from multiticket.research.bench import dispatch
-from multiticket.research.bench.dispatch import ARMS, PHASES, SHAPE, Subject, count_calls
+from multiticket.research.bench.dispatch import ARMS, PHASES, SHAPE, PreparedArm, count_calls
 from multiticket.research.report.tables import markdown
 from multiticket.sparse import watching
 
@@ -85,13 +85,13 @@ def test_the_calls_tell_the_paths_apart(measured: dict[str, Any]) -> None:
 
 
 def test_an_arm_is_not_charged_for_the_attachments_beside_it(measured: dict[str, Any]) -> None:
-    alone = Subject(ARMS["full"], SMALL)
+    alone = PreparedArm(ARMS["full"], SMALL)
     assert alone.calls() == measured["calls"]["full"]
     assert alone.calls() == alone.calls()
 
 
 def test_only_the_named_attachments_watch_optimizers() -> None:
-    first, second = (Subject(ARMS["ticket"], SMALL) for _ in range(2))
+    first, second = (PreparedArm(ARMS["ticket"], SMALL) for _ in range(2))
     mine, other = (
         watching.attachments_of(s._one_step.optimizer.param_groups[0]["params"]) for s in (first, second)
     )

@@ -15,9 +15,9 @@ from multiticket.research.bench import measure as measuring
 from multiticket.research.bench import results
 from multiticket.research.bench.results import SWEPT, Conditions, sweep, with_ratios
 from multiticket.research.bench.shapes import choose_shape
-from multiticket.research.bench.show import caption, figures, sweep_table, table
+from multiticket.research.bench.step_cost import caption, figures, sweep_table, table
 from multiticket.research.bench.timed_arms import Arm
-from multiticket.research.bench.timed_process import Setup, TimedModel
+from multiticket.research.bench.timed_process import StepSetup, TimedModel
 from multiticket.research.report.figures import write_figures
 from multiticket.research.report.tables import markdown
 
@@ -86,7 +86,7 @@ def test_rounds_are_divided_among_processes(
 
 
 def test_full_training_at_rest_holds_its_moments_and_at_peak_its_gradients() -> None:
-    timed = TimedModel(Setup(SHAPE, Arm("full", "full"), 2, 8, "float32", "cpu"))
+    timed = TimedModel(StepSetup(SHAPE, Arm("full", "full"), 2, 8, "float32", "cpu"))
     memory = timed.memory()
     moments = 2 * 4 * SHAPE.parameters + 4 * len(SHAPE.tensor_sizes)  # and a step counter a tensor
     tokens = 2 * 8 * 8
@@ -96,14 +96,14 @@ def test_full_training_at_rest_holds_its_moments_and_at_peak_its_gradients() -> 
 
 def test_a_ticket_needs_less_than_full_training_and_the_floor_least() -> None:
     arms = [Arm("floor", "floor"), Arm("ticket", "ticket", density=0.01), Arm("full", "full")]
-    peaks = [TimedModel(Setup(SHAPE, arm, 2, 8, "float32", "cpu")).memory()["peak"] for arm in arms]
+    peaks = [TimedModel(StepSetup(SHAPE, arm, 2, 8, "float32", "cpu")).memory()["peak"] for arm in arms]
     assert peaks == sorted(peaks)
 
 
 def measure_with(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda _, **kwargs: real(["sh", "-c", command], **kwargs))
-    setup = Setup(SHAPE, Arm("full", "full"), 2, 8, "float32", "cpu")
+    setup = StepSetup(SHAPE, Arm("full", "full"), 2, 8, "float32", "cpu")
     measuring.measure([setup, setup], rounds=2, threads=1, say=lambda line: None)
 
 
@@ -146,7 +146,7 @@ def test_an_interruption_ends_all_processes(
 
 
 def fake_measure(
-    setups: list[Setup], rounds: int, threads: int, say: Any, processes: int
+    setups: list[StepSetup], rounds: int, threads: int, say: Any, processes: int
 ) -> list[dict[str, Any]]:
     """Times proportional to what an arm trains."""
     from multiticket.research.bench.timed_arms import expected_values

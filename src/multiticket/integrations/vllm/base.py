@@ -11,7 +11,7 @@ from multiticket.mask import Mask, fingerprint
 
 
 def checked_places(
-    model: nn.Module, mask: Mask, expected: str, ranks: Ranks, dtype: torch.dtype, refusal: str | None = None
+    model: nn.Module, mask: Mask, expected: str, ranks: Ranks, dtype: torch.dtype, reason: str | None = None
 ) -> Places:
     """The mask's places, once every worker has said yes and the base's fingerprint is the expected one.
 
@@ -19,15 +19,15 @@ def checked_places(
     Raises ValueError on all workers alike.
 
     Args:
-        refusal: a sentence with which this worker refuses beforehand.
+        reason: a sentence with which this worker refuses beforehand.
     """
     places = None
     try:
-        if refusal is None:
+        if reason is None:
             places = locate(model, mask, dtype)
     except ValueError as error:
-        refusal = str(error)
-    ranks.agree(refusal)
+        reason = str(error)
+    ranks.agree(reason)
     assert places is not None
     values, found = ranks.union(*places.read())
     by_name = dict(

@@ -11,8 +11,8 @@ from torch import Tensor
 class Ranks(Protocol):
     """The workers that together hold the model."""
 
-    def agree(self, refusal: str | None) -> None:
-        """Raises ValueError on every worker where any has a refusal, so that none waits for another."""
+    def agree(self, reason: str | None) -> None:
+        """Raises ValueError on every worker where any has one, so that none waits for another."""
 
     def union(self, values: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
         """Each worker's fp32 values (k,) and which it has, bool (k,), put together."""
@@ -21,9 +21,9 @@ class Ranks(Protocol):
 class OneRank:
     """A worker that holds the whole model."""
 
-    def agree(self, refusal: str | None) -> None:
-        if refusal is not None:
-            raise ValueError(refusal)
+    def agree(self, reason: str | None) -> None:
+        if reason is not None:
+            raise ValueError(reason)
 
     def union(self, values: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
         return values, found
@@ -35,10 +35,10 @@ class ManyRanks:
     def __init__(self, group: torch.distributed.ProcessGroup) -> None:
         self.group = group
 
-    def agree(self, refusal: str | None) -> None:
-        refusals: list[str | None] = [None] * self.group.size()
-        torch.distributed.all_gather_object(refusals, refusal, group=self.group)
-        for other in refusals:
+    def agree(self, reason: str | None) -> None:
+        reasons: list[str | None] = [None] * self.group.size()
+        torch.distributed.all_gather_object(reasons, reason, group=self.group)
+        for other in reasons:
             if other is not None:
                 raise ValueError(other)
 

@@ -19,10 +19,10 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.logger import init_logger
 
 from multiticket.integrations.vllm.base import checked_places
+from multiticket.integrations.vllm.compatibility import incompatibility
 from multiticket.integrations.vllm.description import described
 from multiticket.integrations.vllm.places import Places
 from multiticket.integrations.vllm.ranks import vllm_ranks
-from multiticket.integrations.vllm.refusals import refusal
 from multiticket.integrations.vllm.staging import Staging
 
 logger = init_logger(__name__)
@@ -78,7 +78,7 @@ class TicketTransferEngine(WeightTransferEngine[TicketInitInfo, TicketUpdateInfo
         mask = described(init_info.rule, init_info.tensors, init_info.positions)
         dtype = self.model_config.dtype
         places = checked_places(
-            self.model, mask, init_info.fingerprint, vllm_ranks(), dtype, refusal(self.vllm_config)
+            self.model, mask, init_info.fingerprint, vllm_ranks(), dtype, incompatibility(self.vllm_config)
         )
         self._base, self._staging, self._places = places.save(), Staging(places.k), places
 

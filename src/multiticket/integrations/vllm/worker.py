@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+from multiticket.integrations.vllm.compatibility import incompatibility
 from multiticket.integrations.vllm.ranks import vllm_ranks
-from multiticket.integrations.vllm.refusals import refusal
-from multiticket.integrations.vllm.shelf import Shelf
+from multiticket.integrations.vllm.ticket_cache import TicketCache
 
 
 class TicketWorker:
@@ -17,25 +17,25 @@ class TicketWorker:
     """
 
     @cached_property
-    def _multiticket_shelf(self) -> Shelf:
+    def _multiticket_tickets(self) -> TicketCache:
         config = self.vllm_config  # type: ignore[attr-defined]
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
-        return Shelf(model, vllm_ranks(), config.model_config.dtype, refusal(config))
+        return TicketCache(model, vllm_ranks(), config.model_config.dtype, incompatibility(config))
 
     def multiticket_load(self, name: str, path: str) -> dict[str, Any]:
-        """`Shelf.load`."""
-        return self._multiticket(lambda shelf: shelf.load(name, path))
+        """`TicketCache.load`."""
+        return self._multiticket(lambda cache: cache.load(name, path))
 
     def multiticket_use(self, name: str | None) -> dict[str, Any]:
-        """`Shelf.use`."""
-        return self._multiticket(lambda shelf: shelf.use(name))
+        """`TicketCache.use`."""
+        return self._multiticket(lambda cache: cache.use(name))
 
     def multiticket_drop(self, name: str) -> dict[str, Any]:
-        """`Shelf.drop`."""
-        return self._multiticket(lambda shelf: shelf.drop(name))
+        """`TicketCache.drop`."""
+        return self._multiticket(lambda cache: cache.drop(name))
 
     def _multiticket(self, call: Any) -> dict[str, Any]:
         try:
-            return call(self._multiticket_shelf) or {}
+            return call(self._multiticket_tickets) or {}
         except ValueError as error:
             return {"refused": str(error)}

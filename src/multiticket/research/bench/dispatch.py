@@ -23,10 +23,10 @@ from typing import Any
 
 from multiticket.arms import facts
 from multiticket.research.bench.shapes import Shape
-from multiticket.research.bench.show import ratio_text
 from multiticket.research.bench.spread import ratio, spread
+from multiticket.research.bench.step_cost import ratio_text
 from multiticket.research.bench.timed_arms import ADAPTERS, FLOOR, Arm
-from multiticket.research.bench.timed_process import Setup, Step, build_model, prepare
+from multiticket.research.bench.timed_process import Step, StepSetup, build_model, prepare
 from multiticket.research.study.page_section import Entry, Table
 
 SHAPE = Shape(layers=24, width=64, inner=128, heads=4, key_value_heads=2, vocabulary=256)
@@ -77,14 +77,14 @@ def run(
     if rounds < 1:
         raise ValueError(f"The number of --rounds must be at least 1, but is {rounds}.")
     with _one_thread():
-        subjects = _subjects(names, shape, say)
+        prepared = _prepare_arms(names, shape, say)
         say("counting calls")
-        calls = {name: subject.calls() for name, subject in subjects.items()}
-        arms = _compare(_take_turns(subjects, rounds, say))
-        del subjects
+        calls = {name: arm.calls() for name, arm in prepared.items()}
+        arms = _compare(_take_turns(prepared, rounds, say))
+        del prepared
         in_layers = {}
         if compiled:
-            in_layers = _compare(_take_turns(_subjects(COMPILED, shape, say, compiled=True), rounds, say))
+            in_layers = _compare(_take_turns(_prepare_arms(COMPILED, shape, say, compiled=True), rounds, say))
     return {
         **{
             f"{name}_over_full": fields["over_full"]["median"]
@@ -103,13 +103,13 @@ def run(
     }
 
 
-class Subject:
+class PreparedArm:
     """One arm's model, and its step in three phases."""
 
     def __init__(self, arm: Arm, shape: Shape, compiled: bool = False) -> None:
         from multiticket.sparse.watching import attachments_of, watched_by
 
-        setup = Setup(shape, arm, BATCH, TOKENS, "float32", "cpu")
+        setup = StepSetup(shape, arm, BATCH, TOKENS, "float32", "cpu")
         model, trained = prepare(arm, shape, build_model(setup))
         if compiled:
             for layer in model.get_decoder().layers:
@@ -180,35 +180,35 @@ def caption(result: Mapping[str, Any]) -> str:
     )
 
 
-def _subjects(
+def _prepare_arms(
     names: Sequence[str], shape: Shape, say: Callable[[str], None], compiled: bool = False
-) -> dict[str, Subject]:
+) -> dict[str, PreparedArm]:
     from torch._dynamo.exc import TorchDynamoException
 
-    subjects = {}
+    prepared = {}
     for name in names:
         say(f"{'compiling' if compiled else 'preparing'} {ARMS[name].name}")
         try:
-            subjects[name] = Subject(ARMS[name], shape, compiled)
+            prepared[name] = PreparedArm(ARMS[name], shape, compiled)
         except TorchDynamoException as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(f"torch.compile does not work here ({reason}); give --no-compile.") from error
-    return subjects
+    return prepared
 
 
 def _take_turns(
-    subjects: Mapping[str, Subject], rounds: int, say: Callable[[str], None]
+    prepared: Mapping[str, PreparedArm], rounds: int, say: Callable[[str], None]
 ) -> dict[str, list[list[float]]]:
     """Seconds of each phase of each step, by arm."""
-    taken: dict[str, list[list[float]]] = {name: [] for name in subjects}
+    taken: dict[str, list[list[float]]] = {name: [] for name in prepared}
     order = random.Random(0)
     gc.collect()
     gc.freeze()  # an arm's garbage is its own, and the models of all are not looked through for it
     try:
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
-            for name in order.sample([*subjects], len(subjects)):
-                taken[name].append(subjects[name].seconds())
+            for name in order.sample([*prepared], len(prepared)):
+                taken[name].append(prepared[name].seconds())
     finally:
         gc.unfreeze()
     return taken

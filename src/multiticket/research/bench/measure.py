@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from multiticket.research.bench.timed_arms import Arm, refuse_unmatched
-from multiticket.research.bench.timed_process import Setup
+from multiticket.research.bench.timed_process import StepSetup
 
 Say = Callable[[str], None]
 
 
 def measure(
-    setups: Sequence[Setup], rounds: int, threads: int, say: Say, processes: int = 1
+    setups: Sequence[StepSetup], rounds: int, threads: int, say: Say, processes: int = 1
 ) -> list[dict[str, Any]]:
     """Each arm's trained values, seconds of each round, and memory.
 
@@ -73,7 +73,7 @@ def measure(
 class Worker:
     """An arm's process."""
 
-    def __init__(self, setup: Setup, environment: dict[str, str]) -> None:
+    def __init__(self, setup: StepSetup, environment: dict[str, str]) -> None:
         self.arm: Arm = setup.arm
         self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -119,7 +119,7 @@ class Worker:
 
 
 @contextlib.contextmanager
-def _workers(setups: Sequence[Setup], threads: int) -> Iterator[list[Worker]]:
+def _workers(setups: Sequence[StepSetup], threads: int) -> Iterator[list[Worker]]:
     """A process for each setup, started together, all ended when the block is left, by an error or Ctrl-C too.
 
     Threads that wait sleep (passive), or the arms that wait would take the cores from the one that computes.

@@ -15,7 +15,7 @@ from multiticket.research.bench.operations import predict, predicted_over_floor
 from multiticket.research.bench.shapes import Shape, choose_shape
 from multiticket.research.bench.spread import ratio, spread
 from multiticket.research.bench.timed_arms import ADAPTERS, FLOOR, choose_arms, comparable
-from multiticket.research.bench.timed_process import Setup
+from multiticket.research.bench.timed_process import StepSetup
 
 REFERENCES = (FLOOR, "full", *ADAPTERS)
 SWEPT: dict[str, tuple[float, ...]] = {
@@ -52,7 +52,7 @@ def run(
     shape, batch, tokens = conditions.shape, conditions.batch, conditions.tokens
     arms = choose_arms(shape, kinds, densities)
     setups = [
-        Setup(shape, arm, batch, tokens, conditions.dtype, conditions.device, conditions.compiled)
+        StepSetup(shape, arm, batch, tokens, conditions.dtype, conditions.device, conditions.compiled)
         for arm in arms
     ]
     measured = measure(setups, conditions.rounds, conditions.threads, say, conditions.processes)

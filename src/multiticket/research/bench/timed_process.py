@@ -1,6 +1,6 @@
 """One arm's process, which takes a step for each line ``step`` that it reads.
 
-Started as ``python -m multiticket.research.bench.timed_process SETUP``, where SETUP is a `Setup` as JSON. Answers
+Started as ``python -m multiticket.research.bench.timed_process SETUP``, where SETUP is a `StepSetup` as JSON. Answers
 are lines of JSON: when ready the number of trained values, for ``step`` its seconds, for ``memory`` the bytes that a
 step needs at its peak.
 """
@@ -22,7 +22,7 @@ LEARNING_RATE = 1e-5
 
 
 @dataclass(frozen=True)
-class Setup:
+class StepSetup:
     """What an arm's process needs to know."""
 
     shape: Shape
@@ -38,12 +38,12 @@ class Setup:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Setup:
+    def from_json(cls, text: str) -> StepSetup:
         fields = json.loads(text)
         return cls(**{**fields, "shape": Shape(**fields["shape"]), "arm": Arm(**fields["arm"])})
 
 
-def build_model(setup: Setup) -> Any:
+def build_model(setup: StepSetup) -> Any:
     """A Qwen2 of the shape, with the same random weights in every process, ready to train."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -102,7 +102,7 @@ class Step:
         capturable: whether AdamW keeps its count on the GPU, so that a CUDA graph can hold a step.
     """
 
-    def __init__(self, setup: Setup, model: Any, trained: list[Any], capturable: bool = False) -> None:
+    def __init__(self, setup: StepSetup, model: Any, trained: list[Any], capturable: bool = False) -> None:
         import torch
 
         self.model, self.cuda = model, setup.device == "cuda"
@@ -142,7 +142,7 @@ class Step:
 class TimedModel:
     """The model, the step and what it needs."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: StepSetup) -> None:
         import torch
 
         from multiticket.research.bench.peak_memory import high_water, living
@@ -184,7 +184,7 @@ class TimedModel:
         return {"peak": peak, "rest": rest, "resident": resident}
 
 
-def serve(setup: Setup, requests: Any, answers: Any) -> None:
+def serve(setup: StepSetup, requests: Any, answers: Any) -> None:
     """Answer the lines of ``requests``, one line each, until there are no more."""
 
     def answer(fields: dict[str, Any]) -> None:
@@ -208,7 +208,7 @@ def main() -> None:
     hush()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is not an answer
-    serve(Setup.from_json(sys.argv[1]), sys.stdin, answers)
+    serve(StepSetup.from_json(sys.argv[1]), sys.stdin, answers)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from pathlib import Path
 from multiticket.research.study.answers.controls import answer_controls
 from multiticket.research.study.answers.density import answer_density
 from multiticket.research.study.answers.difference import answer_compare, answer_other_tasks
+from multiticket.research.study.answers.formatting import rounded
 from multiticket.research.study.answers.laws import answer_collapse, answer_law
 from multiticket.research.study.answers.mask_overlap import answer_overlap
 from multiticket.research.study.answers.masks import answer_masks
 from multiticket.research.study.answers.recorded import answer_none, answer_record
-from multiticket.research.study.answers.words import rounded
 from multiticket.research.study.evidence import Evidence
 from multiticket.research.study.grid import Study
 from multiticket.research.study.page_section import PageSection, Table

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multiticket.research.stats.verdicts import ALPHA
-from multiticket.research.study.answers import parts
-from multiticket.research.study.answers.words import points, span
+from multiticket.research.study.answers import sides as compared
+from multiticket.research.study.answers.formatting import points, span
 from multiticket.research.study.evidence import Evidence
 from multiticket.research.study.page_section import PageSection, Verdict
 from multiticket.research.study.questions import Question
@@ -19,29 +19,29 @@ def answer_controls(question: Question, evidence: Evidence) -> PageSection:
     minus `margin`, ``same`` where it is below plus `margin` too; ``any`` is shown and decides nothing.
     """
     expect = question.options["expect"]
-    margin = parts.margin_of(question)
+    margin = compared.margin_of(question)
     label_of = {run.run.name: label for label in expect for run in evidence.scored(label)}
     runs = [run for label in expect for run in evidence.scored(label)]
-    sides = parts.sides_of(question, evidence, runs, lambda run: label_of[run.run.name])
+    sides = compared.sides_of(question, evidence, runs, lambda run: label_of[run.run.name])
     said = "; ".join(
         f"{side.label} {points(side.difference.difference)} points ({span(side.judged.simultaneous)}): "
         f"{in_words(side)}"
         for side in sides
     )
     minus = f"Each minus {question.options['reference']}"
-    return parts.answered_by_sides(
+    return compared.answered_by_sides(
         question,
         evidence,
         sides,
         verdict_of_expected(sides, expect),
         f"{said}." if sides else "No pair of runs is finished.",
         f"{minus}, problem by problem",
-        lambda: parts.sides_figure(sides, margin, f"{minus}; bars are 95 % for all rows at once."),
+        lambda: compared.sides_figure(sides, margin, f"{minus}; bars are 95 % for all rows at once."),
         numbers={"expect": dict(expect)},
     )
 
 
-def verdict_of_expected(sides: Sequence[parts.Side], expect: dict[str, str]) -> Verdict:
+def verdict_of_expected(sides: Sequence[compared.Side], expect: dict[str, str]) -> Verdict:
     """Whether every side came out as expected; one that came out the other way decides against it."""
     decided = True
     for side in sides:
@@ -60,7 +60,7 @@ def verdict_of_expected(sides: Sequence[parts.Side], expect: dict[str, str]) -> 
     return "reproduced" if decided and sides else "not decided"
 
 
-def in_words(side: parts.Side) -> str:
+def in_words(side: compared.Side) -> str:
     """What all judged at once say of one."""
     low, high = side.judged.simultaneous
     if side.judged.worse:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multiticket.research.stats.verdicts import ALPHA
-from multiticket.research.study.answers import parts
-from multiticket.research.study.answers.words import points
+from multiticket.research.study.answers import sides as compared
+from multiticket.research.study.answers.formatting import points
 from multiticket.research.study.evidence import Evidence, percentage, setting_name
 from multiticket.research.study.page_section import Figure, PageSection, Verdict
 from multiticket.research.study.questions import Question
@@ -18,25 +18,25 @@ def answer_density(question: Question, evidence: Evidence) -> PageSection:
     Reproduced where every density from `holds_to` up is not worse by `margin`, and, if `breaks_at` is given, every
     density from it down is worse by more.
     """
-    margin = parts.margin_of(question)
+    margin = compared.margin_of(question)
     runs = evidence.scored(question.options["cell"])
     density = {percentage(run.config.density): run.config.density for run in runs}
     trained = {(run.setting, percentage(run.config.density)): int(run.result["nnz"]) for run in runs}
-    sides = parts.sides_of(question, evidence, runs, lambda run: percentage(run.config.density))
+    sides = compared.sides_of(question, evidence, runs, lambda run: percentage(run.config.density))
     sides.sort(key=lambda side: -density[side.name])
 
-    def trained_by(side: parts.Side) -> str:
+    def trained_by(side: compared.Side) -> str:
         return f"({trained[side.setting, side.name]:,} numbers)"
 
     said = []
-    for setting, found in parts.by_setting(sides).items():
+    for setting, found in compared.by_setting(sides).items():
         fine = [
             f"not worse down to {side.name} {trained_by(side)}" for side in found if side.judged.not_worse
         ]
         worse = [f"worse from {side.name} on {trained_by(side)}" for side in found if side.judged.worse]
         ends = ", ".join([*fine[-1:], *worse[:1]]) or "nothing decided at any density"
         said.append(f"{setting_name(setting)}: {ends}.")
-    return parts.answered_by_sides(
+    return compared.answered_by_sides(
         question,
         evidence,
         sides,
@@ -47,13 +47,13 @@ def answer_density(question: Question, evidence: Evidence) -> PageSection:
         numbers={
             "sides": [
                 {"density": density[side.name], "nnz": trained[side.setting, side.name], **numbers}
-                for side, numbers in zip(sides, parts.numbers_of(sides), strict=True)
+                for side, numbers in zip(sides, compared.numbers_of(sides), strict=True)
             ]
         },
     )
 
 
-def _verdict(sides: Sequence[parts.Side], density: dict[str, float], question: Question) -> Verdict:
+def _verdict(sides: Sequence[compared.Side], density: dict[str, float], question: Question) -> Verdict:
     holds_to, breaks_at = question.options.get("holds_to", 0.0), question.options.get("breaks_at", 0.0)
     upper = [side.judged for side in sides if density[side.name] >= holds_to]
     lower = [side.judged for side in sides if density[side.name] <= breaks_at]
@@ -66,7 +66,7 @@ def _verdict(sides: Sequence[parts.Side], density: dict[str, float], question: Q
     return "reproduced" if holds and breaks else "not decided"
 
 
-def _figure(sides: Sequence[parts.Side], density: dict[str, float], margin: float) -> Figure:
+def _figure(sides: Sequence[compared.Side], density: dict[str, float], margin: float) -> Figure:
     said = "; ".join(f"{side.label} {points(side.difference.difference)}" for side in sides)
     return Figure(
         kind="chart",
@@ -75,6 +75,6 @@ def _figure(sides: Sequence[parts.Side], density: dict[str, float], margin: floa
         x_label="density (trained fraction)",
         y_label="difference, percentage points",
         x_log=True,
-        series=parts.sides_series(sides, lambda side: density[side.name]),
-        marks=parts.margin_marks(margin, "full"),
+        series=compared.sides_series(sides, lambda side: density[side.name]),
+        marks=compared.margin_marks(margin, "full"),
     )

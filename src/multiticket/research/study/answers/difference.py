@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from multiticket.evaluate.problem_results import Results
-from multiticket.research.study.answers import parts
+from multiticket.research.study.answers import sides as compared
 from multiticket.research.study.evidence import Evidence, Finished, way
 from multiticket.research.study.page_section import PageSection
 from multiticket.research.study.questions import Question
@@ -13,18 +13,18 @@ from multiticket.research.study.questions import Question
 
 def answer_compare(question: Question, evidence: Evidence) -> PageSection:
     """`cell` against `reference`; reproduced where `cell` is not worse by `margin` in any task and base."""
-    margin = parts.margin_of(question)
-    sides = parts.sides_of(question, evidence, evidence.scored(question.options["cell"]), way)
+    margin = compared.margin_of(question)
+    sides = compared.sides_of(question, evidence, evidence.scored(question.options["cell"]), way)
     caption = f"{question.options['cell']} minus {question.options['reference']}"
-    found = f"{parts.differences(sides)}. The margin is {100 * margin:g} points."
-    return parts.answered_by_sides(
+    found = f"{compared.differences(sides)}. The margin is {100 * margin:g} points."
+    return compared.answered_by_sides(
         question,
         evidence,
         sides,
-        parts.verdict_of_all(sides),
+        compared.verdict_of_all(sides),
         found if sides else "No pair of runs is finished.",
         f"{caption}, problem by problem",
-        lambda: parts.sides_figure(sides, margin, f"{caption}; bars are 95 % for all rows at once."),
+        lambda: compared.sides_figure(sides, margin, f"{caption}; bars are 95 % for all rows at once."),
     )
 
 
@@ -34,28 +34,28 @@ def answer_other_tasks(question: Question, evidence: Evidence) -> PageSection:
     Reproduced where `cell` is not worse by `margin` on any of them; how the two do on the task that they were trained
     on stands beside it, for forgetting is to be compared at equal gain.
     """
-    margin = parts.margin_of(question)
+    margin = compared.margin_of(question)
     runs = evidence.scored(question.options["cell"])
-    pairs: list[parts.Pair] = []
+    pairs: list[compared.Pair] = []
     for task in dict.fromkeys(task for run in runs for task in run.run.also):
         measured = [run for run in runs if task in run.run.also]
-        found = parts.pairs_of(question, evidence, measured, way, partial(_results, task))
+        found = compared.pairs_of(question, evidence, measured, way, partial(_results, task))
         pairs += [((f"{own} → {task}", model), name, n, scores) for (own, model), name, n, scores in found]
-    sides = parts.judged_sides(pairs, margin)
-    trained = parts.sides_of(question, evidence, runs, way)
+    sides = compared.judged_sides(pairs, margin)
+    trained = compared.sides_of(question, evidence, runs, way)
     caption = f"{question.options['cell']} minus {question.options['reference']}"
-    said = f"{parts.differences(sides)}. The margin is {100 * margin:g} points."
+    said = f"{compared.differences(sides)}. The margin is {100 * margin:g} points."
     bars = f"{caption} on the other task; bars are 95 % for all rows at once."
-    return parts.answered_by_sides(
+    return compared.answered_by_sides(
         question,
         evidence,
         sides,
-        parts.verdict_of_all(sides),
+        compared.verdict_of_all(sides),
         said if sides else "No pair of runs is measured elsewhere.",
         f"{caption}: trained on one task, measured on another",
-        lambda: parts.sides_figure(sides, margin, bars),
-        [parts.sides_table(trained, f"{caption}: measured on the task that was trained")],
-        {"own": parts.numbers_of(trained)},
+        lambda: compared.sides_figure(sides, margin, bars),
+        [compared.sides_table(trained, f"{caption}: measured on the task that was trained")],
+        {"own": compared.numbers_of(trained)},
         other_tasks=True,
     )
 

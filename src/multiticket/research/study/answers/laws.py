@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from multiticket.research.stats.curve_collapse import CurveCollapse, CurvePoint, collapse_curves
 from multiticket.research.stats.power_law import PowerLaw, power_law
-from multiticket.research.study.answers.parts import answered
-from multiticket.research.study.answers.words import rounded
+from multiticket.research.study.answers.formatting import rounded
+from multiticket.research.study.answers.sides import answered
 from multiticket.research.study.evidence import Evidence, Finished, by, setting_name
 from multiticket.research.study.page_section import Figure, PageSection, Series, Table, Verdict
 from multiticket.research.study.questions import Question
@@ -106,10 +106,10 @@ def answer_collapse(question: Question, evidence: Evidence) -> PageSection:
 
 def _in_words(setting: tuple[str, str], one: CurveCollapse) -> str:
     apart = _apart(one)
-    beside = "." if apart is None else f", against {apart:.1f} over the rate alone."
+    ending = "." if apart is None else f", against {apart:.1f} over the rate alone."
     return (
         f"{setting_name(setting)}: the curves lie on one another at rate × density^{one.exponent:.2f} "
-        f"(95 %: {_interval(one)}), {100 * one.distance:.1f} points apart{beside}"
+        f"(95 %: {_interval(one)}), {100 * one.distance:.1f} points apart{ending}"
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from multiticket.research.stats.heterogeneity import Heterogeneity, heterogeneity
-from multiticket.research.study.answers import parts
-from multiticket.research.study.answers.words import p_text, rounded
+from multiticket.research.study.answers import sides as compared
+from multiticket.research.study.answers.formatting import p_text, rounded
 from multiticket.research.study.evidence import Evidence, Finished, by, mask_name, setting_name
 from multiticket.research.study.page_section import PageSection, Table
 from multiticket.research.study.questions import Question
@@ -24,11 +24,11 @@ def answer_masks(question: Question, evidence: Evidence) -> PageSection:
     `seeds` names a cell of runs of one mask that differ by training seed alone: what they spread says how much of the
     masks' spread is the masks'.
     """
-    margin = parts.margin_of(question)
+    margin = compared.margin_of(question)
     runs = evidence.scored(question.options["cell"])
-    sides = parts.sides_of(question, evidence, runs, lambda run: mask_name(run.config))
+    sides = compared.sides_of(question, evidence, runs, lambda run: mask_name(run.config))
     said = []
-    for setting, found in parts.by_setting(sides).items():
+    for setting, found in compared.by_setting(sides).items():
         passed = sum(side.judged.not_worse for side in found)
         failed = sum(side.judged.worse for side in found)
         said.append(
@@ -39,14 +39,14 @@ def answer_masks(question: Question, evidence: Evidence) -> PageSection:
     said += [_in_words(setting, spread) for setting, spread in spreads.items()]
     minus = f"Each mask minus {question.options['reference']}"
     single = any(len(group) == 1 for group in by(runs, lambda run: mask_name(run.config)).values())
-    return parts.answered_by_sides(
+    return compared.answered_by_sides(
         question,
         evidence,
         sides,
-        parts.verdict_of_all(sides),
+        compared.verdict_of_all(sides),
         " ".join(said) if sides else "No mask has a finished run.",
         minus,
-        lambda: parts.sides_figure(sides, margin, f"{minus}; bars are 95 % for all masks at once."),
+        lambda: compared.sides_figure(sides, margin, f"{minus}; bars are 95 % for all masks at once."),
         [_spread_table(spreads)] if spreads else [],
         {"spread": [{"setting": list(setting), **asdict(one)} for setting, one in spreads.items()]},
         notes=[ALL, SINGLE] if single else [ALL],

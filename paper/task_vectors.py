@@ -1,4 +1,4 @@
-"""Moves of weights: what training added to a base, and the base with several of them added."""
+"""Task vectors: what training added to a base, and the base with several of them added."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from multiticket.mask import masked_candidates
 
-Move = dict[str, Tensor]
+TaskVector = dict[str, Tensor]
 """By tensor name, what was added to the base, in fp64 on the CPU; tensors that did not move are left out."""
 
 
-def move_between(base: Any, model: Any) -> Move:
+def task_vector(base: Any, model: Any) -> TaskVector:
     """What has to be added to the base's weights to get the model's.
 
     Raises:
@@ -30,18 +30,18 @@ def move_between(base: Any, model: Any) -> Move:
 
 
 @contextmanager
-def moved_by(model: Any, parts: Sequence[tuple[float, Move]]) -> Iterator[Any]:
-    """The model with its weights plus a sum of moves, each times a factor; what they were, bit for bit, on exit."""
+def with_task_vectors(model: Any, parts: Sequence[tuple[float, TaskVector]]) -> Iterator[Any]:
+    """The model with a sum of task vectors, each times a factor, added; its own weights, bit for bit, on exit."""
     weights = masked_candidates(model)
-    names = {name for _, move in parts for name in move}
+    names = {name for _, vector in parts for name in vector}
     saved = {name: weights[name].detach().clone() for name in names}
     try:
         with torch.no_grad():
             for name in names:
                 total = saved[name].double().cpu()
-                for factor, move in parts:
-                    if name in move:
-                        total = total + factor * move[name]
+                for factor, vector in parts:
+                    if name in vector:
+                        total = total + factor * vector[name]
                 weights[name].copy_(total)
         yield model
     finally:
@@ -50,11 +50,11 @@ def moved_by(model: Any, parts: Sequence[tuple[float, Move]]) -> Iterator[Any]:
                 weights[name].copy_(values)
 
 
-def shuffled(move: Move, seed: int = 0) -> Move:
-    """The same move with each tensor's changed entries among themselves in random order: as far, in no direction."""
+def shuffled(vector: TaskVector, seed: int = 0) -> TaskVector:
+    """The same with each tensor's changed entries among themselves in random order: as far, in no direction."""
     generator = torch.Generator().manual_seed(seed)
     found = {}
-    for name, delta in move.items():
+    for name, delta in vector.items():
         places = delta.reshape(-1).nonzero().squeeze(1)
         mixed = torch.zeros_like(delta).reshape(-1)
         mixed[places] = delta.reshape(-1)[places[torch.randperm(len(places), generator=generator)]]
@@ -64,7 +64,7 @@ def shuffled(move: Move, seed: int = 0) -> Move:
 
 @dataclass(frozen=True)
 class Size:
-    """How far a move goes."""
+    """How far a task vector goes."""
 
     moved: int
     """Entries that changed."""
@@ -76,13 +76,13 @@ class Size:
     """||D|| over the norm of the weights that moved: 1 where they moved by as much as they were."""
 
 
-def size_of(base: Any, move: Move) -> Size:
-    """Of a move from a base."""
+def size_of(base: Any, vector: TaskVector) -> Size:
+    """Of a task vector of a base."""
     weights = {name: weight.detach().double().cpu() for name, weight in masked_candidates(base).items()}
-    squared = sum(float(delta.square().sum()) for delta in move.values())
+    squared = sum(float(delta.square().sum()) for delta in vector.values())
     everything = sum(float(weight.square().sum()) for weight in weights.values())
-    there = sum(float((weights[name] * (delta != 0)).square().sum()) for name, delta in move.items())
-    moved = sum(int((delta != 0).sum()) for delta in move.values())
+    there = sum(float((weights[name] * (delta != 0)).square().sum()) for name, delta in vector.items())
+    moved = sum(int((delta != 0).sum()) for delta in vector.values())
     return Size(moved, squared**0.5, _root(squared, everything), _root(squared, there))
 
 
@@ -91,7 +91,7 @@ def _root(squared: float, of: float) -> float:
 
 
 def cosine(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """Of the angle between two moves; 0 where one does not move."""
+    """Of the angle between two task vectors; 0 where one does not move."""
     product = sum(float((one[name] * other[name]).sum()) for name in one if name in other)
-    norms = [sum(float(delta.square().sum()) for delta in move.values()) ** 0.5 for move in (one, other)]
+    norms = [sum(float(delta.square().sum()) for delta in vector.values()) ** 0.5 for vector in (one, other)]
     return product / (norms[0] * norms[1]) if all(norms) else 0.0

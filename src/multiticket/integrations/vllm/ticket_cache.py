@@ -33,17 +33,15 @@ class _Loaded:
     facts: dict[str, Any]
 
 
-class Shelf:
+class TicketCache:
     """The tickets that one worker holds. Not thread-safe: an engine calls a worker once at a time."""
 
-    def __init__(
-        self, model: nn.Module, ranks: Ranks, dtype: torch.dtype, refusal: str | None = None
-    ) -> None:
-        """``dtype``: the engine's. ``refusal``: a sentence, where this engine can take no ticket at all."""
+    def __init__(self, model: nn.Module, ranks: Ranks, dtype: torch.dtype, reason: str | None = None) -> None:
+        """``dtype``: the engine's. ``reason``: a sentence, where this engine can take no ticket at all."""
         self._model = model
         self._ranks = ranks
         self._dtype = dtype
-        self._refusal = refusal
+        self._reason = reason
         self._tickets: dict[str, _Loaded] = {}
         self._masks: weakref.WeakValueDictionary[str, _Held] = weakref.WeakValueDictionary()
         self._written: list[_Loaded] = []
@@ -56,7 +54,7 @@ class Shelf:
 
     def load(self, name: str, path: str) -> dict[str, Any]:
         """Read a ticket and find its places, while the base is served. Raises ValueError on all workers alike."""
-        refusal, ticket = self._refusal, None
+        reason, ticket = self._reason, None
         try:
             if name in self._tickets:
                 raise ValueError(f"There is a ticket {name!r} already; drop it first.")
@@ -66,8 +64,8 @@ class Shelf:
                 )
             ticket = Ticket.load(path)
         except (ValueError, OSError) as error:
-            refusal = refusal or str(error)
-        self._ranks.agree(refusal)
+            reason = reason or str(error)
+        self._ranks.agree(reason)
         assert ticket is not None
         sections = [
             (self._held(section.mask, section.fingerprint), _flat(section.mask, section.values))

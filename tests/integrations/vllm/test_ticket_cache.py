@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from packed_models import SHAPES, checkpoint, equal, fingerprint_of, loaded, state, values_of, with_values
 
 from multiticket.integrations.vllm.ranks import ManyRanks, OneRank
-from multiticket.integrations.vllm.shelf import Shelf
+from multiticket.integrations.vllm.ticket_cache import TicketCache
 from multiticket.mask import Mask, MaskRule
 from multiticket.ticket import Ticket, compose
 
@@ -44,8 +44,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in tickets}
 
 
-def shelf(dtype: torch.dtype = torch.bfloat16, refusal: str | None = None) -> Shelf:
-    return Shelf(loaded(BASE, dtype=dtype), OneRank(), dtype, refusal)
+def cache(dtype: torch.dtype = torch.bfloat16, reason: str | None = None) -> TicketCache:
+    return TicketCache(loaded(BASE, dtype=dtype), OneRank(), dtype, reason)
 
 
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -56,7 +56,7 @@ def shelf(dtype: torch.dtype = torch.bfloat16, refusal: str | None = None) -> Sh
 def test_every_swap_equals_the_merged_checkpoint(
     files: dict[str, Path], order: list[str | None], dtype
 ) -> None:  # type: ignore[no-untyped-def]
-    held = shelf(dtype)
+    held = cache(dtype)
     for name, path in files.items():
         held.load(name, str(path))
     base = state(held._model)
@@ -71,7 +71,7 @@ def test_every_swap_equals_the_merged_checkpoint(
 
 
 def test_tickets_of_one_mask_share_its_places(files: dict[str, Path]) -> None:
-    held = shelf()
+    held = cache()
     held.load("one", str(files["one"]))
     held.load("again", str(files["one again"]))
     one, again = (held._tickets[name].sections[0][0] for name in ("one", "again"))
@@ -79,7 +79,7 @@ def test_tickets_of_one_mask_share_its_places(files: dict[str, Path]) -> None:
 
 
 def test_what_is_wrong_is_refused_and_the_others_stay(files: dict[str, Path], tmp_path: Path) -> None:
-    held = shelf()
+    held = cache()
     held.load("one", str(files["one"]))
     broken = tmp_path / "broken"
     broken.write_bytes(files["two"].read_bytes()[:-3])
@@ -106,13 +106,13 @@ def test_what_is_wrong_is_refused_and_the_others_stay(files: dict[str, Path], tm
     held.drop("one")
     assert held.list() == {}
     with pytest.raises(ValueError, match="quantised"):
-        shelf(refusal="its weights are quantised").load("one", str(files["one"]))
+        cache(reason="its weights are quantised").load("one", str(files["one"]))
 
 
 def test_a_swap_that_was_cut_is_mended_by_the_next(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = shelf()
+    held = cache()
     for name in ("one", "two"):
         held.load(name, str(files[name]))
     base = state(held._model)
@@ -139,7 +139,7 @@ def worker(rank: int, port: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     group = torch.distributed.group.WORLD
     assert group is not None
-    held = Shelf(loaded(BASE, rank, 2, torch.bfloat16), ManyRanks(group), torch.bfloat16)
+    held = TicketCache(loaded(BASE, rank, 2, torch.bfloat16), ManyRanks(group), torch.bfloat16)
     base = state(held._model)
     for name in ("one", "both"):
         held.load(name, str(Path(folder) / name))

@@ -9,7 +9,7 @@ from typing import Any
 from multiticket.evaluate.paired import Difference, Scores
 from multiticket.evaluate.problem_results import Results
 from multiticket.research.stats.verdicts import ALPHA, MARGIN, Judged, judge_all
-from multiticket.research.study.answers.words import judged_word, p_text, points, rounded, span
+from multiticket.research.study.answers.formatting import judged_word, p_text, points, rounded, span
 from multiticket.research.study.chosen_rate import read_choice
 from multiticket.research.study.evidence import Evidence, Finished, by, problem_scores, setting_name
 from multiticket.research.study.page_section import Figure, Mark, PageSection, Series, Table, Verdict

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from interference import interference
-from moves import cosine, move_between, moved_by, shuffled, size_of
 from multiticket.research.theory.rollouts import Rollout
+from task_vectors import cosine, shuffled, size_of, task_vector, with_task_vectors
 
 
 class Linear(nn.Module):
@@ -56,34 +56,34 @@ def test_a_move_is_added_and_taken_away_bit_for_bit() -> None:
     torch.manual_seed(0)
     base = Linear()
     first, second = _moved(base, t00=0.5), _moved(base, t00=-0.25, t12=2.0)
-    a, b = move_between(base, first), move_between(base, second)
+    a, b = task_vector(base, first), task_vector(base, second)
     before = base.table.detach().clone()
-    with moved_by(base, [(1.0, a), (0.5, b)]):
+    with with_task_vectors(base, [(1.0, a), (0.5, b)]):
         delta = base.table.detach() - before
         assert delta[0, 0].item() == pytest.approx(0.375, abs=1e-6)
         assert delta[1, 2].item() == pytest.approx(1.0, abs=1e-6)
         assert int((delta != 0).sum()) == 2
     assert torch.equal(base.table, before)
-    assert move_between(base, base) == {}
+    assert task_vector(base, base) == {}
 
 
 def test_size_and_angle() -> None:
     base = Linear()
     with torch.no_grad():
         base.table.fill_(2.0)
-    move = move_between(base, _moved(base, t00=3.0, t01=4.0))
+    move = task_vector(base, _moved(base, t00=3.0, t01=4.0))
     size = size_of(base, move)
     assert (size.moved, size.distance) == (2, pytest.approx(5.0))
     assert size.relative == pytest.approx(5 / 12)
     assert size.relative_there == pytest.approx(5 / 8**0.5)
-    other = move_between(base, _moved(base, t00=3.0, t55=1.0))
+    other = task_vector(base, _moved(base, t00=3.0, t55=1.0))
     assert cosine(move, other) == pytest.approx(9 / (5 * 10**0.5))
     assert cosine(move, {}) == 0.0
 
 
 def test_shuffled_values_stay_in_their_places() -> None:
     base = Linear()
-    move = move_between(base, _moved(base, t00=1.0, t01=2.0, t02=3.0, t13=4.0, t24=5.0))
+    move = task_vector(base, _moved(base, t00=1.0, t01=2.0, t02=3.0, t13=4.0, t24=5.0))
     mixed = shuffled(move)["table"]
     assert torch.equal(mixed != 0, move["table"] != 0)
     assert sorted(mixed[mixed != 0].tolist()) == sorted(move["table"][mixed != 0].tolist())

@@ -7,7 +7,7 @@ from typing import Any
 from multiticket.integrations.vllm.cpu_weights import SWITCH, packs_weights
 
 
-def refusal(vllm_config: Any) -> str | None:
+def incompatibility(vllm_config: Any) -> str | None:
     """Why an engine of this vLLM configuration cannot take tickets, in a sentence; None where it can."""
     why = None
     if vllm_config.quant_config is not None or vllm_config.model_config.quantization is not None:
