@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from multiticket.arms.protocol import Arm, Prepared, Reference, Which, base_of
@@ -98,7 +98,7 @@ class AdapterArm(Arm):
         return model.merge_and_unload(), tokenizer
 
     def plan(
-        self, model: Any, config: RunConfig, mask: Mask, device: str, masters: bool
+        self, model: Any, config: RunConfig, mask: Mask, batch: dict[str, Tensor], masters: bool
     ) -> tuple[Any, State]:
         held = list(model.parameters())
         rank = config.lora_rank or max(1, round(mask.nnz / max(1, values_per_rank(model))))

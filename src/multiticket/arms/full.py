@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from multiticket.arms.protocol import Arm, Prepared, Products, Reference, Which, Work
 from multiticket.arms.state import MASTER, State, count_state
@@ -49,7 +49,7 @@ class Full(Arm):
         return load_model(str(place), config.dtype)
 
     def plan(
-        self, model: Any, config: RunConfig, mask: Mask, device: str, masters: bool
+        self, model: Any, config: RunConfig, mask: Mask, batch: dict[str, Tensor], masters: bool
     ) -> tuple[Any, State]:
         """With `masters` as the paper does: 18 bytes a parameter of a bf16 model.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from multiticket.arms.facts import ARMS, Facts
 from multiticket.arms.state import State
@@ -162,13 +162,13 @@ class Arm(ABC):
 
     @abstractmethod
     def plan(
-        self, model: Any, config: RunConfig, mask: Mask, device: str, masters: bool
+        self, model: Any, config: RunConfig, mask: Mask, batch: dict[str, Tensor], masters: bool
     ) -> tuple[Any, State]:
-        """A model on the meta device as this arm would train it, and the bytes of its state.
+        """A model on the meta device as this arm would train it, and the bytes of its state. Within `planned_for`.
 
         Args:
             mask: the ticket's; an adapter whose rank is not given trains as many values.
-            device: where it will train, ``cuda`` or ``cpu``.
+            batch: what a forward pass reads, on the meta device.
             masters: count fp32 master weights where all weights of a smaller dtype train.
         """
 

@@ -30,9 +30,9 @@ class SHiRA(AdapterArm):
         return adapter
 
     def plan(
-        self, model: Any, config: RunConfig, mask: Mask, device: str, masters: bool
+        self, model: Any, config: RunConfig, mask: Mask, batch: dict[str, Tensor], masters: bool
     ) -> tuple[Any, State]:
-        adapted, state = super().plan(model, config, mask, device, masters)
+        adapted, state = super().plan(model, config, mask, batch, masters)
         layers = [layer for layer in adapted.modules() if hasattr(layer, "shira_indices")]
         for layer in layers:
             layer.get_delta_weight = partial(_planned_delta, layer)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from multiticket.sparse import Attachment
 
 MASTER = torch.float32
 """Of gradients, moments and what the optimiser steps."""
@@ -60,3 +63,28 @@ def storage_bytes(tensors: Iterable[Tensor]) -> int:
     """Each storage once: tied weights are held once."""
     storages = [tensor.untyped_storage() for tensor in tensors]
     return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+
+def kept_by(attachment: Attachment) -> tuple[int, int]:
+    """Bytes of the positions that an attachment keeps on its device, and of all else beside the model's own tensors."""
+    model = [*attachment.model.parameters(), *attachment.model.buffers()]
+    kept = [
+        (name, tensor) for name, tensor in _held("", attachment, set()) if tensor.device == model[0].device
+    ]
+    positions = [tensor for name, tensor in kept if name == "_positions"]
+    known = storage_bytes([*model, *positions])
+    return storage_bytes(positions), storage_bytes([*model, *(tensor for _, tensor in kept)]) - known
+
+
+def _held(name: str, value: Any, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that the engine's objects hold, however deep, with the attribute's name."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif id(value) not in seen:
+        seen.add(id(value))
+        if type(value).__module__.startswith("multiticket.sparse"):
+            for attribute, inner in vars(value).items():
+                yield from _held(attribute, inner, seen)
+        elif isinstance(value, (dict, list, tuple)):
+            for inner in value.values() if isinstance(value, dict) else value:
+                yield from _held(name, inner, seen)

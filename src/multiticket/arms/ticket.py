@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from multiticket.arms.masks import build_mask
-from multiticket.arms.planned_weight import attach_planned
 from multiticket.arms.protocol import (
     Arm,
     Prepared,
@@ -23,7 +22,7 @@ from multiticket.arms.protocol import (
     root_mean_square,
 )
 from multiticket.arms.start import attach_start
-from multiticket.arms.state import State
+from multiticket.arms.state import State, count_state, kept_by, storage_bytes
 from multiticket.arms.values import VALUES_FILE, load_values
 from multiticket.config import RunConfig
 from multiticket.mask import Mask
@@ -100,9 +99,19 @@ class TicketArm(Arm):
         Ticket.from_sections(ticket.sections, provenance).save(kept)  # the same values
 
     def plan(
-        self, model: Any, config: RunConfig, mask: Mask, device: str, masters: bool
+        self, model: Any, config: RunConfig, mask: Mask, batch: dict[str, Tensor], masters: bool
     ) -> tuple[Any, State]:
-        return model, attach_planned(model, mask, device)
+        """Bookkeeping is the base's values, those written last, where rows start, and what a first step leaves."""
+        held = list(model.parameters())
+        attachment = attach(model, mask)
+        values = list(attachment.parameters())
+        model(**batch, use_cache=False).logits.sum().backward()
+        for one in values:
+            one.grad = None
+        positions, kept = kept_by(attachment)
+        return model, count_state(
+            held, model.buffers(), values, values=storage_bytes(values), positions=positions, kept=kept
+        )
 
     def head(self, tile: int, hidden: int, gradient: int, block: int) -> int:
         return hidden + max(tile, block)

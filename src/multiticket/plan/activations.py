@@ -61,7 +61,7 @@ def saved_by_forward(model: nn.Module, batch: int, tokens: int) -> Saved:
     ]
     try:
         with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-            model(**_inputs(batch, tokens, device), use_cache=False)
+            model(**inputs(batch, tokens, device), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
@@ -72,7 +72,7 @@ def cache_bytes(model: nn.Module, tokens: int) -> int:
     """Bytes of the generation cache of one sequence of ``tokens`` tokens (keys and values, or a recurrent state)."""
     device = next(model.parameters()).device
     with torch.no_grad():
-        output = model(**_inputs(1, tokens, device), use_cache=True)
+        output = model(**inputs(1, tokens, device), use_cache=True)
     cache = output.get("past_key_values", output.get("cache_params"))
     if cache is None:
         raise NotImplementedError("it returns no generation cache")
@@ -93,7 +93,8 @@ def _watch(layer: nn.Module, saved: Saved) -> list[Any]:
     return [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
 
 
-def _inputs(batch: int, tokens: int, device: torch.device) -> dict[str, Tensor]:
+def inputs(batch: int, tokens: int, device: torch.device) -> dict[str, Tensor]:
+    """What a forward pass reads: rows without padding, of one token."""
     ids = torch.zeros(batch, tokens, dtype=torch.long, device=device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 

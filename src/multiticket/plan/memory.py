@@ -17,10 +17,11 @@ from multiticket.arms.facts import ARMS as FACTS
 from multiticket.config import RunConfig, build
 from multiticket.errors import first_sentence, why_not_loaded
 from multiticket.mask import Mask
-from multiticket.plan.activations import FULL_ROWS, PADDED_ROWS, cache_bytes, saved_by_forward
+from multiticket.plan.activations import FULL_ROWS, PADDED_ROWS, cache_bytes, inputs, saved_by_forward
 from multiticket.plan.quantised import quantised_bytes
 from multiticket.sparse.gradient.blocks import rows_of_a_block
 from multiticket.sparse.gradient.factored import factors_under_hooks
+from multiticket.sparse.planned import planned_for
 
 ARMS = tuple(FACTS)
 STATE = ("weights", "buffers", "values", "gradients", "moments", "positions", "bookkeeping")
@@ -160,7 +161,7 @@ def plan(
         padded: whether rows are padded; transformers then gives attention a mask, and more is saved.
         completions: sequences generated at once; None: ``batch``.
         make_mask: gives the ticket's mask of the model on the meta device; None: random positions of every tensor.
-        device: ``cuda``, or ``cpu``, where a ticket's layers keep less for the backward pass of an fp32 model.
+        device: ``cuda``, or ``cpu``, which says by which path a ticket is attached, and so what its layers keep.
         quantised: ``nf4`` or ``int8``: count the linear layers but the head as bitsandbytes stores them, in every arm
             but full, which cannot train them.
         masters: count the full arm's fp32 master weights beside a bf16 or fp16 model, as the paper has them.
@@ -175,21 +176,21 @@ def plan(
     completions = completions or batch
     try:
         cache = completions * cache_bytes(base, tokens)
-        planned = tuple(
-            _plan_arm(
-                _build(config, dtype, padded),
-                mask,
-                build({"arm": arm, "lora_rank": lora_rank}),
-                batch,
-                tokens,
-                gradient_checkpointing,
-                cache,
-                device,
-                masters,
-                quantised,
+        with planned_for(device):
+            planned = tuple(
+                _plan_arm(
+                    _build(config, dtype, padded),
+                    mask,
+                    build({"arm": arm, "lora_rank": lora_rank}),
+                    batch,
+                    tokens,
+                    gradient_checkpointing,
+                    cache,
+                    masters,
+                    quantised,
+                )
+                for arm in arms
             )
-            for arm in arms
-        )
     except (NotImplementedError, RuntimeError) as error:
         raise ValueError(
             f"The forward pass of {config.model_type} cannot be planned without weights, so measure it instead: "
@@ -219,7 +220,6 @@ def _plan_arm(
     tokens: int,
     checkpointing: bool,
     cache: int,
-    device: str,
     masters: bool,
     quantised: str | None,
 ) -> ArmPlan:
@@ -228,7 +228,7 @@ def _plan_arm(
     spared = copied = 0
     if quantised is not None and not arm.facts.trains_everything:
         spared, copied = quantised_bytes(model, quantised)
-    model, state = arm.plan(model, settings, mask, device, masters)
+    model, state = arm.plan(model, settings, mask, inputs(batch, tokens, model.device), masters)
     with nullcontext() if checkpointing else factors_under_hooks():  # checkpointing is hooks of its own
         saved = saved_by_forward(model, batch, tokens)
     activations, recomputed = saved.bytes, 0

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from multiticket.mask import Mask
 from multiticket.mask.names import VALUES_SUFFIX, masked_candidates
 from multiticket.sparse.held import modules_in_containers
+from multiticket.sparse.planned import planning
 from multiticket.sparse.watching import unwatch, watch
 from multiticket.ticket import Ticket
 
@@ -31,12 +32,15 @@ class Attachment(ABC):
     time, gathered and dropped)."""
     model: nn.Module
     mask: Mask
+    planned: bool
+    """Whether the model has no weights, and this is only to tell what it would keep."""
     base_fingerprint: str
     """Hash of the base's values at the mask's positions; a ticket made here can be applied to that base only."""
 
     def __init__(self, model: nn.Module, mask: Mask, parameters: dict[str, nn.Parameter]) -> None:
         self.model = model
         self.mask = mask
+        self.planned = planning()
         self._required_grad = {name: parameter.requires_grad for name, parameter in parameters.items()}
         self._names_of_frozen = {id(parameter): name for name, parameter in parameters.items()}
         for parameter in parameters.values():

@@ -15,6 +15,7 @@ from multiticket.sparse.attachment import Attachment
 from multiticket.sparse.direct.attachment import DirectAttachment
 from multiticket.sparse.gradient.choice import refuse_method_that_cannot_work
 from multiticket.sparse.hooked.attachment import HookedAttachment, input_embedding
+from multiticket.sparse.planned import device_of, planning
 from multiticket.sparse.quantised.attachment import QuantisedAttachment
 from multiticket.sparse.support import refuse_method_of_dense_weights, refuse_what_cannot_work
 from multiticket.sparse.undo import undone_on_failure
@@ -78,11 +79,15 @@ def _leave_frozen_alone(model: nn.Module, mask: Mask) -> Mask:
 
 
 def _hooks_fit(model: nn.Module, parameters: dict[str, nn.Parameter], mask: Mask) -> bool:
-    devices = {parameters[name].device for name in mask.names}
-    if len(devices) != 1 or (next(iter(devices)).type == "cpu" and not torch.accelerator.is_available()):
+    devices = {device_of(parameters[name]) for name in mask.names}
+    if len(devices) != 1 or (next(iter(devices)).type == "cpu" and not _may_move_to_an_accelerator()):
         return False
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     return ranks == 1 or (_data_parallel_by_accelerate() and input_embedding(model) is not None)
+
+
+def _may_move_to_an_accelerator() -> bool:
+    return torch.accelerator.is_available() and not planning()
 
 
 def _data_parallel_by_accelerate() -> bool:

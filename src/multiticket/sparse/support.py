@@ -19,6 +19,7 @@ from multiticket.mask.quantised import (
 )
 from multiticket.sparse.direct.layers import masked_weights
 from multiticket.sparse.hooked.layers import record_of
+from multiticket.sparse.planned import planning
 from multiticket.sparse.sharded import is_sharded
 from multiticket.ticket.overlay import is_overlaid
 
@@ -72,7 +73,7 @@ def refuse_what_cannot_work(model: nn.Module, mask: Mask, parameters: dict[str, 
                 f"{name} belongs to an embedding with max_norm, which rewrites whole rows in place, outside the mask "
                 "too; set its max_norm to None, or leave it out of the mask."
             )
-        if parameter.is_meta:
+        if parameter.is_meta and not planning():
             raise ValueError(
                 f"{name} is on the meta device and has no values; load the weights, then attach."
             )

@@ -19,6 +19,7 @@ from multiticket.sparse.direct.reads import held_weight
 from multiticket.sparse.direct.weight import MaskedWeight
 from multiticket.sparse.direct.write import Follower, any_changed, follow_together, write_together
 from multiticket.sparse.held import find_held
+from multiticket.sparse.planned import positions_of
 from multiticket.sparse.sharded import local, own_share, reshard, sharded_layers, unshard_head, whole
 from multiticket.sparse.surgery import DETACH_FIRST, Structure
 
@@ -43,12 +44,13 @@ class DirectAttachment(Attachment):
         for name in mask.names:
             places = readers[id(parameters[name])]
             owner, attribute = places[0]
-            weight = MaskedWeight(name, owner, attribute, mask.indices(name), gradient)
+            weight = MaskedWeight(name, owner, attribute, positions_of(mask, name), gradient)
             weight.tell_frozen = self._tell_frozen
             self._weights[name] = weight
             for module, attribute in places:
                 self._by_module[module][attribute] = weight
-        self.base_fingerprint = fingerprint(mask, lambda name: self._weights[name].original)
+        if not self.planned:
+            self.base_fingerprint = fingerprint(mask, lambda name: self._weights[name].original)
         by_id = {id(weight.dense): weight for weight in self._weights.values()}
         self._held = find_held(model, set(by_id))
         self._structure = Structure(
@@ -286,6 +288,8 @@ class DirectAttachment(Attachment):
             )
 
     def _prepare_forward(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if self.planned:
+            return
         self._check_what_changed()
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._structure.refuse_if_changed()

@@ -14,6 +14,7 @@ from multiticket.sparse.direct.reads import connected_weight
 from multiticket.sparse.gradient import native
 from multiticket.sparse.gradient.choice import choose_method
 from multiticket.sparse.gradient.crop import Crop, crop, row_starts
+from multiticket.sparse.planned import device_of, planning
 from multiticket.sparse.sharded import is_sharded, local, own_entries, own_share, whole
 from multiticket.sparse.surgery import DETACH_FIRST, MOST_KEPT
 
@@ -45,14 +46,15 @@ class MaskedWeight:
         self.values_attribute = attribute + VALUES_SUFFIX
         dense = self.dense
         self.shape = dense.shape
-        self._positions = positions.to(dense.device, torch.int32 if dense.numel() < 2**31 else torch.int64)
+        positions = positions.to(torch.int32 if dense.numel() < 2**31 else torch.int64)
+        self._positions = positions if dense.is_meta else positions.to(dense.device)
         self.gradient = gradient
         self._starts = row_starts(self._positions, *dense.shape) if dense.dim() == 2 else None
         self._crop = None if self._starts is None else crop(self._positions, self._starts, *dense.shape)
         self._host_starts: Tensor | None = None
         self._route: tuple[Tensor, Tensor, Tensor | None, Tensor | None, str] | None = None
         self._route_of: tuple[torch.device, torch.dtype] | None = None
-        self.original = dense.detach().take(positions.to(dense.device))
+        self.original = dense.detach().take(self.positions.long())
         self.written = self.original.clone()
         self.showing_base = False
         self.sharded = False
@@ -67,7 +69,7 @@ class MaskedWeight:
         self.tell_frozen: Callable[[], None] = lambda: None
         """Called where a read finds gradients recorded, and the values frozen."""
         self.first_values = weakref.ref(values)
-        if dense.dim() == 2 and not dense.is_meta:
+        if dense.dim() == 2:
             self.route()  # before a compiler sees it made, and compiles again for it
 
     @property
@@ -118,7 +120,7 @@ class MaskedWeight:
         """The positions within the rows and columns that they touch, for a 2-D weight."""
         assert self._crop is not None
         if self._crop.positions.device != self.positions.device:
-            self._crop = self._crop.to(self.positions.device)
+            self._crop = self._crop.along(self.positions, self.starts)
         return self._crop
 
     @property
@@ -127,7 +129,7 @@ class MaskedWeight:
         if self.gradient != "auto":
             return self.gradient
         dense = self.dense
-        return choose_method(dense.device, *self.crop.shape, self._positions.numel(), dense.dtype)
+        return choose_method(device_of(dense), *self.crop.shape, self._positions.numel(), dense.dtype)
 
     def route(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, str]:
         """What a linear layer's backward pass goes by: positions and starts within the crop, its rows and columns, and
@@ -170,7 +172,7 @@ class MaskedWeight:
         layer's forward, a weight that FSDP2 shards is the parameter itself, which FSDP2 asks for by this very way.
         """
         dense = self.fresh_dense()
-        if not self.trains or dense.is_meta or is_sharded(dense):
+        if not self.trains or (dense.is_meta and not planning()) or is_sharded(dense):
             return dense
         if torch.compiler.is_compiling():
             return ConnectedView.apply(self.values, dense, self.positions)

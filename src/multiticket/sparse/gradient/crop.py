@@ -6,7 +6,7 @@ then keeps only the touched input features for its backward pass, and the rest o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,7 +32,11 @@ class Crop:
     host_starts: Tensor
     """``starts`` in the host's memory, where a loop over blocks of rows reads them without waiting for the device."""
 
-    def to(self, device: torch.device) -> Crop:
+    def along(self, positions: Tensor, starts: Tensor) -> Crop:
+        """The same on the device of the weight's ``positions`` and ``starts``, which are its own if it has all."""
+        if self.rows is None and self.columns is None:
+            return replace(self, positions=positions, starts=starts)
+        device = positions.device
         rows, columns = (None if axis is None else axis.to(device) for axis in (self.rows, self.columns))
         positions, starts = self.positions.to(device), self.starts.to(device)
         return Crop(self.shape, positions, starts, rows, columns, self.host_starts)

@@ -48,7 +48,8 @@ def factors(x: Tensor, scaled: bool = False, compare: bool | None = None) -> Fac
     found = _factors_by_history(x, scaled)
     if compare is None:
         compare = x.device.type == "cpu"
-    return found if found is None or not compare or _anyway.get() or _is_product(x, found) else None
+    compare = compare and not x.is_meta and not _anyway.get()
+    return found if found is None or not compare or _is_product(x, found) else None
 
 
 def _is_product(x: Tensor, factors: Factors) -> bool:

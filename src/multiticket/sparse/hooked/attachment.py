@@ -20,6 +20,7 @@ from multiticket.mask import Mask
 from multiticket.mask.fingerprint import fingerprint
 from multiticket.mask.names import VALUES_SUFFIX
 from multiticket.sparse.attachment import Attachment, find_readers
+from multiticket.sparse.autograd.functions import no_autocast
 from multiticket.sparse.autograd.fused_head import use_sparse_head
 from multiticket.sparse.held import find_held
 from multiticket.sparse.hooked.collector import Collector
@@ -28,6 +29,7 @@ from multiticket.sparse.hooked.layers import Record, compilation, convert, plain
 from multiticket.sparse.hooked.plan import plan_linear
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.hooked.values import MATRICES, VECTORS, Values, flatten
+from multiticket.sparse.planned import positions_of
 from multiticket.sparse.sharded import is_sharded
 from multiticket.sparse.surgery import Structure
 
@@ -41,7 +43,9 @@ class HookedAttachment(Attachment):
         super().__init__(model, mask, parameters)
         readers = find_readers(model)
         self._tensors = {
-            name: self._kind_of(parameters[name])(name, readers[id(parameters[name])], mask.indices(name))
+            name: self._kind_of(parameters[name])(
+                name, readers[id(parameters[name])], positions_of(mask, name)
+            )
             for name in mask.names
         }
         for tensor in self._tensors.values():
@@ -50,12 +54,13 @@ class HookedAttachment(Attachment):
         self._structure = Structure(
             model, {name: [module for module, _ in readers[id(parameters[name])]] for name in mask.names}
         )
-        with torch.autocast(model_device(parameters, mask), enabled=False):  # which would cast what is joined
+        with no_autocast(model_device(parameters, mask)):  # which would cast what is joined
             self._set_up(model, mask)
 
     def _set_up(self, model: nn.Module, mask: Mask) -> None:
         originals = {name: tensor.taken() for name, tensor in self._tensors.items()}
-        self.base_fingerprint = self._fingerprint(originals)
+        if not self.planned:
+            self.base_fingerprint = self._fingerprint(originals)
         self._showing_base = False
         self._moved = False
         self._loaded_values = False
@@ -334,7 +339,7 @@ class HookedAttachment(Attachment):
     def _prepare_forward(self, model: nn.Module, args: Any) -> None:
         compilation.of_one_graph = torch.compiler.is_compiling()
         self._collector.begin()
-        if compilation.of_one_graph:
+        if compilation.of_one_graph or self.planned:
             return
         use_sparse_head()  # TRL may have been imported since
         self._notice_changes()

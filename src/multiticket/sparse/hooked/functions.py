@@ -50,8 +50,9 @@ class LeanLinear(torch.autograd.Function):
                 "The hooks that gather a ticket's gradient give no second derivative; call backward() without "
                 'create_graph, or attach with gradient="blocks".'
             )
-        if torch.is_autocast_enabled(dy.device.type):
-            with no_autocast(dy.device.type):
+        device = dy.device.type
+        if device != "meta" and torch.is_autocast_enabled(device):
+            with no_autocast(device):
                 return _lean_backward(ctx, dy)
         return _lean_backward(ctx, dy)
 

@@ -12,6 +12,7 @@ from multiticket.sparse.gradient.blocks import rows_of_a_block
 from multiticket.sparse.gradient.factored import Factors, factors
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.hooked.tiles import Tiles, tiles_of
+from multiticket.sparse.planned import device_of
 
 
 @dataclass
@@ -44,13 +45,6 @@ class LinearPlan:
     def __post_init__(self) -> None:
         self.dense: Tensor = self.tensor.dense
         """The frozen weight, as it is where this plan was made."""
-        width = self.tensor.crop.shape[1]
-        self._in_block = (
-            {row: self.positions[begin:end] - row * width for row, _, begin, end in self.bounds}
-            if len(self.bounds) > 1
-            else {}
-        )
-        """Positions within each block of rows."""
         self.small = self.method in ("thin", "blocks")
         """Whether a function of ours makes less than the dense gradient at a time, or less than all of it."""
         self._compared = False
@@ -91,7 +85,10 @@ class LinearPlan:
         for row, end_row, begin, end in self.bounds:
             if begin < end:
                 block = (dy[:, row:end_row].t() @ x).view(-1)
-                pieces.append(block.index_select(0, self._in_block[row]))
+                inside = (
+                    self.positions[begin:end] - row * x.shape[1]
+                )  # not kept: that would be the head's again
+                pieces.append(block.index_select(0, inside))
         self.collector.put(self.tensor, torch.cat(pieces), None)
 
 
@@ -104,9 +101,12 @@ def plan_linear(tensor: MaskedTensor, collector: Any, width: int, side: int | No
     """
     crop = tensor.crop
     rows, columns = crop.shape
-    step = rows_of_a_block(columns, tensor.dense.device)
+    step = rows_of_a_block(columns, device_of(tensor.dense))
     edges = [*range(0, rows, step), rows]
-    starts = crop.host_starts[torch.tensor(edges)].tolist()
+    if crop.host_starts.is_meta:  # planned: how many there are in each block is not known
+        starts = [edge * crop.positions.numel() // rows for edge in edges]
+    else:
+        starts = crop.host_starts[torch.tensor(edges)].tolist()
     cropped = crop.rows is not None or crop.columns is not None
     tiles = None if cropped or side is None else tiles_of(tensor.positions, rows, columns, side)
     return LinearPlan(

@@ -41,8 +41,12 @@ class MaskedTensor:
         self.owner, self.attribute = places[0]
         self.shape = self.shape_now()
         wide = torch.int32 if self.shape.numel() < 2**31 else torch.int64
-        self._positions = positions.to(self.dense.device, wide)
+        positions = positions.to(wide)
+        self._positions = positions.to(self.dense.device)
         self._crop: Crop | None = None
+        if positions.device != self._positions.device and self.dense.is_meta and not self.is_vector:
+            found = crop(positions, row_starts(positions, *self.shape), *self.shape)
+            self._crop = found.along(self._positions, self.starts)
         self._host_starts: Tensor | None = None
         self.whole_original: Tensor | None = None
         """All of a small weight as it was before somebody got hold of its memory to write."""

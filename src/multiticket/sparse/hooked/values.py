@@ -18,6 +18,7 @@ from torch._utils import _flatten_dense_tensors
 from multiticket.mask.names import VALUES_SUFFIX
 from multiticket.sparse.gradient import native
 from multiticket.sparse.hooked.tensor import MaskedTensor
+from multiticket.sparse.planned import device_of
 from multiticket.sparse.quantised.tensor import serve_beside
 
 _TRITON = find_spec("triton") is not None
@@ -253,7 +254,7 @@ class Values:
         self._writers = self._comparers = None
 
     def _writes_differences(self) -> bool:
-        return self.parameter.device.type == "cuda" and _TRITON
+        return device_of(self.parameter).type == "cuda" and (_TRITON or self.parameter.is_meta)
 
     def _make_writers(self) -> Iterator[Any]:
         if self._serve is not None:
