@@ -36,6 +36,7 @@ from multiticket.train.probe import FirstStepProbe
 from multiticket.train.problem_order import EpochSampler
 from multiticket.train.rate import RateController, solve_rate
 from multiticket.train.saving import SavingTrainer
+from multiticket.train.shared_groups import after_prompts, can_share, prompts_of
 from multiticket.train.step_kl import Kept, StepKL, mean
 
 
@@ -142,12 +143,29 @@ class RLVRTrainer(SavingTrainer):
         """
         if model is not None and model is self.ref_model:
             with self.ref_model():
-                return super().log_probs(self.model, *asked, **options)
-        found = super().log_probs(model, *asked, **options)
+                return self._shared_log_probs(self.model, *asked, **options)
+        found = self._shared_log_probs(model, *asked, **options)
         if torch.is_grad_enabled() and self.kl_rollouts:
             ids, attention, tokens = asked
             self._kept = Kept.first(self.kl_rollouts, (ids, attention, tokens), found[0], self._chosen)
         return found
+
+    def _shared_log_probs(
+        self, model: Any, ids: Any, attention: Any, tokens: int, batch_size: int | None = None, **options: Any
+    ) -> Any:
+        """TRL's own, with a group's prompt computed once where that pays."""
+        whole = batch_size is None or batch_size >= len(ids)
+        others = {name for name, value in options.items() if value not in (None, False)} - {"compute_entropy"}
+        alone = self.accelerator.distributed_type.name == "NO"
+        found = None
+        if whole and alone and not others and can_share(model):
+            found = prompts_of(ids, attention, tokens)
+        if found is None:
+            return super().log_probs(model, ids, attention, tokens, batch_size, **options)
+        before = ids.shape[1] - tokens - 1
+        with self.accelerator.autocast():
+            continued = after_prompts(model, ids[:, :before], attention[:, :before], *found)
+        return super().log_probs(continued, ids[:, before:], attention[:, before:], tokens, **options)
 
     def before_step(self) -> None:
         """All gradients are there, and clipped."""
@@ -179,7 +197,7 @@ class RLVRTrainer(SavingTrainer):
     def _kl_since_gradient(self) -> StepKL:
         """What `step_kl` says, of the weights as they are now."""
         assert self._kept is not None
-        after = super().log_probs(self.model, *self._kept.asked)[0]
+        after = self._shared_log_probs(self.model, *self._kept.asked)[0]
         reshard(self.model)  # or zero_grad would miss the gradients of what FSDP2 left whole
         return mean(self.accelerator.reduce(self._kept.sums(after), reduction="sum"))
 
