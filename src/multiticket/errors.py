@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from types import TracebackType
 
 _OFFLINE = (
     "couldn't connect",
@@ -31,3 +32,12 @@ def why_not_loaded(error: BaseException) -> str:
         why = "HF_HUB_OFFLINE keeps this process offline" if asked else "the hub cannot be reached"
         return f"it is not in the local cache, and {why}"
     return f"the reason given was: {first_sentence(error)}"
+
+
+def raised_by(trace: TracebackType | None, *programs: str) -> bool:
+    """Whether the innermost frame is in one of these packages: an error from a library's depths is a bug to see."""
+    name = ""
+    while trace is not None:
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        trace = trace.tb_next
+    return name.split(".")[0] in programs

@@ -15,6 +15,7 @@ ENVIRONMENT = {
     "DATASETS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "TRL_EXPERIMENTAL_SILENCE": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 """What these libraries read when they are imported."""
 LOGGERS = (

@@ -268,12 +268,3 @@ def test_a_checkpoint_of_another_mask_is_refused(
     (copy / "result.json").unlink()
     with pytest.raises(ValueError, match="belong to the mask"):
         run_training(_settings(toy_model_folder, "ticket", seed=1), copy, resume=True, show_progress=False)
-
-
-def test_one_of_several_processes_is_refused(
-    toy_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="written by one process"):
-        run_training(_settings(toy_model_folder, "ticket"), tmp_path / "run", show_progress=False)
-    assert not (tmp_path / "run").exists()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from types import TracebackType
 from typing import Annotated
 
 import typer
 
 from multiticket import __version__
 from multiticket.cli import bench, compare, demo, evaluate, hub, plan, serve, study, theory, tickets, train
+from multiticket.errors import raised_by
 from multiticket.quiet import hush
+from multiticket.runs import ranks
 
 app = typer.Typer(
     name="multiticket",
@@ -60,17 +62,35 @@ def main(arguments: list[str] | None = None) -> None:
         _say("Interrupted.")
         sys.exit(130)
     except Exception as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # which has printed it
-            sys.exit(0)
-        if type(error).__name__ == "RunInterrupted":  # asked to stop by a signal, in whichever command
-            _say(str(error))
-            sys.exit(getattr(error, "code", 1))
-        sentence = mistake(error)
-        if sentence is None:
-            raise
-        _say(sentence)
-        sys.exit(2)
+        code = _failed(error)
+    ranks.here().leave()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _failed(error: Exception) -> int:
+    """The code to exit with; raises what is no mistake of a user's."""
+    name = type(error).__name__
+    if name == "NoArgsIsHelpError":  # which has printed it
+        return 0
+    if name == "RunInterrupted":  # asked to stop by a signal, in whichever command
+        if ranks.here().first:
+            _say(str(error))
+        return int(getattr(error, "code", 1))
+    if name == "OtherRankFailed":
+        if ranks.here().first:
+            _say(str(error))
+        return 1
+    sentence = mistake(error)
+    if sentence is None:
+        raise error
+    if ranks.here().tells(error) and _said_once(error):
+        _say(sentence)
+    return 2
+
+
+def _said_once(error: Exception) -> bool:
+    """Whether this process is the one to tell of words that were mistyped, which all processes of a launcher see."""
+    return not hasattr(error, "format_message") or os.environ.get("RANK", "0") == "0"
 
 
 def mistake(error: Exception, *programs: str) -> str | None:
@@ -90,18 +110,9 @@ def mistake(error: Exception, *programs: str) -> str | None:
         return f"This command needs {error.name}: pip install 'multiticket[train]'."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.strerror}: {error.filename}."
-    if isinstance(error, ValueError) and _raised_by_us(error.__traceback__, ("multiticket", *programs)):
+    if isinstance(error, ValueError) and raised_by(error.__traceback__, "multiticket", *programs):
         return str(error)
     return None
-
-
-def _raised_by_us(trace: TracebackType | None, ours: tuple[str, ...]) -> bool:
-    """Whether the innermost frame is ours: a ValueError from a library's depths is a bug to see in full."""
-    name = ""
-    while trace is not None:
-        name = trace.tb_frame.f_globals.get("__name__", "")
-        trace = trace.tb_next
-    return name.split(".")[0] in ours
 
 
 def _say(sentence: str) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from multiticket.cli.outputs import STANDARD_OUTPUT, Command, Json, give, refuse_unwritable
 from multiticket.runs.folder import read_json
+from multiticket.runs.ranks import refuse_several
 
 NUMBERS = "demo.json"
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -32,6 +33,7 @@ def demo(
     json: Json = None,
 ) -> None:
     """Train the full arm and two random 1 % tickets on arithmetic, and show that a ticket is all that it says."""
+    refuse_several("demo")
     refuse_unwritable(json)
     with redirect_stdout(sys.stderr) if json == STANDARD_OUTPUT else nullcontext():
         exact = _demonstrate(output, recipes, steps)

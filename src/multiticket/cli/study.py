@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from multiticket.cli.outputs import Command, Json, give, refuse_unwritable
+from multiticket.runs.ranks import refuse_several
 
 if TYPE_CHECKING:
     from multiticket.research.study.page_section import PageSection
@@ -52,6 +53,7 @@ def run(
 
     if executor not in ("local", "ray"):
         raise ValueError(f"There is no executor {executor!r}: give local or ray.")
+    refuse_several("study run")
     refuse_unwritable(json)
     study = load(file)
     folder = runs or Path("runs") / study.name
@@ -182,6 +184,7 @@ def rerun(
     from multiticket.research.study.collect import read_run
     from multiticket.runs.folder import RunFolder
 
+    refuse_several("study rerun")
     refuse_unwritable(json)
     config, before = read_run(folder, run)
     place = output or Path("runs") / "again" / run

@@ -38,27 +38,32 @@ def train(
     """Train one arm on a task by GRPO, and measure it before and after."""
     from multiticket import config as settings
     from multiticket.config.options import settings_of
-
-    given["model"] = one_model(model_argument, given["model"])
-    refuse_unwritable(json)
-    overrides = settings_of(given)
-    if resume and dry_run:
-        raise ValueError("A dry run looks at a run that is yet to start: leave --resume or --dry-run out.")
-    if resume:
-        run_config, output = _config_to_resume(output, config, overrides)
-    else:
-        overrides = _with_the_tickets_mask(config, overrides)
-        run_config = settings.load(config, overrides)
-        output = output or run_config.default_output()
-
-    from multiticket import tasks
     from multiticket.runs.folder import RunFolder
+    from multiticket.runs.ranks import join
 
-    tasks.get(run_config.task)
-    if not resume:
-        RunFolder(output).refuse_to_overwrite()
+    ranks = join()
+    with ranks.together():
+        given["model"] = one_model(model_argument, given["model"])
+        refuse_unwritable(json)
+        overrides = settings_of(given)
+        if resume and dry_run:
+            raise ValueError(
+                "A dry run looks at a run that is yet to start: leave --resume or --dry-run out."
+            )
+        if resume:
+            run_config, output = _config_to_resume(output, config, overrides)
+        else:
+            overrides = _with_the_tickets_mask(config, overrides)
+            run_config = settings.load(config, overrides)
+            output = output or run_config.default_output()
+
+        from multiticket import tasks
+
+        tasks.get(run_config.task)
+        if not resume:
+            RunFolder(output).refuse_to_overwrite()
     if dry_run:
-        _preview(run_config, output, json)
+        ranks.by_first(lambda: _preview(run_config, output, json))
         return
 
     from multiticket.train.callbacks.interrupt import RunInterrupted
@@ -67,8 +72,14 @@ def train(
     try:
         result = run_training(run_config, output, resume=resume, verbose=verbose)
     except RunInterrupted as stop:
-        print(f"multiticket: {stop}", file=sys.stderr)
+        if ranks.first:
+            print(f"multiticket: {stop}", file=sys.stderr)
         raise typer.Exit(stop.code) from None
+    if ranks.first:
+        _give(result, output, json)
+
+
+def _give(result: dict[str, Any], output: Path, json: str | None) -> None:
     if stopped := result.get("stopped"):
         print(f"multiticket: {_collapse_in_words(stopped)}", file=sys.stderr)
     from multiticket.research.report.tables import print_result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from multiticket.generate.completion import complete
 from multiticket.generate.conversations import complete_turns
 from multiticket.generate.prompts import prompt_texts
 from multiticket.runs.files import write_text
+from multiticket.runs.ranks import ALONE, Ranks
 from multiticket.tasks import asked, judge
-from multiticket.tasks.judging import rows
+from multiticket.tasks.judging import Problem, rows
 
 _STREAMS, _TURNS = 2**32, 2**24
 """More turns, and samples of a problem, than anyone draws: keeps the random streams of all completions apart."""
@@ -83,6 +84,7 @@ def evaluate(
     settings: EvalConfig,
     max_completion_tokens: int | None = None,
     tell: Callable[[int, int, float], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Measure a model on the first `settings.problems` problems of a split.
 
@@ -91,15 +93,36 @@ def evaluate(
 
     Args:
         tell: told now and then how many completions are over, of how many in all, and how many there would be had
-            those under way been counted by their tokens; a completion of several turns counts once.
+            those under way been counted by their tokens; a completion of several turns counts once. Of several ranks,
+            each is told of its share.
+        ranks: they share the problems, each with a whole model of its own, and all know the result.
     """
     task = asked(task, tokenizer)
     split = task.problems(settings.split)
     if settings.problems is not None:
         split = split.select(range(min(settings.problems, len(split))))
-    problems = rows(split)
-    if not problems:
+    everything = rows(split)
+    if not everything:
         raise ValueError(f"The {settings.split} split of task {task.name} has no problems.")
+    own = range(ranks.rank, len(everything), ranks.size)
+    with ranks.together():
+        results = _results(model, tokenizer, task, settings, everything, own, max_completion_tokens, tell)
+    shares = ranks.gather(results)
+    return Evaluation(settings, sorted((one for share in shares for one in share), key=lambda one: one.index))
+
+
+def _results(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Any,
+    settings: EvalConfig,
+    everything: Sequence[Problem],
+    own: range,
+    max_completion_tokens: int | None,
+    tell: Callable[[int, int, float], None] | None,
+) -> list[ProblemResult]:
+    """Of the problems `own`, by their places in all."""
+    problems = [everything[index] for index in own]
     texts = prompt_texts([problem.prompt for problem in problems], tokenizer, task)
     tokens = max_completion_tokens or task.max_completion_tokens
 
@@ -118,7 +141,7 @@ def evaluate(
             tokens,
             [None if sample < 0 else settings.temperature for _, sample in said],
             seed=settings.seed,
-            streams=[i * _STREAMS + turn * _TURNS + max(sample, 0) for i, sample in said],
+            streams=[own[i] * _STREAMS + turn * _TURNS + max(sample, 0) for i, sample in said],
             tell=None if tell is None or turn else lambda over, worth: tell(over, in_all, worth),
             batch_size=settings.batch_size,
             batch_tokens=settings.batch_tokens,
@@ -126,20 +149,20 @@ def evaluate(
 
     of_draws = [problems[i] for i, _ in draws]
     turns = complete_turns([texts[i] for i, _ in draws], of_draws, task, tokenizer, answer)
-    everything = judge(task, turns, of_draws)
+    judged = judge(task, turns, of_draws)
 
     results = []
-    for index, problem in enumerate(problems):
-        greedy, *mine = everything[index * each : (index + 1) * each]
+    for place, problem in enumerate(problems):
+        greedy, *mine = judged[place * each : (place + 1) * each]
         results.append(
             ProblemResult(
-                index=index,
+                index=own[place],
                 prompt=problem.prompt,
                 answer=problem.answer,
                 correct=[judgement.correct for judgement in mine],
                 reward=sum(judgement.reward for judgement in mine) / len(mine),
                 greedy_correct=greedy.correct,
-                greedy_completion="\n\n".join(turns[index * each]),
+                greedy_completion="\n\n".join(turns[place * each]),
             )
         )
-    return Evaluation(settings, results)
+    return results

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from multiticket.runs.lines import StepLines
+from multiticket.runs.ranks import ALONE, Ranks
 
 
 class Validation(TrainerCallback):
@@ -20,10 +21,17 @@ class Validation(TrainerCallback):
     lines: list[dict[str, Any]]
     """What the file holds; the same on every rank."""
 
-    def __init__(self, every: int, lines: StepLines, measure: Callable[[], dict[str, Any] | None]) -> None:
+    def __init__(
+        self,
+        every: int,
+        lines: StepLines,
+        measure: Callable[[], dict[str, Any] | None],
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.every = every
         self.file = lines
-        self.lines = lines.read()
+        self.ranks = ranks
+        self.lines = ranks.by_first(lines.read)
         self.measure = measure
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -36,9 +44,9 @@ class Validation(TrainerCallback):
         measured = self.measure()
         if measured is None:
             return
-        self.lines.append({"step": state.global_step, **measured})
-        if state.is_world_process_zero:
-            self.file.append(self.lines[-1])
+        line = {"step": state.global_step, **measured}
+        self.ranks.by_first(lambda: self.file.append(line))
+        self.lines.append(line)
         if best_step(self.lines) == state.global_step:
             control.should_save = True
 

@@ -19,7 +19,7 @@ def evaluate_start(run: Setup, known: dict[str, Evaluation]) -> dict[str, Any]:
         known: evaluations of bases by what decides them; one that is missing is added.
     """
     kept = run.folder.path / "eval-before.json"
-    if not kept.exists():
+    if not run.ranks.by_first(kept.exists):
         trained = run.prepared.starts_trained
         run.progress.phase("measuring the ticket" if trained else "measuring the base")
         known = {} if trained else known
@@ -27,9 +27,14 @@ def evaluate_start(run: Setup, known: dict[str, Evaluation]) -> dict[str, Any]:
         key = f"{json.dumps(decides)} {run.tokens} {run.config.asking}"
         if key not in known:
             known[key] = _evaluate(run, run.prepared.model, run.tokenizer, run.config.eval)
-        known[key].save(run.folder.problems("before"))
-        write_json(kept, known[key].summary())
-    return read_json(kept)
+        evaluation = known[key]
+
+        def write() -> None:
+            evaluation.save(run.folder.problems("before"))
+            write_json(kept, evaluation.summary())
+
+        run.ranks.by_first(write)
+    return run.ranks.by_first(lambda: read_json(kept))
 
 
 def evaluate_held_out(run: Setup) -> dict[str, Any]:
@@ -43,13 +48,18 @@ def evaluate_kept(run: Setup, before: dict[str, Any]) -> dict[str, Any]:
     """The scores of what was written, read back: a whole model, or a ticket or an adapter on a fresh base."""
     run.progress.phase("measuring what was trained")
     place = run.folder.path / run.arm.kept
-    model, tokenizer = run.arm.read(place, run.config)
+    with run.ranks.together():
+        model, tokenizer = run.arm.read(place, run.config)
     evaluation = _evaluate(run, model, tokenizer, run.config.eval)
-    evaluation.save(run.folder.problems("after"))
     after = evaluation.summary()
-    run.arm.note_scores(place, {"before": before, "after": after})
+
+    def write() -> None:
+        evaluation.save(run.folder.problems("after"))
+        run.arm.note_scores(place, {"before": before, "after": after})
+
+    run.ranks.by_first(write)
     return after
 
 
 def _evaluate(run: Setup, model: Any, tokenizer: Any, settings: EvalConfig) -> Evaluation:
-    return evaluate(model, tokenizer, run.task, settings, run.tokens, run.progress.completions)
+    return evaluate(model, tokenizer, run.task, settings, run.tokens, run.progress.completions, run.ranks)

@@ -49,7 +49,7 @@ UNFIT_FOR = {
     "ignore_data_skip",
     "its loss does not show the log-probabilities from which each step's KL is measured": "use_liger_kernel "
     "liger_kernel_config",
-    "a run is one process; for several, give the attached model to RLVRTrainer in a script of your own": "deepspeed "
+    "how processes share a run is accelerate's own to say (accelerate launch)": "deepspeed "
     "ds3_gather_for_generation fsdp fsdp_config parallelism_config accelerator_config ddp_backend ddp_timeout "
     "ddp_bucket_cap_mb ddp_broadcast_buffers ddp_find_unused_parameters ddp_static_graph local_rank "
     "average_tokens_across_devices log_on_each_node log_level_replica save_on_each_node",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from multiticket.config import RunConfig
+from multiticket.runs.ranks import launched
 from multiticket.train.grpo_options import refuse_schedules, with_options
 from multiticket.train.trl_compat import GRPOConfig
 
@@ -29,7 +29,7 @@ def grpo_config(config: RunConfig, folder: Path, max_completion_tokens: int) -> 
         beta=0.0,  # TRL would load a second model by name; RLVRTrainer has its own reference
         num_iterations=1,
         num_generations=config.group,
-        per_device_train_batch_size=config.micro_batch,
+        per_device_train_batch_size=rollouts_a_pass(config),
         gradient_accumulation_steps=_passes(config),
         max_completion_length=max_completion_tokens,
         temperature=config.temperature,
@@ -71,12 +71,23 @@ def _refuse_unless_adam(chosen: GRPOConfig) -> None:
         )
 
 
+def rollouts_a_pass(config: RunConfig) -> int:
+    """Rollouts in one forward and backward pass of each process: micro_batch, or its whole share where that is less."""
+    return min(config.micro_batch, max(1, config.rollouts // launched()))
+
+
 def _passes(config: RunConfig) -> int:
-    """Forward and backward passes of each rank in a step: together the ranks do the step's rollouts."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))  # accelerate does not know yet: its state is made by TRL
-    if config.rollouts % (config.micro_batch * ranks):
-        raise ValueError(
-            f"{config.rollouts} rollouts a step are no whole number of passes for {ranks} ranks with micro_batch "
-            f"{config.micro_batch}: give a micro_batch of {config.rollouts // ranks} or a divisor of it."
+    """Forward and backward passes of each process in a step: together they do the step's rollouts."""
+    together = rollouts_a_pass(config) * launched()
+    if config.rollouts % together:
+        share = config.rollouts / launched()
+        to_do = (
+            f"give a micro_batch that divides {share:g}"
+            if share.is_integer()
+            else f"give rollouts that are a multiple of {launched()}"
         )
-    return config.rollouts // (config.micro_batch * ranks)
+        raise ValueError(
+            f"{config.rollouts} rollouts a step are no whole number of passes for {launched()} processes with "
+            f"micro_batch {config.micro_batch}: {to_do}."
+        )
+    return config.rollouts // together

@@ -16,7 +16,12 @@ from multiticket.train.setup import Setup
 
 
 def result_of(
-    run: Setup, before: dict[str, Any], trained: dict[str, Any], after: dict[str, Any], started: float
+    run: Setup,
+    before: dict[str, Any],
+    trained: dict[str, Any],
+    after: dict[str, Any],
+    started: float,
+    peak: int,
 ) -> dict[str, Any]:
     """Settings, scores, files and costs.
 
@@ -24,6 +29,7 @@ def result_of(
         before: scores of what the run started from; after: of what it kept.
         trained: what its training came to (``trained.json``).
         started: when this process began with the run, by ``time.monotonic``.
+        peak: bytes, the most that one process has held.
     """
     config = run.config
     kept = run.folder.path / trained["file"]
@@ -42,7 +48,9 @@ def result_of(
         "file_bytes": bytes_of(kept),
         "train_s": round(trained["train_s"], 3),
         "wall_s": round(trained["earlier_s"] + time.monotonic() - started, 3),
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": peak,
+        "processes": run.ranks.size,
+        "strategy": run.strategy,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": versions(run.arm.packages),
     }

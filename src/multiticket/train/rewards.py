@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from multiticket import tasks
+from multiticket.runs.ranks import ALONE, Ranks
 from multiticket.tasks.judging import rows
 
 
-def reward_function(task: Any) -> Any:
+def reward_function(task: Any, ranks: Ranks = ALONE) -> Any:
     """The task's score as TRL calls rewards; the share of right answers goes to the log beside it.
 
-    So does the number of completions that the task's verifier could not judge, where it counts them.
+    So does the number of completions that the task's verifier could not judge, where it counts them. Each of `ranks`
+    judges its own completions; where a score raises on one, it raises on all.
     """
 
     def reward(
@@ -27,8 +29,10 @@ def reward_function(task: Any) -> Any:
         given = {"prompt": prompts, "answer": answer}
         problems = rows({**given, "metadata": columns["metadata"]} if "metadata" in columns else given)
         failed_before = getattr(task, "failures", 0)
-        judged = tasks.judge(task, turns, problems)
-        log_metric("failures", getattr(task, "failures", 0) - failed_before)
+        with ranks.together():
+            judged = tasks.judge(task, turns, problems)
+        failures = getattr(task, "failures", 0) - failed_before
+        log_metric("failures", failures * ranks.size)  # TRL takes the ranks' mean
         log_metric("accuracy", sum(judgement.correct for judgement in judged) / len(judged))
         return [judgement.reward for judgement in judged]
 

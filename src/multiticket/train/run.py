@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -16,12 +15,13 @@ from multiticket.runs.disk import explained
 from multiticket.runs.files import write_json
 from multiticket.runs.folder import RunFolder
 from multiticket.runs.progress import RunProgress
+from multiticket.runs.ranks import StopNow, join
 from multiticket.runs.versions import versions
 from multiticket.tasks.score_function import ScoreFails
 from multiticket.train.allocator import keep_freed_memory
-from multiticket.train.callbacks.interrupt import RunInterrupted, StopNow, StopSignals
+from multiticket.train.callbacks.interrupt import RunInterrupted, StopSignals
 from multiticket.train.evaluations import evaluate_kept, evaluate_start
-from multiticket.train.result import result_of
+from multiticket.train.result import peak_memory, result_of
 from multiticket.train.session import Session
 from multiticket.train.setup import Setup, set_up
 
@@ -39,6 +39,9 @@ def run_training(
     The same settings on the same machine give the same ticket, bit for bit, also when the run was
     interrupted and resumed from a checkpoint.
 
+    Where a launcher (``torchrun``, ``accelerate launch``) has started several processes, all call this with the same
+    arguments and share the work; the first one writes.
+
     Args:
         resume: continue the run in `output` from its newest checkpoint, also to more steps than it was started
             for; return its result if it has them all.
@@ -53,40 +56,39 @@ def run_training(
             written; the run can be resumed then.
         RunInterrupted: SIGTERM or SIGINT came while it trained; a checkpoint of the last step was saved.
     """
-    _refuse_several_processes()
+    ranks = join()
     folder = RunFolder(output)
-    task = tasks.get(config.task)
-    if not resume:
-        folder.refuse_to_overwrite()
-    elif (finished := _finished(folder, config)) is not None:
+    with ranks.together():
+        task = tasks.get(config.task)
+    finished = ranks.by_first(lambda: _finished(folder, config, resume))
+    if finished is not None:
         return finished
 
     keep_freed_memory()
     started = time.monotonic()
     known = {} if measured is None else measured
-    with RunProgress(output.name, config.steps, show_progress) as progress:
-        run = set_up(config, folder, task, progress)
-        folder.create(config)
-        with explained(folder), StopSignals() as signals:
+    with RunProgress(output.name, config.steps, show_progress and ranks.first) as progress:
+        with ranks.together():
+            run = set_up(config, folder, task, progress, ranks)
+        ranks.by_first(lambda: folder.create(config))
+        with ranks.together():
+            _see(folder)
+        with explained(folder), StopSignals(ranks) as signals:
             try:
                 before = _start(run, signals, known, resume)
                 trained = _train(run, signals, resume, verbose)
                 after = _measure(run, signals, before)
                 return _report(run, before, trained, after, started)
-            except StopNow:
+            except StopNow as stop:
+                signals.take(stop)
                 raise RunInterrupted(signals.received or signal.SIGINT, None, output) from None
 
 
-def _refuse_several_processes() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            "A run folder is written by one process, and this is one of several: for several GPUs give the attached "
-            "model to RLVRTrainer (or TRL's GRPOTrainer) in a script of your own."
-        )
-
-
-def _finished(folder: RunFolder, config: RunConfig) -> dict[str, Any] | None:
+def _finished(folder: RunFolder, config: RunConfig, resume: bool) -> dict[str, Any] | None:
     """The result of the run that is to be resumed, where it has taken all steps already."""
+    if not resume:
+        folder.refuse_to_overwrite()
+        return None
     folder.read_config()
     result = folder.read_result()
     if result is None:
@@ -100,36 +102,46 @@ def _finished(folder: RunFolder, config: RunConfig) -> dict[str, Any] | None:
     return result if result["steps"] >= config.steps and not stopped else None
 
 
+def _see(folder: RunFolder) -> None:
+    """Raises ValueError where this process does not see what the first one has written."""
+    if not folder.config.exists():
+        raise ValueError(
+            f"The folder {folder.path} is not the same for all processes: give an --output that all machines share."
+        )
+
+
 def _start(run: Setup, signals: StopSignals, known: dict[str, Evaluation], resume: bool) -> dict[str, Any]:
     """Measure what the run starts from; a task that cannot score leaves no run behind."""
-    run.folder.result.unlink(missing_ok=True)  # of fewer steps, if there is one
+    run.ranks.by_first(lambda: run.folder.result.unlink(missing_ok=True))  # of fewer steps, if there is one
     try:
         with signals.measuring():
             return evaluate_start(run, known)
     except ScoreFails:
         if not resume:
-            run.folder.take_back()
+            run.ranks.by_first(run.folder.take_back)
         raise
 
 
 def _train(run: Setup, signals: StopSignals, resume: bool, verbose: bool) -> dict[str, Any]:
     """Take the steps that are missing, and keep what was trained before anything else is done with it."""
-    trained = run.folder.read_trained(run.config) if resume else None
+    folder, ranks = run.folder, run.ranks
+    trained = ranks.by_first(lambda: folder.read_trained(run.config) if resume else None)
     if trained is None:
         session = Session(run, signals, verbose)
         collapsed = session.train()
-        signals.follow(run.folder.path)
+        signals.follow(folder.path)
         stopped = session.back_to_before(collapsed) if collapsed is not None else None
-        trained = {
+        told = {
             "steps": run.config.steps,
-            "file": keep(run, stopped).name,
+            "file": ranks.by_first(lambda: keep(run, stopped).name),
             "learning_rate": run.learning_rate,
             "stopped": stopped,
             "train_s": session.seconds,
             "earlier_s": session.seconds_before,
         }
-        write_json(run.folder.trained, trained)
-    run.folder.remove_half_written()
+        ranks.by_first(lambda: write_json(folder.trained, told))
+        trained = told
+    ranks.by_first(folder.remove_half_written)
     return trained
 
 
@@ -153,7 +165,12 @@ def _report(
     run: Setup, before: dict[str, Any], trained: dict[str, Any], after: dict[str, Any], started: float
 ) -> dict[str, Any]:
     """Write the result; nothing is left to be told then."""
-    result = result_of(run, before, trained, after, started)
-    write_json(run.folder.result, result)
-    run.folder.trained.unlink()
-    return result
+    peak = max(run.ranks.gather(peak_memory()))
+
+    def write() -> dict[str, Any]:
+        result = result_of(run, before, trained, after, started, peak)
+        write_json(run.folder.result, result)
+        run.folder.trained.unlink()
+        return result
+
+    return run.ranks.by_first(write)

@@ -12,6 +12,7 @@ from transformers.trainer import SCHEDULER_NAME
 from multiticket.arms.protocol import Prepared
 from multiticket.arms.values import VALUES_FILE, load_values, save_values
 from multiticket.runs.checkpoints import Checkpoints
+from multiticket.runs.ranks import ALONE, Ranks
 from multiticket.sparse import Attachment
 from multiticket.sparse.optimizer_state import load_either_layout
 from multiticket.train.rate import RateController
@@ -24,6 +25,8 @@ class SavingTrainer(OpenTrainer):
     attachment: Attachment | None
     prepared: Prepared
     rate: RateController | None
+    ranks: Ranks = ALONE
+    """Of a run; what goes wrong in saving on one then goes wrong on all."""
     _saving_to: str | None = None
     _after_last_step: dict[str, Any] | None = None
 
@@ -50,14 +53,17 @@ class SavingTrainer(OpenTrainer):
         partial = checkpoints.partial(step)
         self._saving_to = str(partial)
         try:
-            super()._save_checkpoint(model, trial)
-            if self._after_last_step is not None:
-                torch.save(self._after_last_step, self._in_hand_file(partial / f"checkpoint-{step}"))
+            with self.ranks.together():
+                super()._save_checkpoint(model, trial)
+                if self._after_last_step is not None:
+                    torch.save(self._after_last_step, self._in_hand_file(partial / f"checkpoint-{step}"))
             self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                checkpoints.finish(step, partial / f"checkpoint-{step}")
+            with self.ranks.together():
+                if self.args.should_save:
+                    checkpoints.finish(step, partial / f"checkpoint-{step}")
         except BaseException:
-            checkpoints.give_up(step)
+            if self.args.should_save:
+                checkpoints.give_up(step)
             raise
         finally:
             self._saving_to = None
@@ -83,9 +89,10 @@ class SavingTrainer(OpenTrainer):
         folder = Path(output_dir or self.args.output_dir)
         if self.attachment is not None and _internal_call:
             state = self.attachment.state_dict()  # every rank, where FSDP2 shards the values
-            if self.args.should_save:
-                folder.mkdir(parents=True, exist_ok=True)
-                save_values(state, folder / VALUES_FILE)
+            with self.ranks.together():
+                if self.args.should_save:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    save_values(state, folder / VALUES_FILE)
         else:
             gathered = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
             if self.args.should_save:  # gathered by every rank where FSDP shards it, written by one

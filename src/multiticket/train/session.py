@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from multiticket.evaluate.validation import Validation, best_step
+from multiticket.runs.ranks import StopNow
 from multiticket.runs.trackers import tensorboard
-from multiticket.train.callbacks.interrupt import StopAtStep, StopNow, StopSignals
+from multiticket.train.callbacks.interrupt import StopAtStep, StopSignals
 from multiticket.train.callbacks.metrics import MetricsWriter
+from multiticket.train.callbacks.on_first import OnFirst
 from multiticket.train.callbacks.samples import SampleWriter
 from multiticket.train.collapse import Collapse, collapse, suspect_since
 from multiticket.train.evaluations import evaluate_held_out
@@ -28,15 +31,22 @@ class Session:
         self.run = run
         self.config = run.config
         self.folder = run.folder
+        self.ranks = run.ranks
         self.signals = signals
         self.stop = StopAtStep(signals)
-        self.done = self.folder.checkpoints.last()
-        self.folder.go_back_to(self.done or 0)
-        self.metrics = MetricsWriter(self.folder.steps, run.progress)
+        self.done = self.ranks.by_first(self._put_back)
+        self.metrics = MetricsWriter(self.folder.steps, run.progress, self.ranks)
         self.trainer = _trainer(run, self.metrics)
+        self.trainer.ranks = self.ranks
+        self.trainer.generating = signals.generating
         if not verbose:
             self.trainer.remove_callback(PrinterCallback)
         self.watch()
+
+    def _put_back(self) -> int | None:
+        done = self.folder.checkpoints.last()
+        self.folder.go_back_to(done or 0)
+        return done
 
     @property
     def seconds(self) -> float:
@@ -52,13 +62,15 @@ class Session:
         """Everything that looks at a step when it is done, in the order in which it does."""
         config, folder, trainer = self.config, self.folder, self.trainer
         if config.eval_every:
-            trainer.add_callback(Validation(config.eval_every, folder.evaluations, self._held_out))
+            trainer.add_callback(
+                Validation(config.eval_every, folder.evaluations, self._held_out, self.ranks)
+            )
         if config.samples_every:
-            trainer.add_callback(SampleWriter(trainer, config.samples_every, folder.samples))
+            trainer.add_callback(SampleWriter(trainer, config.samples_every, folder.samples, self.ranks))
         if config.stop_on_collapse:
             trainer.add_callback(_StopOnCollapse(self))
         trainer.add_callback(_Prune(self))
-        trainer.add_callback(tensorboard(folder.tensorboard, self.done or 0))
+        trainer.add_callback(OnFirst(self.ranks, partial(tensorboard, folder.tensorboard, self.done or 0)))
         trainer.add_callback(self.stop)
 
     def _held_out(self) -> dict[str, Any] | None:
@@ -66,7 +78,8 @@ class Session:
         try:
             with self.signals.measuring():
                 return evaluate_held_out(self.run)
-        except StopNow:
+        except StopNow as stop:
+            self.signals.take(stop)
             return None
 
     def train(self) -> Collapse | None:
@@ -76,7 +89,8 @@ class Session:
         if self.collapsed() is None and (done or 0) < self.config.steps:
             try:
                 self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            except StopNow:
+            except StopNow as stop:
+                self.signals.take(stop)
                 self._save_last_step()
         elif checkpoint is not None:
             self.trainer.go_back_to(checkpoint)
@@ -86,7 +100,7 @@ class Session:
     def _save_last_step(self) -> None:
         """A step was given up: nothing has changed since the last one but what was drawn at random."""
         step = self.trainer.state.global_step
-        if step and step not in self.folder.checkpoints.steps():
+        if step and step not in self.ranks.by_first(self.folder.checkpoints.steps):
             self.stop.random_as_after_the_step()
             self.trainer.save_checkpoint()
         self.signals.stopped_at = step
@@ -96,7 +110,7 @@ class Session:
 
     def back_to_before(self, collapsed: Collapse) -> dict[str, Any]:
         """Load the newest checkpoint from before the collapse began, where there is one; what to report of it."""
-        good = self.folder.checkpoints.last(before=collapsed.since)
+        good = self.ranks.by_first(lambda: self.folder.checkpoints.last(before=collapsed.since))
         if good is not None:
             self.trainer.go_back_to(self.folder.checkpoints.of(good))
         kept = good if good is not None else collapsed.step
@@ -109,6 +123,9 @@ class Session:
 
     def prune(self) -> None:
         """Keep the checkpoints that the settings say, and what a beginning collapse would be undone with."""
+        self.ranks.by_first(self._prune)
+
+    def _prune(self) -> None:
         self.folder.checkpoints.prune(
             self.config.keep_last,
             best_step(self.folder.evaluations.read()),
@@ -119,7 +136,7 @@ class Session:
 def _trainer(run: Setup, metrics: MetricsWriter) -> RLVRTrainer:
     return RLVRTrainer(
         model=run.prepared.model,
-        reward_funcs=reward_function(run.task),
+        reward_funcs=reward_function(run.task, run.ranks),
         args=grpo_config(run.config, run.folder.checkpoints.path, run.tokens),
         train_dataset=run.problems,
         processing_class=run.tokenizer,
@@ -147,5 +164,4 @@ class _Prune(TrainerCallback):
         self.session = session
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self.session.prune()
+        self.session.prune()

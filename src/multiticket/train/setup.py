@@ -15,9 +15,11 @@ from multiticket.mask.names import candidate_shapes
 from multiticket.models import load_model
 from multiticket.runs.folder import RunFolder
 from multiticket.runs.progress import RunProgress
+from multiticket.runs.ranks import Ranks
 from multiticket.runs.trackers import check_installed
 from multiticket.train.rate import RateController
 from multiticket.train.recipe import grpo_config
+from multiticket.train.strategy import strategy_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Setup:
     """Number of parameters of the model."""
     rate: RateController | None
     """Where the learning rate is found in training."""
+    ranks: Ranks
+    """The processes that share the run."""
+    strategy: str | None
+    """How they share the training: ``ddp`` or ``fsdp2``; None for one process."""
 
     @property
     def learning_rate(self) -> float:
@@ -47,7 +53,7 @@ class Setup:
         return self.rate.rate if self.rate is not None else float(self.config.learning_rate)
 
 
-def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgress) -> Setup:
+def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgress, ranks: Ranks) -> Setup:
     """Check the settings, load the model, and have its arm prepare it; nothing is written.
 
     Raises:
@@ -61,10 +67,25 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
         progress.note(note)
     numel = sum(math.prod(shape) for shape in candidate_shapes(model).values())
     arm = arms.get(config.arm)
+    strategy = strategy_of(ranks)
     prepared = arm.prepare(model, tokenizer, config)
     rate = _rate_controller(config, prepared.typical_weight)
     tokens = _most_tokens(config, task)
-    return Setup(config, folder, progress, task, tokenizer, problems, tokens, arm, prepared, numel, rate)
+    return Setup(
+        config=config,
+        folder=folder,
+        progress=progress,
+        task=task,
+        tokenizer=tokenizer,
+        problems=problems,
+        tokens=tokens,
+        arm=arm,
+        prepared=prepared,
+        numel=numel,
+        rate=rate,
+        ranks=ranks,
+        strategy=strategy,
+    )
 
 
 def _check(config: RunConfig, folder: RunFolder, task: Any) -> None:

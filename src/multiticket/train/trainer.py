@@ -14,7 +14,8 @@ TRL calls these in this order, for every step (`plain_step` is the same in plain
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -67,6 +68,8 @@ class RLVRTrainer(SavingTrainer):
         self._kept: Kept | None = None
         self._chosen: torch.Tensor | None = None
         use_sparse_head()  # for every arm: on a CPU it scores less of the vocabulary at a time
+        self.generating: Callable[[bool], AbstractContextManager[None]] = lambda alone: nullcontext()
+        """The block in which rollouts are generated; told whether each rank does so without the others."""
         with engine_as_trained(kwargs["model"], attachment) if kwargs["args"].use_vllm else nullcontext():
             super().__init__(*args, **kwargs)
         self.prepared = as_prepared(self.model, attachment)
@@ -96,6 +99,11 @@ class RLVRTrainer(SavingTrainer):
             return super().train(*args, **kwargs)
 
     # One step
+
+    def completions(self, *asked: Any, **options: Any) -> Any:
+        """TRL's own, for this rank's contexts."""
+        with self.generating(not (self.use_vllm or self.is_fsdp_enabled)):
+            return super().completions(*asked, **options)
 
     def problem_order(self, dataset: Any) -> Any:
         """TRL's order, but with each epoch's permutation a function of its number, so that resuming finds it again."""

@@ -187,17 +187,21 @@ class OpenTrainer(GRPOTrainer):
             logged.update({name: list(values) for name, values in self._told_of_rollouts.items()})
         super().log(logs, *args, **kwargs)
 
-    # What TRL itself calls
-
-    def _generate_single_turn(
+    def completions(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, *rest: Any, **named: Any
     ) -> Any:
+        """Token ids of a completion for each of this process's contexts, and their log-probabilities or None."""
         with contiguous_head(self.model):
             if self.samples_plainly and not images and not multimodal_fields:
                 said = self.sample(prompt_ids)
                 if said is not None:
                     return said, None
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest, **named)
+
+    # What TRL itself calls
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        return self.completions(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """A forward and a backward pass; the first of a step's generates and scores before."""

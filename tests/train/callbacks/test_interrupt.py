@@ -15,7 +15,8 @@ from transformers import TrainerCallback
 
 from multiticket.cli import main
 from multiticket.runs.folder import RunFolder
-from multiticket.train import evaluations, result, session
+from multiticket.train import evaluations, session
+from multiticket.train import run as run_module
 from multiticket.train.callbacks import interrupt
 from multiticket.train.callbacks.interrupt import RunInterrupted, StopSignals
 from multiticket.train.run import run_training
@@ -195,7 +196,7 @@ def test_nothing_that_is_told_of_a_run_can_lose_what_was_trained(
 ) -> None:
     settings, output = small(toy_model_folder, save_every=None, steps=2), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(result, "peak_memory", lambda: 1 / 0)
+        patch.setattr(run_module, "peak_memory", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_training(settings, output, show_progress=False)
     kept = RunFolder(output).ticket.read_bytes()

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from multiticket.runs.lines import StepLines
 from multiticket.runs.progress import RunProgress
+from multiticket.runs.ranks import ALONE, Ranks
 from multiticket.train.phases import PHASES
 
 NAMES = {
@@ -50,12 +51,13 @@ class MetricsWriter(TrainerCallback):
     ``time`` is seconds of training so far, over all sessions: a resumed run goes on from that of the last line.
 
     Attributes:
-        lines: what the file holds, in order.
+        lines: what the file holds, in order; the same on every rank, so that all decide alike what follows from it.
     """
 
-    def __init__(self, file: StepLines, progress: RunProgress) -> None:
+    def __init__(self, file: StepLines, progress: RunProgress, ranks: Ranks = ALONE) -> None:
         self.file = file
-        self.lines = file.read()
+        self.ranks = ranks
+        self.lines = ranks.by_first(file.read)
         self.seconds_before = float(self.lines[-1]["time"]) if self.lines else 0.0
         self.progress = progress
         self._began = time.monotonic()
@@ -78,12 +80,15 @@ class MetricsWriter(TrainerCallback):
         line.update({name: logs.get(theirs) for name, theirs in NAMES.items()})
         line.update({name: logs[theirs] for name, theirs in ENGINE_NAMES.items() if theirs in logs})
         line.update({name: round(logs[name], 3) for name in PHASE_NAMES if name in logs})
-        self._warn_of_other_weights(line.get("sampling_difference"))
-        self.lines.append(line)  # on every rank: all decide alike what follows from it
-        if not state.is_world_process_zero:
-            return
+        if state.is_world_process_zero:
+            self._warn_of_other_weights(line.get("sampling_difference"))
+        self.lines.append(self.ranks.by_first(lambda: self._written(line)))
+        if state.is_world_process_zero:
+            self.progress.step(state.global_step, logs["reward"], logs.get("kl_per_completion"))
+
+    def _written(self, line: dict[str, Any]) -> dict[str, Any]:
         self.file.append(line)
-        self.progress.step(state.global_step, logs["reward"], logs.get("kl_per_completion"))
+        return line
 
     def _warn_of_other_weights(self, difference: float | None) -> None:
         """Once."""

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from multiticket.runs.lines import StepLines
+from multiticket.runs.ranks import ALONE, Ranks
 
 ROLLOUTS = 4
 """Rollouts kept each time, spread evenly over the batch."""
@@ -22,19 +23,20 @@ class SampleWriter(TrainerCallback):
     `trainer` is an RLVRTrainer whose reward function logs the column ``answer``.
     """
 
-    def __init__(self, trainer: Any, every: int, lines: StepLines) -> None:
+    def __init__(self, trainer: Any, every: int, lines: StepLines, ranks: Ranks = ALONE) -> None:
         self.trainer = trainer
         self.every = every
         self.lines = lines
+        self.ranks = ranks
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        if not state.is_world_process_zero or not logs or "reward" not in logs:
-            return
         step = state.global_step
-        if step != 1 and step % self.every:
-            return
+        if logs and "reward" in logs and (step == 1 or step % self.every == 0):
+            self.ranks.by_first(lambda: self._write(step))
+
+    def _write(self, step: int) -> None:
         path = self.lines.path
         if path.exists() and path.stat().st_size >= MOST_BYTES:
             return

@@ -1,0 +1,216 @@
+"""Whole runs by two processes: as one process would, again bit for bit, and stopped together."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import digest, made, metrics, small
+from told_rollouts import GIVEN, given, told
+
+from multiticket.train.run import run_training
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "sparse"))
+
+from two_ranks import SECONDS, run
+
+TESTS = Path(__file__).parents[1]
+PATH = os.pathsep.join(
+    [str(TESTS / "support"), str(TESTS / "sparse"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, toy_model_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    shutil.copytree(toy_model_folder, folder / "base")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What each process has of each case."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", PATH)
+        found = run(str(Path(__file__).parent / "many_worker.py"), folder)
+    return {case: figures["both"] for case, figures in found.items()}
+
+
+def _of(both: dict[str, list[dict[str, Any]]], case: str) -> list[dict[str, Any]]:
+    assert case in both, f"{case} did not run, a case before it failed"
+    for figures in both[case]:
+        assert figures is not None
+        assert "error" not in figures, figures["error"]
+    return both[case]
+
+
+def test_all_processes_have_the_result(both: Any, folder: Path) -> None:
+    first, second = _of(both, "whole")
+    assert first == second
+    assert first["result"] == json.loads((folder / "whole" / "result.json").read_text())
+    assert (first["result"]["processes"], first["result"]["strategy"]) == (2, "ddp")
+    assert [line["step"] for line in metrics(folder / "whole")] == list(range(1, 8))
+
+
+def test_a_run_repeats_itself_bit_for_bit(both: Any) -> None:
+    assert _of(both, "again")[0]["made"] == _of(both, "whole")[0]["made"]
+
+
+def test_the_base_scores_as_in_one_process(both: Any, folder: Path, tmp_path: Path) -> None:
+    from toy_task import TASK
+
+    from multiticket.evaluate.evaluation import evaluate
+    from multiticket.models import load_model
+
+    _of(both, "whole")
+    settings = small(folder / "base")
+    evaluate(*load_model(str(folder / "base")), TASK, settings.eval).save(tmp_path / "one.jsonl")
+    assert (tmp_path / "one.jsonl").read_bytes() == (folder / "whole" / "eval-before.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("case", "step"),
+    [("signal while generating", 2), ("signal in a pass", 3), ("signal after a pass", 3)],
+)
+def test_a_signal_to_one_stops_all_and_the_run_goes_on(both: Any, case: str, step: int) -> None:
+    first, second = _of(both, case)
+    assert first == second
+    assert (first["raised"], first["left"]) == ("RunInterrupted", step)
+    assert first["code"] == 128 + (signal.SIGINT if case == "signal in a pass" else signal.SIGTERM)
+    expected = _of(both, "whole" if case == "signal while generating" else "unsaved")[0]["made"]
+    assert {**first["made"], "checkpoints": None} == {**expected, "checkpoints": None}
+
+
+def test_a_signal_ends_a_measurement(both: Any) -> None:
+    first, second = _of(both, "signal while measuring")
+    assert first == second
+    assert (first["raised"], first["code"], first["left"]) == ("RunInterrupted", 143, None)
+    assert first["made"] == _of(both, "whole")[0]["made"]
+
+
+@pytest.mark.parametrize(
+    ("case", "left"), [("no room for a line", 3), ("no room for values", 2), ("no room for a state", 2)]
+)
+def test_a_full_disk_stops_all_in_words(both: Any, case: str, left: int | None) -> None:
+    first, second = _of(both, case)
+    assert first["raised"] == "ValueError"
+    assert "Cannot write the run" in first["says"]
+    assert first["left"] == left
+    assert first["made"] == second["made"] == _of(both, "whole")[0]["made"]
+
+
+def test_a_collapse_is_the_same_for_all(both: Any) -> None:
+    first, second = _of(both, "collapse")
+    assert first == second
+    assert first["result"]["stopped"]["step"] == 3
+
+
+def test_what_one_cannot_judge_ends_all(both: Any) -> None:
+    assert [figures["raised"] for figures in _of(both, "score fails")] == ["OtherRankFailed", "ValueError"]
+
+
+def test_the_rate_is_found_together(both: Any, folder: Path) -> None:
+    first, second = _of(both, "auto")
+    assert first == second
+    kl = [line["kl_per_completion"] for line in metrics(folder / "auto")]
+    assert 0.15 / 4 < sum(kl) / len(kl) < 0.15 * 4
+
+
+def test_a_finished_run_is_told_and_goes_on_to_more_steps(both: Any) -> None:
+    whole = _of(both, "whole")[0]
+    assert [figures["result"] for figures in _of(both, "finished")] == [whole["result"]] * 2
+    first, second = _of(both, "more steps")
+    assert first == second
+    assert first["made"]["metrics"][:7] == whole["made"]["metrics"]
+
+
+@pytest.mark.parametrize(("arm", "optim"), GIVEN)
+def test_two_processes_learn_what_one_does(
+    both: Any, folder: Path, arm: str, optim: str, tmp_path: Path
+) -> None:
+    """On the same rollouts: the values after seven steps, and what every step says of its gradient."""
+    _of(both, f"given {arm} {optim}")
+    two, one = folder / f"given-{arm}-{optim}", tmp_path / "one"
+    with told(0):
+        run_training(small(folder / "base", **given(arm, optim)), one, show_progress=False)
+    ours, theirs = _kept(two), _kept(one)
+    assert ours.keys() == theirs.keys()
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-6
+    for line, other in zip(metrics(two), metrics(one), strict=True):
+        assert line["grad_norm"] > 1e-3
+        assert line["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-6 if line["step"] == 1 else 1e-4)
+        for name in ("loss", "reward", "accuracy", "completion_length", "entropy"):
+            assert line[name] == pytest.approx(other[name], rel=1e-5, abs=1e-6), name
+
+
+def _kept(output: Path) -> dict[str, torch.Tensor]:
+    (file,) = [
+        path
+        for name in ("ticket.safetensors", "model/model.safetensors", "adapter/adapter_model.safetensors")
+        if (path := output / name).exists()
+    ]
+    return load_file(file)
+
+
+def _launched(launcher: list[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": PATH, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", *launcher, "-m", "multiticket", "train", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
+
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+ACCELERATE += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate launch"])
+def test_the_command_runs_under_a_launcher(
+    launcher: list[str], both: Any, folder: Path, tmp_path: Path
+) -> None:
+    """The same bits as without one; one process speaks."""
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(json.dumps(small(folder / "base").model_dump(mode="json")))
+    done = _launched(launcher, ["--config", str(settings), "--output", str(tmp_path / "run")])
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("step 7/7") == 1
+    assert done.stdout.count("pass@1 after") == 1
+    expected = _of(both, "whole")[0]["made"]
+    assert digest(made(tmp_path / "run")) == expected
+
+
+def test_a_mistake_is_said_once(folder: Path, tmp_path: Path) -> None:
+    """Also one that only the processes together make, and nothing is written."""
+    arguments = [
+        "--task",
+        "toy_task:TASK",
+        "--model",
+        str(folder / "base"),
+        "--rollouts",
+        "9",
+        "--group",
+        "3",
+    ]
+    done = _launched(TORCHRUN, [*arguments, "--output", str(tmp_path / "run")])
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("multiticket: ")]
+    assert len(said) == 1, done.stderr
+    assert "9 rollouts a step are no whole number of passes for 2 processes" in said[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_process_of_several_that_nobody_launched_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"MASTER_ADDR.*torchrun"):
+        run_training(small(folder / "base"), tmp_path / "run", show_progress=False)
+    assert not (tmp_path / "run").exists()
