@@ -49,7 +49,6 @@ def test_options_go_last_and_keep_their_type(tmp_path: Path) -> None:
         ({"sync_ref_model": True}, "the reference policy stays as it is"),
         ({"reward_weights": [1.0]}, "a task has one score"),
         ({"remove_unused_columns": True}, "the score needs the problems' answers"),
-        ({"neftune_noise_alpha": 5}, "that of its noise"),
         ({"auto_find_batch_size": True}, "the size of a pass is micro_batch"),
         ({"optim": "lomo"}, "The optimiser 'lomo' is not installed: You need to install"),
         ({"optim": "no-such"}, "no-such is not a valid OptimizerNames"),

@@ -61,7 +61,6 @@ UNFIT_FOR = {
     "a task has one score": "reward_weights multi_objective_aggregation",
     "the score needs the problems' answers": "remove_unused_columns label_names",
     "the reference policy stays as it is, see reference": "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps",
-    "a step's KL would be that of its noise": "neftune_noise_alpha",
     "the size of a pass is micro_batch": "auto_find_batch_size",
     "GRPO has no labels": "label_smoothing_factor",
     "what is trained follows from arm and scope": "optim_target_modules",

@@ -33,6 +33,7 @@ from multiticket.sparse.support import refuse_strategy
 from multiticket.train.callbacks.rounding import MeasureRounding
 from multiticket.train.engine_values import engine_as_trained, push_values
 from multiticket.train.engine_weights import push_plain_weights
+from multiticket.train.noise import trains_with_noise, without_noise
 from multiticket.train.probe import FirstStepProbe
 from multiticket.train.problem_order import EpochSampler
 from multiticket.train.rate import RateController, solve_rate
@@ -73,6 +74,7 @@ class RLVRTrainer(SavingTrainer):
         with engine_as_trained(kwargs["model"], attachment) if kwargs["args"].use_vllm else nullcontext():
             super().__init__(*args, **kwargs)
         self.prepared = as_prepared(self.model, attachment)
+        self._noisy = trains_with_noise(self.model, self.args.neftune_noise_alpha)
         if self.use_vllm and attachment is not None and not push_values(self.vllm_generation, attachment):
             push_plain_weights(self.vllm_generation, attachment)
         if beta:
@@ -177,6 +179,8 @@ class RLVRTrainer(SavingTrainer):
 
     def before_step(self) -> None:
         """All gradients are there, and clipped."""
+        if self._kept is not None and self._noisy:
+            self._kept = self._kept._replace(log_probs=self._log_probs_now())
         if self.rate is not None and not self.rate.started:
             self.probe_rate()
 
@@ -195,7 +199,7 @@ class RLVRTrainer(SavingTrainer):
     def step_kl(self) -> StepKL:
         """KL(before || after) of the step just taken, on up to `kl_rollouts` of its own completions.
 
-        Costs one forward pass over these rollouts.
+        Costs one forward pass over these rollouts; two where training passes have noise, see `noise`.
         """
         kl = self._kl_since_gradient()
         self._kept = None
@@ -205,9 +209,17 @@ class RLVRTrainer(SavingTrainer):
     def _kl_since_gradient(self) -> StepKL:
         """What `step_kl` says, of the weights as they are now."""
         assert self._kept is not None
-        after = self._shared_log_probs(self.model, *self._kept.asked)[0]
+        sums = self._kept.sums(self._log_probs_now())
+        return mean(self.accelerator.reduce(sums, reduction="sum"))
+
+    @torch.no_grad()
+    def _log_probs_now(self) -> torch.Tensor:
+        """Of the kept rollouts' tokens, without the noise of a training pass."""
+        assert self._kept is not None
+        with without_noise(self.model) if self._noisy else nullcontext():
+            found: torch.Tensor = self._shared_log_probs(self.model, *self._kept.asked)[0]
         reshard(self.model)  # or zero_grad would miss the gradients of what FSDP2 left whole
-        return mean(self.accelerator.reduce(self._kept.sums(after), reduction="sum"))
+        return found
 
     def probe_rate(self) -> None:
         """Before the first optimiser step with a gradient: the rate at which it moves the target KL."""
