@@ -91,8 +91,9 @@ def test_the_advantage_is_the_reward_minus_its_groups_mean(toy_model_folder: Pat
     trainer.train()
     rewards = torch.tensor(trainer.rewards).view(4, 8)
     assert rewards.std(dim=1).max() > 0
-    expected = (rewards - rewards.mean(dim=1, keepdim=True)).flatten()
-    torch.testing.assert_close(trainer.scored["advantages"], expected, rtol=0, atol=1e-6)
+    exact = rewards.double()
+    expected = (exact - exact.mean(dim=1, keepdim=True)).flatten().float()
+    assert torch.equal(trainer.scored["advantages"], expected)
     assert torch.equal(plain_step.advantages(rewards.flatten(), 8), expected)
 
 
@@ -321,3 +322,35 @@ def test_the_head_reads_contiguous_tokens_while_rollouts_are_generated(
     trainer.train()
     assert seen
     assert all(seen)
+
+
+@pytest.mark.parametrize("reward", [0.2, 0.1, 1 / 3, 0.7])
+@pytest.mark.parametrize("grpo", [{}, {"scale_rewards": "group"}], ids=["plain", "scaled"])
+def test_equal_rewards_are_no_signal(
+    reward: float,
+    grpo: dict[str, Any],
+    toy_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rewards that fp32 cannot hold exactly, of which fp32 makes another mean."""
+    monkeypatch.setattr(type(TASK), "score", lambda self, completion, answer: reward)
+    trainer = _trainer(toy_model_folder, tmp_path, rollouts=36, group=12, grpo=grpo)
+    trainer.train()
+    (line,) = [line for line in trainer.state.log_history if "reward" in line]
+    assert line["frac_reward_zero_std"] == 1
+    assert line["grad_norm"] == 0
+    assert trainer.scored["advantages"].dtype == torch.float32
+    assert not trainer.scored["advantages"].any()
+    assert not plain_step.advantages(torch.full((36,), reward), 12).any()
+
+
+def test_a_small_difference_of_rewards_is_a_signal(
+    toy_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        type(TASK), "score", lambda self, completion, answer: 0.2 + 1e-6 * completion.startswith(answer)
+    )
+    trainer = _trainer(toy_model_folder, tmp_path)
+    trainer.train()
+    assert trainer.scored["advantages"].any()

@@ -95,8 +95,8 @@ def score(task: Any, rollouts: Rollouts, problems: Sequence[Problem], group: int
 
 def advantages(rewards: Tensor, group: int) -> Tensor:
     """A_i = r_i - mean of the r of its group; (rollouts,). GRPO without the division by the standard deviation."""
-    groups = rewards.view(-1, group)
-    return (groups - groups.mean(dim=1, keepdim=True)).flatten()
+    groups = rewards.double().view(-1, group)  # in which the mean of equal rewards is that reward
+    return (groups - groups.mean(dim=1, keepdim=True)).flatten().float()
 
 
 def log_probs(policy: Any, rollouts: Rollouts) -> Tensor:

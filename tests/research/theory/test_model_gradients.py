@@ -22,7 +22,7 @@ from multiticket.research.theory.fisher import (
     subspaces,
 )
 from multiticket.research.theory.gram import grams
-from multiticket.research.theory.rollouts import log_prob, sample_rollouts
+from multiticket.research.theory.rollouts import advantage, log_prob, sample_rollouts
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +162,10 @@ def test_conversations(loaded: tuple[Any, Any]) -> None:
         endings += ends
     assert True in endings  # by the model
     assert False in endings  # by the environment, where an answer was cut off
+
+
+@pytest.mark.parametrize("reward", [0.0, 0.1, 0.2, 1 / 3, 0.7, 1.0])
+@pytest.mark.parametrize("group", [2, 5, 7, 12])
+def test_equal_rewards_have_no_advantage(reward: float, group: int) -> None:
+    assert advantage(reward, [reward] * group) == 0.0
+    assert advantage(1.0, [1.0] + [0.0] * (group - 1)) == pytest.approx(1 - 1 / group)

@@ -107,9 +107,13 @@ def print_result(result: Mapping[str, Any], output: Path) -> None:
     )
 
 
+def _shipped(scores: Mapping[str, Any]) -> str:
+    return f"{with_interval(scores)}, greedy {percent(scores['greedy'])}, rounded to {scores['dtype']} as the base is"
+
+
 def print_evaluation(summary: Mapping[str, Any]) -> None:
     """One evaluation."""
-    places = ("model", "ticket", "adapter", "checkpoint", "task", "results")
+    places = ("model", "ticket", "adapter", "checkpoint", "dtype", "task", "results")
     more = sorted(int(name[5:]) for name in summary if name.startswith("pass@") and name != "pass@1")
     print_facts(
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -82,10 +83,15 @@ def sample_rollouts(
     end = stop_tokens(model, tokenizer)[:1]
     found = []
     for i, problem in enumerate(places):
-        mean = sum(rewards[problem * group : (problem + 1) * group]) / group
         ids, generated = _sequence(turns_said[i], tokenizer, tokens, end)
-        found.append(Rollout(problem, ids, generated, rewards[i], rewards[i] - mean))
+        gain = advantage(rewards[i], rewards[problem * group : (problem + 1) * group])
+        found.append(Rollout(problem, ids, generated, rewards[i], gain))
     return found
+
+
+def advantage(reward: float, group: Sequence[float]) -> float:
+    """Above the mean of its group; exactly 0 where all are equal, which a rounded mean need not be."""
+    return 0.0 if min(group) == max(group) else reward - math.fsum(group) / len(group)
 
 
 def _sequence(
