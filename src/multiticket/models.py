@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from multiticket import bases
 from multiticket.errors import why_not_loaded
@@ -47,6 +53,21 @@ def load_model(
     if torch.cuda.is_available():
         model.to("cuda")
     return model, tokenizer
+
+
+def stored_dtype(name: str) -> str | None:
+    """The dtype in which a model's checkpoint holds its weights, as its configuration says; None where it does not.
+
+    None too for quantised weights, which have several.
+    """
+    try:
+        config = AutoConfig.from_pretrained(bases.resolve(name))
+    except (OSError, ValueError, KeyError):
+        return None
+    if getattr(config, "quantization_config", None):
+        return None
+    dtype = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def name_and_revision(name: str, model: Any = None) -> tuple[str, str | None]:

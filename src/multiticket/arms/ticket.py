@@ -27,6 +27,7 @@ from multiticket.arms.values import VALUES_FILE, load_values
 from multiticket.config import RunConfig
 from multiticket.mask import Mask
 from multiticket.mask.quantised import is_quantised_model
+from multiticket.models import stored_dtype
 from multiticket.runs.folder import RunFolder
 from multiticket.sparse import Attachment, attach
 from multiticket.sparse.sharded import local
@@ -92,6 +93,11 @@ class TicketArm(Arm):
         else:
             attachment.detach()
         return model, tokenizer
+
+    def shipped_dtype(self, config: RunConfig) -> str | None:
+        """The base's own: ``merge`` writes a copy of its checkpoint."""
+        stored = stored_dtype(config.model)
+        return stored if config.dtype == "float32" and stored in ("bfloat16", "float16") else None
 
     def note_scores(self, kept: Path, scores: Mapping[str, Any]) -> None:
         ticket = Ticket.load(kept)

@@ -90,7 +90,7 @@ def evaluate(
     with RunProgress("eval", 0) as progress:
         evaluation, about = measure(run, model, trained, task, progress.completions)
     if output is None and not asking:  # the file's name does not tell how it was asked otherwise
-        output = results_file(trained, about["task"], run.eval)
+        output = results_file(trained, about["task"], run.eval, about["dtype"])
     if output is not None:
         evaluation.save(output)
         about["results"] = str(output)

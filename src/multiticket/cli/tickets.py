@@ -174,7 +174,20 @@ def _rounding_in_words(done: dict[str, Any], ticket: Ticket) -> list[str]:
     return [
         f"The weights are {' and '.join(done['dtypes'])}, the values {trained}: rounded, {done['changed']:,} of "
         f"{done['moved']:,} changes are left, and what was rounded off is {done['rounding_error']:.0%} of the update's "
-        f"length. --dtype {trained} writes all weights as the values are."
+        f"length. --dtype {trained} writes all weights as the values are.",
+        *_scores_in_words(ticket),
+    ]
+
+
+def _scores_in_words(ticket: Ticket) -> list[str]:
+    from multiticket.ticket.card import scores_of
+
+    scores = scores_of(ticket)
+    if "after" not in scores or "shipped" not in scores:
+        return []
+    return [
+        f"Measured: pass@1 {scores['after']['pass@1']:.1%} as trained, {scores['shipped']['pass@1']:.1%} in "
+        f"{scores['shipped'].get('dtype')}."
     ]
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from multiticket import arms, tasks
 from multiticket.arms.adapter import adapter_base, with_adapter
@@ -50,7 +50,8 @@ def measure(
     """The evaluation of one subject, and what it was: model, task and where the trained values came from.
 
     Args:
-        config: gives the dtype (not for a checkpoint, whose run says) and how to measure.
+        config: gives the dtype, where one was set, and how to measure. Else trained values are measured in the dtype in
+            which they were trained, and a base in fp32.
         model: the base; None: the one that the ticket, the adapter or the run names, else ``tiny-qwen2``.
         task: None: the ticket's or the run's, else ``arithmetic``.
         tell: told now and then how many completions are over, of how many.
@@ -64,8 +65,9 @@ def measure(
     revision = told.get("revision") if model is None else None
     model = model or told.get("model") or DEFAULT_MODEL
     chosen = tasks.get(task or told.get("task") or DEFAULT_TASK)
-    base, tokenizer = load_model(model, config.dtype, revision)
-    about = {"model": model, "task": chosen.name}
+    dtype = _dtype(config, told)
+    base, tokenizer = load_model(model, dtype, revision)
+    about = {"model": model, "dtype": dtype, "task": chosen.name}
     chosen = asked(chosen, tokenizer, _asking(config, told if task is None else {}))
     if loaded is None:
         return evaluate(base, tokenizer, chosen, config.eval, config.max_completion_tokens, tell), about
@@ -85,10 +87,11 @@ def _measure_adapter(
     chosen = tasks.get(task or (started.task if started is not None else DEFAULT_TASK))
     told = started.model_dump() if started is not None and task is None else {}
     tokens = config.max_completion_tokens or told.get("max_completion_tokens")
-    base, tokenizer = load_model(model, config.dtype)
+    dtype = _dtype(config, started.model_dump() if started is not None else {})
+    base, tokenizer = load_model(model, dtype)
     chosen = asked(chosen, tokenizer, _asking(config, told))
     adapted = with_adapter(base, adapter)
-    about = {"model": model, "task": chosen.name, "adapter": str(adapter)}
+    about = {"model": model, "dtype": dtype, "task": chosen.name, "adapter": str(adapter)}
     return evaluate(adapted, tokenizer, chosen, config.eval, tokens, tell), about
 
 
@@ -100,11 +103,19 @@ def _measure_checkpoint(
         raise ValueError(f"{checkpoint} is not a checkpoint: give a run's checkpoints/step-N folder.")
     started = run.read_config()
     chosen = tasks.get(task or started.task)
-    about = {"model": started.model, "task": chosen.name, "checkpoint": str(checkpoint)}
-    model, tokenizer = arms.get(started.arm).read(checkpoint, started)
+    dtype = _dtype(config, started.model_dump())
+    about = {"model": started.model, "dtype": dtype, "task": chosen.name, "checkpoint": str(checkpoint)}
+    model, tokenizer = arms.get(started.arm).read(checkpoint, started.model_copy(update={"dtype": dtype}))
     chosen = asked(chosen, tokenizer, _asking(config, started.model_dump() if task is None else {}))
     tokens = config.max_completion_tokens or started.max_completion_tokens
     return evaluate(model, tokenizer, chosen, config.eval, tokens, tell), about
+
+
+def _dtype(config: RunConfig, told: Mapping[str, Any]) -> str:
+    """The one that was asked for, or else that of the training."""
+    trained = told.get("dtype")
+    known = get_args(RunConfig.model_fields["dtype"].annotation)
+    return str(trained) if "dtype" not in config.model_fields_set and trained in known else config.dtype
 
 
 def _asking(config: RunConfig, told: Mapping[str, Any]) -> Asking:
@@ -121,7 +132,7 @@ def measure_kept(run: RunFolder, task: str) -> Evaluation:
     return evaluate(model, tokenizer, chosen, config.eval, config.max_completion_tokens)
 
 
-def results_file(trained: Trained, task: str, settings: EvalConfig) -> Path | None:
+def results_file(trained: Trained, task: str, settings: EvalConfig, dtype: str = "float32") -> Path | None:
     """Where the results of single problems are kept if nowhere else is said: in the run that was measured.
 
     The name tells all that the results depend on, so that the same name is the same measurement. None for what is
@@ -133,5 +144,6 @@ def results_file(trained: Trained, task: str, settings: EvalConfig) -> Path | No
     problems = settings.problems or "all"
     words = [trained.name(), task, settings.split, f"{problems}x{settings.samples}"]
     words += [f"t{settings.temperature:g}", f"seed{settings.seed}"]
+    words += [dtype] if dtype != "float32" else []
     name = "-".join(folder_word(str(word)) for word in words)
     return run.path / "evals" / f"{name}.jsonl"

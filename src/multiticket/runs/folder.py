@@ -20,8 +20,9 @@ class RunFolder:
     """Where a run keeps what it says and makes.
 
     ``config.json`` the settings; ``metrics.jsonl`` one line an optimiser step; ``result.json`` what came of
-    it; ``ticket.safetensors`` (ticket arm) or ``model/`` (full arm) or ``adapter/`` (LoRA); ``eval-before.jsonl`` and
-    ``eval-after.jsonl`` the results of single problems; ``eval.jsonl`` scores on held-out problems on the way;
+    it; ``ticket.safetensors`` (ticket arm) or ``model/`` (full arm) or ``adapter/`` (LoRA); ``eval-before.jsonl``,
+    ``eval-after.jsonl`` and ``eval-shipped.jsonl`` the results of single problems; ``eval.jsonl`` scores on held-out
+    problems on the way;
     ``trained.json`` what is still to be told of a run that is trained and not measured yet; ``samples.jsonl`` a few
     rollouts; ``checkpoints/step-N``; ``tensorboard/``.
     """
@@ -42,7 +43,7 @@ class RunFolder:
         self.samples = StepLines(path / "samples.jsonl")
 
     def problems(self, when: str) -> Path:
-        """The per-problem results of the evaluation ``before`` or ``after`` training."""
+        """The per-problem results of the evaluation ``before`` or ``after`` training, or of what is ``shipped``."""
         return self.path / f"eval-{when}.jsonl"
 
     def holds_a_run(self) -> bool:
@@ -126,6 +127,7 @@ _TEMPORARY = (
     ".ticket.safetensors.",
     ".eval-before.json",
     ".eval-after.json",
+    ".eval-shipped.json",
 )
 """How the names of files begin that are not yet whole (files.py and ticket/atomic.py name them so)."""
 

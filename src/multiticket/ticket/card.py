@@ -98,7 +98,8 @@ def _score_table(scores: Mapping[str, Any]) -> list[str]:
     if "after" not in scores:
         return []
     lines = ["| | pass@1 | greedy |", "|---|---|---|"]
-    for when, words in (("before", "base"), ("after", "with this ticket")):
+    shipped = f"merged, in {scores['shipped'].get('dtype')}" if "shipped" in scores else ""
+    for when, words in (("before", "base"), ("after", "with this ticket"), ("shipped", shipped)):
         if when in scores:
             cells = [_percent(scores[when], metric, interval) for metric, interval in SCORES.items()]
             lines.append(f"| {words} | {' | '.join(cells)} |")

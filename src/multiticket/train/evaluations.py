@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from multiticket.config import EvalConfig
+from multiticket.config import EvalConfig, RunConfig
 from multiticket.evaluate.evaluation import Evaluation, evaluate
 from multiticket.runs.files import write_json
 from multiticket.runs.folder import read_json
@@ -45,20 +45,28 @@ def evaluate_held_out(run: Setup) -> dict[str, Any]:
 
 
 def evaluate_kept(run: Setup, before: dict[str, Any]) -> dict[str, Any]:
-    """The scores of what was written, read back: a whole model, or a ticket or an adapter on a fresh base."""
+    """All scores of the run: ``before``, ``after`` and, where that differs, ``shipped``.
+
+    ``after`` is of what was written, read back: a whole model, or a ticket or an adapter on a fresh base. ``shipped``
+    is of the same in the ``dtype`` of the checkpoint into which it is merged, which rounds it.
+    """
     run.progress.phase("measuring what was trained")
-    place = run.folder.path / run.arm.kept
+    scores = {"before": before, "after": _evaluate_read_back(run, "after", run.config)}
+    dtype = run.arm.shipped_dtype(run.config)
+    if dtype is not None:
+        run.progress.phase(f"measuring it in {dtype}")
+        shipped = _evaluate_read_back(run, "shipped", run.config.model_copy(update={"dtype": dtype}))
+        scores["shipped"] = {"dtype": dtype, **shipped}
+    run.ranks.by_first(lambda: run.arm.note_scores(run.folder.path / run.arm.kept, scores))
+    return scores
+
+
+def _evaluate_read_back(run: Setup, when: str, config: RunConfig) -> dict[str, Any]:
     with run.ranks.together():
-        model, tokenizer = run.arm.read(place, run.config)
-    evaluation = _evaluate(run, model, tokenizer, run.config.eval)
-    after = evaluation.summary()
-
-    def write() -> None:
-        evaluation.save(run.folder.problems("after"))
-        run.arm.note_scores(place, {"before": before, "after": after})
-
-    run.ranks.by_first(write)
-    return after
+        model, tokenizer = run.arm.read(run.folder.path / run.arm.kept, config)
+    evaluation = _evaluate(run, model, tokenizer, config.eval)
+    run.ranks.by_first(lambda: evaluation.save(run.folder.problems(when)))
+    return evaluation.summary()
 
 
 def _evaluate(run: Setup, model: Any, tokenizer: Any, settings: EvalConfig) -> Evaluation:

@@ -16,17 +16,12 @@ from multiticket.train.setup import Setup
 
 
 def result_of(
-    run: Setup,
-    before: dict[str, Any],
-    trained: dict[str, Any],
-    after: dict[str, Any],
-    started: float,
-    peak: int,
+    run: Setup, scores: dict[str, Any], trained: dict[str, Any], started: float, peak: int
 ) -> dict[str, Any]:
     """Settings, scores, files and costs.
 
     Args:
-        before: scores of what the run started from; after: of what it kept.
+        scores: of what the run started from and of what it kept (`evaluate_kept`).
         trained: what its training came to (``trained.json``).
         started: when this process began with the run, by ``time.monotonic``.
         peak: bytes, the most that one process has held.
@@ -41,7 +36,7 @@ def result_of(
         **run.prepared.about(config, run.numel),
         "nnz": run.prepared.nnz,
         "numel": run.numel,
-        "eval": {"before": before, "after": after},
+        "eval": scores,
         "best_step": best_step(run.folder.evaluations.read()),
         "stopped": trained["stopped"],
         "file": kept.name,

@@ -91,7 +91,7 @@ def print_runs(results: Sequence[Mapping[str, Any]], title: str) -> None:
 
 def print_result(result: Mapping[str, Any], output: Path) -> None:
     """What one run came to, and where it lies."""
-    before, after = result["eval"]["before"], result["eval"]["after"]
+    before, after, shipped = (result["eval"].get(when) for when in ("before", "after", "shipped"))
     run = f"{arm_name(result)} on {result['task']}, {result['steps']} steps, rate {result['learning_rate']:g}"
     print_facts(
         [
@@ -100,6 +100,8 @@ def print_result(result: Mapping[str, Any], output: Path) -> None:
             ("pass@1 before", with_interval(before)),
             ("pass@1 after", with_interval(after)),
             ("greedy", f"{percent(before['greedy'])} before, {percent(after['greedy'])} after"),
+            ("mean reward", f"{before['reward']:.4f} before, {after['reward']:.4f} after"),
+            *([("merged", _shipped(shipped))] if shipped else []),
             ("measured", measured(after)),
             ("file", f"{output / result['file']} ({decimal(result['file_bytes'])})"),
             ("time", f"{result['wall_s']:.1f} s in all, of which training {result['train_s']:.1f} s"),
