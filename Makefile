@@ -3,6 +3,7 @@
 # make lint    ruff and mypy
 # make test-trl VERSION=1.14.0    the trainer's tests with that version of TRL
 # make test-vllm   the tests with a real vLLM, on the CPU, in an environment of its own (4 GB)
+# make test-verl   the tests with a real verl, on the CPU, in an environment of its own (2 GB)
 #
 # Each does everything from nothing: it makes .venv, installs the tested versions with pip, and runs. The second
 # time the installation is skipped, and finished runs of the demo are read instead of repeated.
@@ -23,7 +24,11 @@ VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.installed
 VLLM_PIP := $(VLLM)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-trl test-vllm vllm-environment lint format clean
+VERL := .venv-verl
+VERL_READY := $(VERL)/.installed
+VERL_PIP := $(VERL)/bin/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test test-trl test-vllm test-verl vllm-environment lint format clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -36,6 +41,9 @@ test-vllm: $(VLLM_READY)
 	$(VLLM)/bin/python -m pytest tests/vllm_real
 
 vllm-environment: $(VLLM_READY)
+
+test-verl: $(VERL_READY)
+	$(VERL)/bin/python -m pytest tests/verl_real
 
 # Installed beside the environment, and found before its own. What the allocator does has nothing to do with TRL.
 test-trl: $(READY)
@@ -71,5 +79,12 @@ $(VLLM_READY): pyproject.toml tests/vllm_real/requirements.txt
 	$(VLLM)/bin/python tests/vllm_real/name_cpu_build.py
 	touch $@
 
+$(VERL_READY): pyproject.toml tests/verl_real/requirements.txt
+	test -x $(VERL)/bin/python || $(PYTHON) -m venv $(VERL)
+	@echo "Installing verl into $(VERL) ..."
+	$(VERL_PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	$(VERL_PIP) install --requirement tests/verl_real/requirements.txt --editable .
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) demo
+	rm -rf $(VENV) $(VLLM) $(VERL) demo

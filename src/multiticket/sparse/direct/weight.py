@@ -59,6 +59,9 @@ class MaskedWeight:
         self.showing_base = False
         self.sharded = False
         self._own: tuple[slice, int] | None = None
+        self._mark = object()
+        """On the parameter that was written last. A weak reference to it would keep torch from swapping its content, as
+        moving a sharded model does."""
         self._view: weakref.ref[Tensor] | None = None
         self._view_of: tuple[int, ...] = ()
         values = nn.Parameter(self.original.to(torch.promote_types(torch.float32, dense.dtype), copy=True))
@@ -236,17 +239,17 @@ class MaskedWeight:
         """Remember how weight and values look now, so that a later write by others shows."""
         dense = self.dense
         self._version = self.values._version
-        self._known = weakref.ref(dense)
+        dense._ticket_mark = self._mark  # type: ignore[attr-defined]
         self._dense_version = -1 if dense.is_inference() else dense._version
         self._address = 0 if dense.is_meta or is_sharded(dense) else dense.data_ptr()
 
     def is_known(self) -> bool:
         """Whether the parameter is the one that was written last, and not another in its place, for a call perhaps."""
-        return self._known() is self.dense
+        return getattr(self.dense, "_ticket_mark", None) is self._mark
 
     def _was_touched(self, dense: Tensor) -> bool:
         """Whether others wrote to the weight in a way that shows without looking at its content."""
-        if self._known() is not dense:
+        if getattr(dense, "_ticket_mark", None) is not self._mark:
             return False
         return dense._version != self._dense_version or dense.data_ptr() != self._address
 
