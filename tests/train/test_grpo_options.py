@@ -140,6 +140,7 @@ WORK: dict[str, Any] = {
     "dataloader_in_order": False,
     "cast_lm_head_to_fp32": True,
     "disable_dropout": False,
+    "neftune_noise_alpha": 5.0,
     "pad_to_multiple_of": 8,
     "chat_template_kwargs": {},
     "top_p": 0.9,

@@ -24,7 +24,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "a generation for two steps, twice": {"steps_per_generation": 4, "num_iterations": 2},
     "a generation and a half for a step": {"steps_per_generation": 3},
     "two generations for a step": {"steps_per_generation": 1},
-    "an entropy target": {"entropy_target": 1.0, "entropy_coef": 0.01, "entropy_coef_max": 1.0},
+    "an entropy target": {"use_adaptive_entropy": True, "entropy_target": 9.0, "entropy_coef_delta": 0.01},
 }
 STEPS = 5
 
@@ -87,12 +87,12 @@ def _kill_in_step(step: int) -> None:
 
 
 def _give_up_in_step(step: int, patch: pytest.MonkeyPatch) -> None:
-    """A signal has come, and its patience ends in the middle of a step: after a pass, before the optimiser's step."""
+    """A signal has come, and its patience ends in the middle of a step: after its last pass, before the optimiser's."""
     original = RLVRTrainer.training_step
 
     def impatient(trainer: RLVRTrainer, *args: Any, **kwargs: Any) -> Any:
         loss = original(trainer, *args, **kwargs)
-        if trainer.state.global_step + 1 == step:
+        if trainer.state.global_step + 1 == step and trainer.accelerator.sync_gradients:
             os.kill(os.getpid(), signal.SIGTERM)
             raise StopNow
         return loss
