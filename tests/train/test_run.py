@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from small_runs import small
 
 from multiticket import config
 from multiticket.mask import Mask
 from multiticket.models import load_model
 from multiticket.ticket import Ticket
+from multiticket.train.evaluations import evaluate_kept
 from multiticket.train.run import run_training
 
 STEPS = 8  # four steps an epoch: 40 problems, 10 a step
@@ -66,6 +68,22 @@ def _timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _values(output: Path) -> dict[str, torch.Tensor]:
     return load_file(output / "ticket.safetensors")
+
+
+@pytest.mark.parametrize("arm", ["ticket", "full", "lora"])
+def test_the_trained_model_is_gone_when_what_was_kept_is_read_back(
+    arm: str, toy_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def watching(run: Any, before: dict[str, Any]) -> dict[str, Any]:
+        seen.append({weight.device.type for weight in run.prepared.model.parameters()})
+        return evaluate_kept(run, before)
+
+    monkeypatch.setattr("multiticket.train.run.evaluate_kept", watching)
+    result = run_training(small(toy_model_folder, arm, steps=1), tmp_path / "run", show_progress=False)
+    assert seen == [{"meta"}]
+    assert result["nnz"] > 0
 
 
 def test_a_run_folder_holds_what_the_design_says(

@@ -20,10 +20,11 @@ from multiticket.arms.facts import ARMS, Facts
 from multiticket.arms.state import State
 from multiticket.config import RunConfig
 from multiticket.mask import Mask, masked_candidates
+from multiticket.mask.quantised import is_quantised
 from multiticket.models import load_model
 from multiticket.runs.folder import RunFolder
 from multiticket.sparse import Attachment
-from multiticket.sparse.sharded import reshard
+from multiticket.sparse.sharded import is_sharded, reshard
 
 Which = Literal["base", "start"]
 Reference = Callable[[], AbstractContextManager[None]]
@@ -42,6 +43,7 @@ class Prepared(ABC):
     def __init__(self, model: Any) -> None:
         self.model = model
         """What is trained: the base, or what wraps it."""
+        self._count: int | None = None
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -51,7 +53,9 @@ class Prepared(ABC):
     @property
     def nnz(self) -> int:
         """Number of values that train."""
-        return sum(parameter.numel() for parameter in self.trained)
+        if self._count is None:
+            return sum(parameter.numel() for parameter in self.trained)
+        return self._count
 
     def about(self, config: RunConfig, numel: int) -> dict[str, Any]:
         """Entries of ``result.json`` that this arm has, of a model of `numel` parameters."""
@@ -64,6 +68,16 @@ class Prepared(ABC):
     def follow(self) -> None:
         """After what is trained has been changed by other means than the optimiser's step."""
         reshard(self.model)
+
+    def let_go(self) -> None:
+        """Give back the memory of all weights: nothing is asked from now on but ``nnz`` and ``about``.
+
+        Not of weights that FSDP2 shards or that are quantised, which know no other device.
+        """
+        self._count = self.nnz  # ties do not survive
+        weights = list(self.model.parameters())
+        if not any(is_sharded(weight) or is_quantised(weight) for weight in weights):
+            self.model.to("meta")
 
     @abstractmethod
     def reference(self, which: Which) -> Reference:
@@ -154,10 +168,6 @@ class Arm(ABC):
     def read_plain(self, place: Path, config: RunConfig) -> tuple[Any, Any]:
         """The same as a model of the base's own class, all that was trained in its weights."""
         return self.read(place, config)
-
-    def shipped_dtype(self, config: RunConfig) -> str | None:
-        """Of the weights into which what it keeps is merged for others, where that rounds it; else None."""
-        return None
 
     def note_scores(self, kept: Path, scores: Mapping[str, Any]) -> None:  # noqa: B027
         """Write the run's scores into what it kept, where that has a place for them."""
