@@ -198,6 +198,43 @@ class TestChanged:
         assert updates["model.layers.1.mlp.up_proj.weight"].changed == 150
         assert sum(update.numel for update in updates.values()) == sum(p.numel() for p in model.parameters())
 
+    @pytest.mark.parametrize("stored", [False, True])
+    def test_a_head_that_was_tied_on_the_way(self, tmp_path: Path, stored: bool) -> None:
+        base, tuned = tiny(False), tiny(True, seed=1)
+        base.save_pretrained(tmp_path / "base")
+        state = tuned.state_dict() if stored else None
+        tuned.save_pretrained(tmp_path / "tuned", state_dict=state)
+        ticket, updates = changed_between(tmp_path / "base", tmp_path / "tuned")
+        merge_checkpoint(tmp_path / "base", ticket, tmp_path / "again")
+        assert same_bits(dict(load(tmp_path / "again").state_dict()), dict(tuned.state_dict()))
+        assert updates["lm_head.weight"].kept > 1000
+
+    def test_a_head_that_was_untied_on_the_way(self, tmp_path: Path) -> None:
+        base, tuned = tiny(True), tiny(False, seed=1)
+        base.save_pretrained(tmp_path / "base")
+        tuned.save_pretrained(tmp_path / "tuned")
+        with pytest.raises(ValueError, match="output head of its own"):
+            changed_between(tmp_path / "base", tmp_path / "tuned")
+        with torch.no_grad():
+            tuned.lm_head.weight.copy_(tuned.model.embed_tokens.weight)
+        tuned.save_pretrained(tmp_path / "same")
+        ticket, _ = changed_between(tmp_path / "base", tmp_path / "same")
+        model = load(tmp_path / "base")
+        with ticket.applied(model):
+            assert same_bits(dict(model.state_dict()), dict(tuned.state_dict()))
+
+    @pytest.mark.parametrize("more", ["base", "tuned"])
+    def test_a_tensor_that_only_one_of_both_has_is_named(self, tmp_path: Path, more: str) -> None:
+        for which in ("base", "tuned"):
+            model = tiny(seed=len(which))
+            if which == more:
+                model.config.layer_types = None
+                larger = type(model)(type(model.config)(**{**model.config.to_dict(), "num_hidden_layers": 3}))
+                model = larger.bfloat16()
+            model.save_pretrained(tmp_path / which)
+        with pytest.raises(ValueError, match=r"does not store model.layers.2"):
+            changed_between(tmp_path / "base", tmp_path / "tuned")
+
     def test_tolerance_and_top(self, tmp_path: Path) -> None:
         base, tuned = self.folders(tmp_path)
         name = "model.layers.1.mlp.up_proj.weight"

@@ -12,7 +12,8 @@ from torch import Tensor
 from multiticket.mask import Mask, MaskRule, fingerprint
 from multiticket.mask.positions import Positions, stored
 from multiticket.mask.rule import check_density
-from multiticket.ticket.checkpoint import Checkpoint
+from multiticket.mask.selectors import module_kind
+from multiticket.ticket.checkpoint import HEAD, Checkpoint
 from multiticket.ticket.dense import gather
 from multiticket.ticket.describe import group_of, in_order
 from multiticket.ticket.ticket import Ticket
@@ -67,11 +68,12 @@ def changed_between(
         raise ValueError(f"The tolerance must be a number from 0 on, not {tolerance!r}.")
     top = None if top is None else check_density(top)
     before, after = Checkpoint(base), Checkpoint(tuned)
-    shapes = after.model_shapes()
+    shapes = before.model_shapes()
+    sources = _sources(before, after, shapes)
     updates: dict[str, Update] = {}
     chosen: dict[str, Positions] = {}
     for name, shape in shapes.items():
-        old, new = (ck.find(name, shape)[0].mapped() for ck in (before, after))
+        old, new = before.find(name, shape)[0].mapped(), after.find(sources[name], shape)[0].mapped()
         update, flat = _tensor(old.reshape(-1), new.reshape(-1), tolerance, top)
         updates[name] = update
         if len(flat):
@@ -81,21 +83,58 @@ def changed_between(
     options = {"tolerance": tolerance} | ({} if top is None else {"top": top})
     mask = Mask(MaskRule("changed", options=options), shapes, chosen)
 
-    def values_of(checkpoint: Checkpoint, name: str) -> Tensor:
-        return gather(checkpoint.find(name, shapes[name])[0].mapped(), mask.indices(name))
+    def values_of(checkpoint: Checkpoint, name: str, source: str) -> Tensor:
+        return gather(checkpoint.find(source, shapes[name])[0].mapped(), mask.indices(name))
 
     total = Update()
     for update in updates.values():
         total.add(update)
     return Ticket(
         mask,
-        {name: values_of(after, name) for name in mask.names},
-        fingerprint(mask, lambda name: values_of(before, name)),
+        {name: values_of(after, name, sources[name]) for name in mask.names},
+        fingerprint(mask, lambda name: values_of(before, name, name)),
         {
             "arm": "changed",
             "update": {"numel": total.numel, "changed": total.changed, "sparsity": total.sparsity},
         },
     ), updates
+
+
+def _sources(before: Checkpoint, after: Checkpoint, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
+    """Under which name ``after`` holds each of the base's tensors: its own, but for a head that was tied on the way.
+
+    Raises ValueError where ``after`` has a tensor that the base lacks, or a head where the base uses its embeddings.
+    """
+    sources = {name: name for name in shapes}
+    theirs = after.model_shapes()
+    if HEAD in shapes and HEAD not in theirs:
+        sources[HEAD] = _embeddings(theirs, shapes[HEAD]) or HEAD
+    for name, shape in theirs.items():
+        if name != HEAD or HEAD in shapes:
+            before.find(name, shape)
+        elif not _is_tied(after, theirs):
+            raise ValueError(
+                f"{after.folder} has an output head of its own where the base {before.folder} uses its embeddings: no "
+                "ticket of that base can hold both."
+            )
+    return sources
+
+
+def _embeddings(shapes: dict[str, tuple[int, ...]], shape: tuple[int, ...]) -> str | None:
+    """The one table of a head's ``shape``, if there is one."""
+    tables = [n for n, s in shapes.items() if n != HEAD and s == shape and module_kind(n) == "embeddings"]
+    return tables[0] if len(tables) == 1 else None
+
+
+def _is_tied(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether a head that is held by itself is its embeddings all the same, bit for bit."""
+    table = _embeddings(shapes, shapes[HEAD])
+    if table is None:
+        return False
+    head, table_held = (checkpoint.find(name, shapes[HEAD])[0].mapped() for name in (HEAD, table))
+    return head.dtype == table_held.dtype and torch.equal(
+        head.view(torch.uint8), table_held.view(torch.uint8)
+    )
 
 
 def by_group(updates: dict[str, Update]) -> dict[str, Update]:
