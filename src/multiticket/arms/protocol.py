@@ -169,6 +169,10 @@ class Arm(ABC):
         """The same as a model of the base's own class, all that was trained in its weights."""
         return self.read(place, config)
 
+    def shipped_dtype(self, config: RunConfig) -> str | None:
+        """Of the weights into which what it keeps is merged for others, where that rounds it; else None."""
+        return None
+
     def note_scores(self, kept: Path, scores: Mapping[str, Any]) -> None:  # noqa: B027
         """Write the run's scores into what it kept, where that has a place for them."""
 

@@ -78,8 +78,8 @@ def run_training(
             try:
                 before = _start(run, signals, known, resume)
                 trained = _train(run, signals, resume, verbose)
-                after = _measure(run, signals, before)
-                return _report(run, before, trained, after, started)
+                scores = _measure(run, signals, before)
+                return _report(run, scores, trained, started)
             except StopNow as stop:
                 signals.take(stop)
                 raise RunInterrupted(signals.received or signal.SIGINT, None, output) from None
@@ -164,14 +164,12 @@ def _measure(run: Setup, signals: StopSignals, before: dict[str, Any]) -> dict[s
         return evaluate_kept(run, before)
 
 
-def _report(
-    run: Setup, before: dict[str, Any], trained: dict[str, Any], after: dict[str, Any], started: float
-) -> dict[str, Any]:
+def _report(run: Setup, scores: dict[str, Any], trained: dict[str, Any], started: float) -> dict[str, Any]:
     """Write the result; nothing is left to be told then."""
     peak = max(run.ranks.gather(peak_memory()))
 
     def write() -> dict[str, Any]:
-        result = result_of(run, before, trained, after, started, peak)
+        result = result_of(run, scores, trained, started, peak)
         write_json(run.folder.result, result)
         run.folder.trained.unlink()
         return result
