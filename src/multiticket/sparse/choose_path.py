@@ -14,7 +14,8 @@ from multiticket.mask.quantised import is_quantised
 from multiticket.sparse.attachment import Attachment
 from multiticket.sparse.direct.attachment import DirectAttachment
 from multiticket.sparse.gradient.choice import refuse_method_that_cannot_work
-from multiticket.sparse.hooked.attachment import HookedAttachment, input_embedding
+from multiticket.sparse.hooked.aliased import input_embedding
+from multiticket.sparse.hooked.attachment import HookedAttachment
 from multiticket.sparse.planned import device_of, planning
 from multiticket.sparse.quantised.attachment import QuantisedAttachment
 from multiticket.sparse.support import refuse_method_of_dense_weights, refuse_what_cannot_work

@@ -17,24 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from multiticket.mask import Mask
-from multiticket.mask.fingerprint import fingerprint
-from multiticket.mask.names import VALUES_SUFFIX
-from multiticket.sparse.attachment import Attachment, find_readers
+from multiticket.sparse.attachment import find_readers
 from multiticket.sparse.autograd.functions import no_autocast
 from multiticket.sparse.autograd.fused_head import use_sparse_head
 from multiticket.sparse.held import find_held
+from multiticket.sparse.hooked.aliased import model_device
 from multiticket.sparse.hooked.collector import Collector
-from multiticket.sparse.hooked.follow import Watch, follow, make_alias
-from multiticket.sparse.hooked.layers import Record, compilation, convert, plain_class, restore, set_plan
-from multiticket.sparse.hooked.plan import plan_linear
+from multiticket.sparse.hooked.noticing import NoticingAttachment
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.hooked.values import MATRICES, VECTORS, Values, flatten
 from multiticket.sparse.planned import positions_of
-from multiticket.sparse.sharded import is_sharded
 from multiticket.sparse.surgery import Structure
 
 
-class HookedAttachment(Attachment):
+class HookedAttachment(NoticingAttachment):
     """Each masked weight is a leaf whose gradient is gathered and dropped as soon as it is whole."""
 
     path = "hooks"
@@ -218,243 +214,6 @@ class HookedAttachment(Attachment):
                     return [(slice(None), tensor.dtype)]
         return []
 
-    # Setting up
-
-    def _kind_of(self, parameter: nn.Parameter) -> type[MaskedTensor]:
-        """What looks after a masked weight."""
-        return MaskedTensor
-
-    def _fingerprint(self, originals: dict[str, Tensor]) -> str:
-        return fingerprint(self.mask, originals.__getitem__)
-
-    def _convert(self) -> None:
-        """Make the modules look after their aliases, and say which embedding ends the backward pass."""
-        records: dict[nn.Module, Record] = {self.model: Record(self)}
-        for tensor in self._tensors.values():
-            for module, attribute in tensor.places:
-                records.setdefault(module, Record(self)).tensors[attribute] = tensor
-        for module in self.model.modules():
-            if any(id(parameter) in self._names_of_frozen for parameter in module._parameters.values()):
-                records.setdefault(module, Record(self))
-        table = input_embedding(self.model)
-        if table is not None:
-            records.setdefault(table, Record(self)).anchors = True
-        for module, record in records.items():
-            convert(module, record)
-        self._records = records
-        self._width = 0 if table is None else int(table.embedding_dim)  # type: ignore[arg-type]
-        self._plan_linear_layers()
-
-    def _plan_linear_layers(self) -> None:
-        rule = self.mask.rule
-        side = int(rule.options.get("size", 16)) if rule.method == "blocks" else None
-        for module, record in self._records.items():
-            if isinstance(module, nn.Linear) and "weight" in record.tensors:
-                set_plan(module, plan_linear(record.tensors["weight"], self._collector, self._width, side))
-
-    def _give_aliases(self) -> None:
-        """Shadow every masked weight by a leaf over its memory."""
-        for tensor in self._tensors.values():
-            dense = tensor.dense
-            tensor.known, tensor.address = dense, tensor.address_now()
-            if not tensor.in_memory:
-                continue
-            tensor.alias = make_alias(tensor)
-            if not tensor.is_vector:
-                tensor.alias.register_post_accumulate_grad_hook(self._collector.hook(tensor))
-            for module, attribute in tensor.places:
-                module.__dict__[attribute] = tensor.alias
-        for module in self._records:
-            if isinstance(module, nn.RNNBase):
-                module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
-        by_id = {id(tensor.dense): tensor for tensor in self._tensors.values() if tensor.in_memory}
-        for held in self._held:
-            held.replace(lambda one: by_id[id(one)].alias if id(one) in by_id else one)
-        self._checks = [
-            (module.__dict__, module._parameters, attribute, tensor)
-            for tensor in self._tensors.values()
-            for module, attribute in tensor.places
-        ]
-        self._watched = Watch(self._collector.groups)
-
-    @contextmanager
-    def _without_aliases(self) -> Iterator[None]:
-        """The modules with their own parameters in view."""
-        for module, record in self._records.items():
-            for attribute in record.tensors:
-                module.__dict__.pop(attribute, None)
-        try:
-            yield
-        finally:
-            if all(not tensor.dense.is_meta for tensor in self._tensors.values()):
-                self._settle()
-
-    def _take_apart(self) -> None:
-        for module in self._records:
-            plain_class(
-                type(module)
-            )  # which says so where a class cannot be given back, before anything changes
-        for held in self._held:
-            held.restore()
-        for module in self._records:
-            restore(module)
-            if isinstance(module, nn.RNNBase):
-                module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
-        for group in self._collector.groups:
-            del self.model._parameters[group.name]
-        for handle in self._handles:
-            handle.remove()
-
-    # Keeping up with what others do to the model
-
-    def _settle(self) -> None:
-        """After weights have moved or were replaced: everything that knew where they were is made anew."""
-        if any(tensor.dense.is_meta for tensor in self._tensors.values()):
-            for module, record in self._records.items():
-                for attribute in record.tensors:
-                    module.__dict__.pop(attribute, None)
-            self._moved = True
-            return
-        for tensor in self._tensors.values():
-            if tensor.shape_now() != tensor.shape:
-                raise RuntimeError(
-                    f"{tensor.name} had shape {tuple(tensor.shape)} when the mask was attached, and has "
-                    f"{tuple(tensor.shape_now())} now; detach before changing a model, and attach a new mask."
-                )
-            if is_sharded(tensor.dense):
-                raise RuntimeError(
-                    "fully_shard came after attach, which chose hooks for this machine; attach with "
-                    'gradient="blocks" before sharding a model.'
-                )
-        for group in self._collector.groups:
-            device = group.tensors[0].dense.device
-            if group.parameter.device != device and not group.parameter.is_meta:
-                group.parameter.data = group.parameter.data.to(device)
-            group.prepare()
-        self._plan_linear_layers()
-        self._collector.moved()
-        self._give_aliases()
-        self._moved = False
-
-    def _prepare_forward(self, model: nn.Module, args: Any) -> None:
-        compilation.of_one_graph = torch.compiler.is_compiling()
-        self._collector.begin()
-        if compilation.of_one_graph or self.planned:
-            return
-        use_sparse_head()  # TRL may have been imported since
-        self._notice_changes()
-        self._write_what_changed()
-
-    def _notice_changes(self) -> None:
-        """Whether anybody replaced or moved a masked weight, other than by moving the whole model."""
-        self._structure.refuse_if_changed()
-        if self._moved:
-            self._settle()
-            return
-        if not self._watched.anything_replaced():
-            return
-        for attributes, parameters, attribute, tensor in self._checks:
-            dense = parameters.get(attribute)
-            if dense is None:
-                _ = tensor.dense  # which says so
-            moved = dense is not tensor.known or tensor.address_now() != tensor.address
-            moved = moved or tensor.shape_now() != tensor.shape
-            if moved or (tensor.in_memory and attributes.get(attribute) is not tensor.alias):
-                self._take_what_was_put_there()
-                return
-
-    @torch.no_grad()
-    def _take_what_was_put_there(self) -> None:
-        """A weight's data were replaced: its entries at the mask's positions are the values from now on."""
-        for _, parameters, attribute, tensor in self._checks:
-            if parameters.get(attribute) is not tensor.known:
-                raise RuntimeError(
-                    f"{tensor.name} was replaced by another parameter, or by a tensor for one call "
-                    "(torch.func.functional_call); attach again after changing a model, or attach with "
-                    'gradient="blocks".'
-                )
-        for group in self._collector.groups:
-            for tensor in group.tensors:
-                moved = tensor.touched or tensor.address_now() != tensor.address
-                if tensor.shape_now() == tensor.shape and moved:
-                    held = tensor.taken()
-                    mine = group.parameter[tensor.begin : tensor.end]
-                    mine.copy_(torch.where(mine.to(held.dtype) == held, mine, held.to(mine.dtype)))
-        self._settle()
-
-    def _follow(self) -> None:
-        """Take what others wrote into the weights; on an accelerator, what shows without a wait."""
-        if self._moved or self._showing_base:
-            return
-        if self._watched.anything_moved():
-            for group in self._collector.groups:
-                group.forget_memory()
-        self._follow_in_place()
-
-    def _follow_in_place(self) -> None:
-        """`_follow`, where it is known that no weight has moved."""
-        followed = []
-        if self._watched.anything_written():
-            followed += [
-                tensor for tensor in self._tensors.values() if tensor.in_memory and self._written_to(tensor)
-            ]
-            for tensor in followed:
-                follow(tensor)
-        for group in self._collector.groups:
-            for tensor in group.overwritten():
-                follow(tensor)
-                followed.append(tensor)
-        if followed:
-            self._watched.note()
-
-    @staticmethod
-    def _written_to(tensor: MaskedTensor) -> bool:
-        return tensor.touched or tensor.known._version != tensor.version + tensor.values_of.told
-
-    def _ensure_written(self) -> None:
-        self._refuse_if_detached()
-        if self._moved:
-            self._settle()
-        if not self._moved and not self._showing_base:
-            self._follow()
-        self._write_what_changed(followed=True)
-
-    def _write_what_changed(self, followed: bool = False) -> None:
-        """Take what others wrote, unless that was done, and put the values into the weights."""
-        if self._moved or self._showing_base:
-            return
-        if not followed:
-            self._follow_in_place()
-        for group in self._collector.groups:
-            group.ensure_written()
-
-    def _show(self, base: bool) -> None:
-        for group in self._collector.groups:
-            group.write(group.original if base else group.parameter, tell=False)
-        self._showing_base = base
-
-    # Checkpoints
-
-    def _before_load(self, state: dict[str, Any], prefix: str) -> None:
-        """Read the other path's checkpoint too, which has an entry a tensor; without any, values follow the weights."""
-        names = {name: f"{prefix}{name}{VALUES_SUFFIX}" for name in self._tensors}
-        if all(key in state for key in names.values()):
-            per_tensor = {name: state.pop(key) for name, key in names.items()}
-            for group in self._collector.groups:
-                state[prefix + group.name] = flatten(per_tensor, group.tensors)
-        self._loaded_values = all(prefix + group.name in state for group in self._collector.groups)
-
-    @torch.no_grad()
-    def _after_load(self, model: nn.Module, keys: Any) -> None:
-        if any(tensor.dense.is_meta for tensor in self._tensors.values()):
-            return
-        self._settle()
-        if not self._loaded_values:
-            for group in self._collector.groups:
-                for tensor in group.tensors:
-                    group.parameter[tensor.begin : tensor.end].copy_(tensor.taken())
-        self.flush()
-
     def _copy_model(self, memo: dict[int, Any]) -> nn.Module:
         """A copy of the model with an attachment of its own, which knows the same base."""
         values = {name: content.clone() for name, content in self._whole_values().items()}
@@ -496,23 +255,3 @@ class HookedAttachment(Attachment):
         if isinstance(module, nn.Embedding):
             return "lookup"
         return record.linear.method if record.linear is not None and attribute == "weight" else "hook"
-
-    def _refuse_if_detached(self) -> None:
-        if not self._tensors:
-            raise ValueError("This attachment was detached; attach a mask again to train.")
-
-
-def model_device(parameters: dict[str, nn.Parameter], mask: Mask) -> str:
-    """The kind of device that the masked tensors are on."""
-    return next((parameters[name].device.type for name in mask.names), "cpu")
-
-
-def input_embedding(model: nn.Module) -> nn.Module | None:
-    """The embedding that the model's tokens go through, if it has one."""
-    ask = getattr(model, "get_input_embeddings", None)
-    try:
-        table = ask() if ask is not None else None
-    except (NotImplementedError, AttributeError):  # transformers' answer for models without one
-        return None
-    plain = isinstance(table, nn.Embedding) and not table.scale_grad_by_freq and not table.sparse
-    return table if plain else None

@@ -6,8 +6,7 @@ find them apart. Whoever asks for the values of one tensor gets a view of the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -16,12 +15,10 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
 from multiticket.mask.names import VALUES_SUFFIX
-from multiticket.sparse.gradient import native
 from multiticket.sparse.hooked.tensor import MaskedTensor
+from multiticket.sparse.hooked.writing import TRITON, Comparer, Writer, comparers, writers
 from multiticket.sparse.planned import device_of
 from multiticket.sparse.quantised.tensor import serve_beside
-
-_TRITON = find_spec("triton") is not None
 
 MOST_WAITING = 1 << 26
 """Bytes of dense gradients that wait to be gathered together."""
@@ -89,8 +86,8 @@ class Values:
         self.extra: list[tuple[int, int, Tensor]] = []
         """(begin, end, gradient) of what autograd gave to a tensor's leaf."""
         self.written = None
-        self._writers: list[Any] | None = None
-        self._comparers: list[Any] | None = None
+        self._writers: list[Writer] | None = None
+        self._comparers: list[Comparer] | None = None
         for name, view in self.views.items():
             tensor = next(tensor for tensor in self.tensors if tensor.name == name)
             view.data, view.grad = parameter.data[tensor.begin : tensor.end], None
@@ -217,7 +214,7 @@ class Values:
             tell: whether autograd learns of the change, and refuses a backward pass that needs the old weights.
         """
         if self._writers is None:
-            self._writers = list(self._make_writers())
+            self._writers = [*([self._serve] if self._serve else []), *writers(self.tensors)]
         self.told += tell
         for writer in self._writers:
             writer(content, tell)
@@ -246,7 +243,7 @@ class Values:
         if self.written is None or self.written.device.type != "cpu":
             return []
         if self._comparers is None:
-            self._comparers = list(self._make_comparers())
+            self._comparers = [*comparers(self.tensors)]
         return [tensor for compare in self._comparers for tensor in compare(self.written)]
 
     def forget_memory(self) -> None:
@@ -254,82 +251,7 @@ class Values:
         self._writers = self._comparers = None
 
     def _writes_differences(self) -> bool:
-        return device_of(self.parameter).type == "cuda" and (_TRITON or self.parameter.is_meta)
-
-    def _make_writers(self) -> Iterator[Any]:
-        if self._serve is not None:
-            yield self._serve
-        written = [tensor for tensor in self.tensors if tensor.in_memory]
-        for dtype in dict.fromkeys(tensor.dtype for tensor in written):
-            yield self._writer([tensor for tensor in written if tensor.dtype == dtype])
-
-    def _make_comparers(self) -> Iterator[Any]:
-        held = [tensor for tensor in self.tensors if tensor.in_memory and not tensor.dense.is_meta]
-        for dtype in dict.fromkeys(tensor.dtype for tensor in held):
-            yield self._comparer([tensor for tensor in held if tensor.dtype == dtype], dtype)
-
-    def _comparer(self, tensors: list[MaskedTensor], dtype: torch.dtype) -> Any:
-        dense, positions = [t.dense.data for t in tensors], [t.positions for t in tensors]
-        if _in_reach(dense, positions):
-            compare = native.comparer(dense, positions)
-            offsets = [tensor.begin * dtype.itemsize for tensor in tensors]
-            addresses: list[int] = []
-
-            def compare_native(content: Tensor) -> list[MaskedTensor]:
-                nonlocal addresses
-                rounded = content.to(dtype)
-                begin = rounded.data_ptr()
-                if not addresses or addresses[0] != begin + offsets[0]:
-                    addresses = [begin + offset for offset in offsets]
-                return [tensors[index] for index in compare(addresses)]
-
-            return compare_native
-        return lambda content: [
-            t for t in tensors if not torch.equal(t.taken(), content[t.begin : t.end].to(dtype))
-        ]
-
-    def _writer(self, tensors: list[MaskedTensor]) -> Any:
-        dense, positions = [t.dense.data for t in tensors], [t.positions for t in tensors]
-        versions = [t.dense for t in tensors]
-        pieces = [slice(t.begin, t.end) for t in tensors]
-        everything = len(tensors) == len(self.tensors)
-        dtype, device = dense[0].dtype, dense[0].device
-
-        def part(content: Tensor) -> Tensor:
-            return content if everything else torch.cat([content[piece] for piece in pieces])
-
-        plain = all(one.is_contiguous() for one in dense) and all(at.dtype == torch.int32 for at in positions)
-        if device.type == "cuda" and plain and _TRITON:
-            from multiticket.sparse.triton_kernels import Places  # triton is imported where it is used
-
-            places = Places(dense, positions)
-
-            def write_by_kernel(content: Tensor, tell: bool) -> None:
-                places.write(part(content))
-                if tell:
-                    torch.autograd.graph.increment_version(versions)
-
-            return write_by_kernel
-        if _in_reach(dense, positions):
-            put = native.writer(dense, positions)
-
-            def write_native(content: Tensor, tell: bool) -> None:
-                put(part(content).to(dtype))
-                if tell:
-                    torch.autograd.graph.increment_version(versions)
-
-            return write_native
-
-        def write_each(content: Tensor, tell: bool) -> None:
-            for one, version, at, piece in zip(dense, versions, positions, pieces, strict=True):
-                target = version.detach() if tell else one
-                target.put_(at.long(), content[piece].to(dtype))
-
-        return write_each
-
-
-def _in_reach(dense: list[Tensor], positions: list[Tensor]) -> bool:
-    return all(native.can_write(one, at, one.new_empty(0)) for one, at in zip(dense, positions, strict=True))
+        return device_of(self.parameter).type == "cuda" and (TRITON or self.parameter.is_meta)
 
 
 def call_waiting(parameter: Tensor) -> None:
