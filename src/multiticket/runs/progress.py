@@ -100,14 +100,18 @@ class RunProgress:
         else:
             self._print(f"training, steps {done + 1} to {self.steps}")
 
-    def step(self, step: int, reward: float | None, kl: float | None = None) -> None:
+    def step(
+        self, step: int, reward: float | None, kl: float | None = None, signal: float | None = None
+    ) -> None:
         """An optimiser step is done.
 
         Args:
             reward: the mean of its rollouts.
             kl: how far it moved the policy, in nats a completion.
+            signal: share of groups whose rewards differed, lately.
         """
         detail = f"reward {reward:.3f}" if reward is not None else ""
+        detail += f"  signal {signal:.0%}" if signal is not None else ""
         detail += f"  KL {kl:.2g} nats a completion" if kl is not None else ""
         if self._bar is not None:
             self._bar.update(

@@ -38,6 +38,7 @@ def result_of(
         "numel": run.numel,
         "eval": scores,
         "best_step": best_step(run.folder.evaluations.read()),
+        "no_signal": trained.get("no_signal"),
         "stopped": trained["stopped"],
         "file": kept.name,
         "file_bytes": bytes_of(kept),

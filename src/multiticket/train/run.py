@@ -136,6 +136,7 @@ def _train(run: Setup, signals: StopSignals, resume: bool, verbose: bool) -> dic
             "steps": run.config.steps,
             "file": ranks.by_first(lambda: keep(run, stopped).name),
             "learning_rate": run.learning_rate,
+            "no_signal": session.metrics.no_signal,
             "stopped": stopped,
             "train_s": session.seconds,
             "earlier_s": session.seconds_before,

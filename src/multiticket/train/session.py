@@ -147,6 +147,7 @@ def _trainer(run: Setup, metrics: MetricsWriter) -> RLVRTrainer:
         beta=run.config.beta,
         reference=run.config.reference,
         rollout_func=rollout_function(run.task, run.problems),
+        tell=run.progress.note,
     )
 
 

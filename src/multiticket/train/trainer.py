@@ -33,6 +33,7 @@ from multiticket.sparse.support import refuse_strategy
 from multiticket.train.callbacks.rounding import MeasureRounding
 from multiticket.train.engine_values import engine_as_trained, push_values
 from multiticket.train.engine_weights import push_plain_weights
+from multiticket.train.group_signal import GroupSignal, first_words
 from multiticket.train.noise import trains_with_noise, without_noise
 from multiticket.train.probe import FirstStepProbe
 from multiticket.train.problem_order import EpochSampler
@@ -40,6 +41,7 @@ from multiticket.train.rate import RateController, solve_rate
 from multiticket.train.saving import SavingTrainer
 from multiticket.train.shared_groups import after_prompts, can_share, prompts_of
 from multiticket.train.step_kl import Kept, StepKL, mean
+from multiticket.train.trl_compat import SCORES_BY_CALLING
 
 
 class RLVRTrainer(SavingTrainer):
@@ -51,6 +53,7 @@ class RLVRTrainer(SavingTrainer):
         beta: weight of the KL penalty against the reference policy; the arguments' one must be 0.
         reference: the reference policy: ``base``, or the values at the ``start``.
         rate: decides each step's learning rate (the arguments' one must be 1 then); None: the arguments do.
+        tell: told, in a sentence each, what the first rollouts are worth and whether the search for a rate has to wait.
     """
 
     def __init__(
@@ -61,11 +64,14 @@ class RLVRTrainer(SavingTrainer):
         rate: RateController | None = None,
         beta: float = 0.0,
         reference: Which = "base",
+        tell: Callable[[str], None] | None = None,
         **kwargs: Any,
     ) -> None:
         self.attachment = attachment
         self.rate = rate
         self.kl_rollouts = kl_rollouts
+        self._tell = tell
+        self._first_told = self._waits = False
         self._kept: Kept | None = None
         self._chosen: torch.Tensor | None = None
         use_sparse_head()  # for every arm: on a CPU it scores less of the vocabulary at a time
@@ -133,13 +139,20 @@ class RLVRTrainer(SavingTrainer):
                     model,
                     contexts,
                     [most] * len(contexts),
-                    self.eos_token_ids,
+                    self.stop_ids,
                     self.processing_class.pad_token_id,
                     drawn(uniforms, self.args.temperature),
                 )
         finally:
             model.train(training)
         return said
+
+    def rewarded(self, rewards: torch.Tensor, truncated: float) -> None:
+        """The first of a run's tell whether there is anything to learn from."""
+        if self._tell is not None and not self._first_told and self.state.global_step == 0:
+            self._first_told = True
+            signal = GroupSignal.of(rewards, self.num_generations, truncated)
+            self._tell(first_words(signal, self.args.max_completion_length))
 
     def loss(self, model: Any, batch: dict[str, Any]) -> Any:
         """TRL's own, remembering which tokens of a conversation are the environment's: they are no policy's."""
@@ -166,12 +179,12 @@ class RLVRTrainer(SavingTrainer):
         """TRL's own, with a group's prompt computed once where that pays."""
         whole = batch_size is None or batch_size >= len(ids)
         others = {name for name, value in options.items() if value not in (None, False)} - {"compute_entropy"}
-        alone = self.accelerator.distributed_type.name == "NO"
+        alone = SCORES_BY_CALLING and self.accelerator.distributed_type.name == "NO"
         found = None
         if whole and alone and not others and can_share(model):
             found = prompts_of(ids, attention, tokens)
         if found is None:
-            return super().log_probs(model, ids, attention, tokens, batch_size, **options)
+            return super().log_probs(model, ids, attention, tokens, batch_size=batch_size, **options)
         before = ids.shape[1] - tokens - 1
         with self.accelerator.autocast():
             continued = after_prompts(model, ids[:, :before], attention[:, :before], *found)
@@ -227,7 +240,8 @@ class RLVRTrainer(SavingTrainer):
         probe = FirstStepProbe(self.optimizer, self.prepared.follow)
         anything = torch.tensor(float(probe.any_gradient()), device=self.accelerator.device)
         if not self.accelerator.reduce(anything, reduction="sum"):
-            return  # all groups of rewards are flat
+            self._wait_for_signal()
+            return
 
         def kl_at(rate: float) -> float:
             probe.move(rate)
@@ -239,9 +253,22 @@ class RLVRTrainer(SavingTrainer):
             probe.restore()
         if found is not None:
             self.rate.start(found)
+            if self._waits and self._tell is not None:
+                self._tell(
+                    f"learning_rate auto: step {self.state.global_step + 1} has signal, and gave {found:.2g}"
+                )
             for group in self.optimizer.param_groups:
                 group["lr"] = found
             self.lr_scheduler._last_lr = [found] * len(self.optimizer.param_groups)
+
+    def _wait_for_signal(self) -> None:
+        """All groups of the step are flat, so there is no gradient to try rates with."""
+        if not self._waits and self._tell is not None:
+            step = self.state.global_step + 1
+            self._tell(
+                f"learning_rate auto waits for a step with signal: all groups of step {step} are without"
+            )
+        self._waits = True
 
 
 class _AroundStep(TrainerCallback):

@@ -56,10 +56,13 @@ def require_tested(installed: str) -> None:
 
 require_tested(version("trl"))
 
+import torch  # noqa: E402
+
 # TRL is imported after the check, which would not be reached where a name is gone.
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 from trl.generation import vllm_generation  # noqa: E402
 from trl.import_utils import is_vllm_available  # noqa: E402
+from trl.trainer import utils  # noqa: E402
 from trl.trainer.utils import RepeatSampler  # noqa: E402
 
 __all__ = ["GRPOConfig", "GRPOTrainer", "RepeatSampler", "is_vllm_available", "vllm_generation"]
@@ -67,6 +70,10 @@ __all__ = ["GRPOConfig", "GRPOTrainer", "RepeatSampler", "is_vllm_available", "v
 
 _NO_TRUNCATION = tuple((1.0, k, p, 1.0) for k in (0, None) for p in (0.0, None))
 """Values of top_p, top_k, min_p and repetition_penalty that leave a distribution as it is."""
+
+
+SCORES_BY_CALLING = hasattr(utils, "add_fused_lm_head")
+"""Whether log-probabilities are asked of the model itself; TRL 1.14 asks its backbone, past whatever wraps it."""
 
 
 class OpenTrainer(GRPOTrainer):
@@ -138,6 +145,15 @@ class OpenTrainer(GRPOTrainer):
             group: how many contexts in a row are the same.
         """
         return self._generate_single_turn(contexts, None, {}, group)
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end a completion."""
+        several = getattr(self, "eos_token_ids", None)  # TRL 1.14 knows one
+        return list(several) if several else [self.processing_class.eos_token_id]
+
+    def rewarded(self, rewards: Any, truncated: float) -> None:
+        """A step's rollouts of all ranks have their rewards (rollouts,), a group of each problem one after another."""
 
     def sample(self, contexts: list[list[int]]) -> list[list[int]] | None:
         """Token ids of one completion for each context, its stop token included; None to leave it to TRL."""
@@ -216,13 +232,17 @@ class OpenTrainer(GRPOTrainer):
         with self.phases.of("generate"):
             return super()._generate(*args, **kwargs)
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> Any:
         """In fp64, in which the mean of equal fp32 rewards is that reward, and of no other number.
 
         In fp32 eight rewards of 0.2 differ from their mean by 1.5e-8. Adam would make whole steps of it.
         """
         with self.phases.of("score"):
-            return super()._calculate_rewards(*args, **kwargs).double()
+            rewards = super()._calculate_rewards(inputs, prompts, completions, ids).double()
+        ended = {*self.stop_ids, self.processing_class.pad_token_id}
+        cut_off = torch.tensor([each[-1] not in ended for each in ids], device=self.accelerator.device)
+        self.rewarded(rewards.nansum(dim=1), float(self.accelerator.gather(cut_off).float().mean()))
+        return rewards
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         logged = self._metrics["train"]

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from multiticket.runs.lines import StepLines
 from multiticket.runs.progress import RunProgress
 from multiticket.runs.ranks import ALONE, Ranks
+from multiticket.train.group_signal import running_share
 from multiticket.train.phases import PHASES
 
 NAMES = {
@@ -67,6 +68,12 @@ class MetricsWriter(TrainerCallback):
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self._began
 
+    @property
+    def no_signal(self) -> float | None:
+        """Mean share of groups without a signal over all steps."""
+        told = [line["no_signal"] for line in self.lines if line.get("no_signal") is not None]
+        return sum(told) / len(told) if told else None
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began = time.monotonic()
         self.progress.training(state.global_step)
@@ -79,12 +86,15 @@ class MetricsWriter(TrainerCallback):
         line: dict[str, Any] = {"step": state.global_step, "time": round(self.seconds, 3)}
         line.update({name: logs.get(theirs) for name, theirs in NAMES.items()})
         line.update({name: logs[theirs] for name, theirs in ENGINE_NAMES.items() if theirs in logs})
+        line["signal"] = running_share([*self.lines, line])
         line.update({name: round(logs[name], 3) for name in PHASE_NAMES if name in logs})
         if state.is_world_process_zero:
             self._warn_of_other_weights(line.get("sampling_difference"))
         self.lines.append(self.ranks.by_first(lambda: self._written(line)))
         if state.is_world_process_zero:
-            self.progress.step(state.global_step, logs["reward"], logs.get("kl_per_completion"))
+            self.progress.step(
+                state.global_step, logs["reward"], logs.get("kl_per_completion"), line["signal"]
+            )
 
     def _written(self, line: dict[str, Any]) -> dict[str, Any]:
         self.file.append(line)
