@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 from multiticket import config
 
 
@@ -66,6 +69,13 @@ def digest(found: dict[str, Any]) -> dict[str, Any]:
         for key, value in found.items()
         if key != "config.json"
     }
+
+
+def kept_tensors(output: Path) -> dict[str, Tensor]:
+    """What a run's ticket, whole model or adapter holds."""
+    names = ("ticket.safetensors", "model/model.safetensors", "adapter/adapter_model.safetensors")
+    (file,) = [output / name for name in names if (output / name).exists()]
+    return load_file(file)
 
 
 def in_a_child(work: Callable[[], Any]) -> int:

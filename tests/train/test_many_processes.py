@@ -12,21 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from small_runs import digest, made, metrics, small
+from small_runs import digest, kept_tensors, made, metrics, small
 from told_rollouts import GIVEN, given, told
+from two_processes import PATH, SECONDS, in_two_processes, of_both
 
 from multiticket.train.run import run_training
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "sparse"))
-
-from two_ranks import SECONDS, run
-
-TESTS = Path(__file__).parents[1]
-PATH = os.pathsep.join(
-    [str(TESTS / "support"), str(TESTS / "sparse"), *filter(None, [os.environ.get("PYTHONPATH")])]
-)
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, toy_model_folder: Path) -> 
 
 @pytest.fixture(scope="module")
 def both(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """What each process has of each case."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", PATH)
-        found = run(str(Path(__file__).parent / "many_worker.py"), folder)
-    return {case: figures["both"] for case, figures in found.items()}
-
-
-def _of(both: dict[str, list[dict[str, Any]]], case: str) -> list[dict[str, Any]]:
-    assert case in both, f"{case} did not run, a case before it failed"
-    for figures in both[case]:
-        assert figures is not None
-        assert "error" not in figures, figures["error"]
-    return both[case]
+    return in_two_processes("many_worker.py", folder)
 
 
 def test_all_processes_have_the_result(both: Any, folder: Path) -> None:
-    first, second = _of(both, "whole")
+    first, second = of_both(both, "whole")
     assert first == second
     assert first["result"] == json.loads((folder / "whole" / "result.json").read_text())
     assert (first["result"]["processes"], first["result"]["strategy"]) == (2, "ddp")
@@ -62,7 +40,7 @@ def test_all_processes_have_the_result(both: Any, folder: Path) -> None:
 
 
 def test_a_run_repeats_itself_bit_for_bit(both: Any) -> None:
-    assert _of(both, "again")[0]["made"] == _of(both, "whole")[0]["made"]
+    assert of_both(both, "again")[0]["made"] == of_both(both, "whole")[0]["made"]
 
 
 def test_the_base_scores_as_in_one_process(both: Any, folder: Path, tmp_path: Path) -> None:
@@ -71,7 +49,7 @@ def test_the_base_scores_as_in_one_process(both: Any, folder: Path, tmp_path: Pa
     from multiticket.evaluate.evaluation import evaluate
     from multiticket.models import load_model
 
-    _of(both, "whole")
+    of_both(both, "whole")
     settings = small(folder / "base")
     evaluate(*load_model(str(folder / "base")), TASK, settings.eval).save(tmp_path / "one.jsonl")
     assert (tmp_path / "one.jsonl").read_bytes() == (folder / "whole" / "eval-before.jsonl").read_bytes()
@@ -82,53 +60,56 @@ def test_the_base_scores_as_in_one_process(both: Any, folder: Path, tmp_path: Pa
     [("signal while generating", 2), ("signal in a pass", 3), ("signal after a pass", 3)],
 )
 def test_a_signal_to_one_stops_all_and_the_run_goes_on(both: Any, case: str, step: int) -> None:
-    first, second = _of(both, case)
+    first, second = of_both(both, case)
     assert first == second
     assert (first["raised"], first["left"]) == ("RunInterrupted", step)
     assert first["code"] == 128 + (signal.SIGINT if case == "signal in a pass" else signal.SIGTERM)
-    expected = _of(both, "whole" if case == "signal while generating" else "unsaved")[0]["made"]
+    expected = of_both(both, "whole" if case == "signal while generating" else "unsaved")[0]["made"]
     assert {**first["made"], "checkpoints": None} == {**expected, "checkpoints": None}
 
 
 def test_a_signal_ends_a_measurement(both: Any) -> None:
-    first, second = _of(both, "signal while measuring")
+    first, second = of_both(both, "signal while measuring")
     assert first == second
     assert (first["raised"], first["code"], first["left"]) == ("RunInterrupted", 143, None)
-    assert first["made"] == _of(both, "whole")[0]["made"]
+    assert first["made"] == of_both(both, "whole")[0]["made"]
 
 
 @pytest.mark.parametrize(
     ("case", "left"), [("no room for a line", 3), ("no room for values", 2), ("no room for a state", 2)]
 )
 def test_a_full_disk_stops_all_in_words(both: Any, case: str, left: int | None) -> None:
-    first, second = _of(both, case)
+    first, second = of_both(both, case)
     assert first["raised"] == "ValueError"
     assert "Cannot write the run" in first["says"]
     assert first["left"] == left
-    assert first["made"] == second["made"] == _of(both, "whole")[0]["made"]
+    assert first["made"] == second["made"] == of_both(both, "whole")[0]["made"]
 
 
 def test_a_collapse_is_the_same_for_all(both: Any) -> None:
-    first, second = _of(both, "collapse")
+    first, second = of_both(both, "collapse")
     assert first == second
     assert first["result"]["stopped"]["step"] == 3
 
 
 def test_what_one_cannot_judge_ends_all(both: Any) -> None:
-    assert [figures["raised"] for figures in _of(both, "score fails")] == ["OtherRankFailed", "ValueError"]
+    assert [figures["raised"] for figures in of_both(both, "score fails")] == [
+        "OtherRankFailed",
+        "ValueError",
+    ]
 
 
 def test_the_rate_is_found_together(both: Any, folder: Path) -> None:
-    first, second = _of(both, "auto")
+    first, second = of_both(both, "auto")
     assert first == second
     kl = [line["kl_per_completion"] for line in metrics(folder / "auto")]
     assert 0.15 / 4 < sum(kl) / len(kl) < 0.15 * 4
 
 
 def test_a_finished_run_is_told_and_goes_on_to_more_steps(both: Any) -> None:
-    whole = _of(both, "whole")[0]
-    assert [figures["result"] for figures in _of(both, "finished")] == [whole["result"]] * 2
-    first, second = _of(both, "more steps")
+    whole = of_both(both, "whole")[0]
+    assert [figures["result"] for figures in of_both(both, "finished")] == [whole["result"]] * 2
+    first, second = of_both(both, "more steps")
     assert first == second
     assert first["made"]["metrics"][:7] == whole["made"]["metrics"]
 
@@ -138,11 +119,11 @@ def test_two_processes_learn_what_one_does(
     both: Any, folder: Path, arm: str, optim: str, tmp_path: Path
 ) -> None:
     """On the same rollouts: the values after seven steps, and what every step says of its gradient."""
-    _of(both, f"given {arm} {optim}")
+    of_both(both, f"given {arm} {optim}")
     two, one = folder / f"given-{arm}-{optim}", tmp_path / "one"
     with told(0):
         run_training(small(folder / "base", **given(arm, optim)), one, show_progress=False)
-    ours, theirs = _kept(two), _kept(one)
+    ours, theirs = kept_tensors(two), kept_tensors(one)
     assert ours.keys() == theirs.keys()
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-6
     for line, other in zip(metrics(two), metrics(one), strict=True):
@@ -150,15 +131,6 @@ def test_two_processes_learn_what_one_does(
         assert line["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-6 if line["step"] == 1 else 1e-4)
         for name in ("loss", "reward", "accuracy", "completion_length", "entropy"):
             assert line[name] == pytest.approx(other[name], rel=1e-5, abs=1e-6), name
-
-
-def _kept(output: Path) -> dict[str, torch.Tensor]:
-    (file,) = [
-        path
-        for name in ("ticket.safetensors", "model/model.safetensors", "adapter/adapter_model.safetensors")
-        if (path := output / name).exists()
-    ]
-    return load_file(file)
 
 
 def _launched(launcher: list[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -183,7 +155,7 @@ def test_the_command_runs_under_a_launcher(
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("step 7/7") == 1
     assert done.stdout.count("pass@1 after") == 1
-    expected = _of(both, "whole")[0]["made"]
+    expected = of_both(both, "whole")[0]["made"]
     assert digest(made(tmp_path / "run")) == expected
 
 

@@ -44,8 +44,14 @@ class AdaptedModel(Prepared):
 
         return shown
 
-    def keep(self, folder: RunFolder, tokenizer: Any, provenance: Mapping[str, Any]) -> Path:
-        self.save_pretrained(folder.adapter)
+    def keep(
+        self,
+        folder: RunFolder,
+        tokenizer: Any,
+        provenance: Mapping[str, Any],
+        state_dict: Mapping[str, Any] | None = None,
+    ) -> Path:
+        self.save_pretrained(folder.adapter, state_dict)
         return folder.adapter
 
     def save_pretrained(self, folder: Path, state_dict: Mapping[str, Any] | None = None) -> None:

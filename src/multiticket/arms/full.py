@@ -26,10 +26,16 @@ class WholeModel(Prepared):
         """A copy of all weights, since none of them stays. ValueError on a model that FSDP2 shards."""
         return _copy_of(self.model)
 
-    def keep(self, folder: RunFolder, tokenizer: Any, provenance: Mapping[str, Any]) -> Path:
+    def keep(
+        self,
+        folder: RunFolder,
+        tokenizer: Any,
+        provenance: Mapping[str, Any],
+        state_dict: Mapping[str, Any] | None = None,
+    ) -> Path:
         """The whole model as a plain checkpoint."""
         with folder.replacing_model() as partial:
-            self.model.save_pretrained(partial)
+            self.model.save_pretrained(partial, state_dict=state_dict)
             tokenizer.save_pretrained(partial)
         return folder.model
 

@@ -89,8 +89,18 @@ class Prepared(ABC):
         """
 
     @abstractmethod
-    def keep(self, folder: RunFolder, tokenizer: Any, provenance: Mapping[str, Any]) -> Path:
-        """Write what was trained into a run's folder, whole or not at all; where it lies."""
+    def keep(
+        self,
+        folder: RunFolder,
+        tokenizer: Any,
+        provenance: Mapping[str, Any],
+        state_dict: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write what was trained into a run's folder, whole or not at all; where it lies.
+
+        Args:
+            state_dict: the model's weights, where ranks share them; an attachment knows its values without.
+        """
 
     def save_pretrained(self, folder: Path, state_dict: Mapping[str, Any] | None = None) -> None:
         """The model as Hugging Face's libraries keep it; `state_dict`: its weights, where ranks share them."""

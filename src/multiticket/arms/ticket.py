@@ -61,7 +61,13 @@ class AttachedModel(Prepared):
         """The base costs nothing, since the attachment has its k values; the start, k values more."""
         return self.attachment.disabled if which == "base" else _start_of(self.attachment)
 
-    def keep(self, folder: RunFolder, tokenizer: Any, provenance: Mapping[str, Any]) -> Path:
+    def keep(
+        self,
+        folder: RunFolder,
+        tokenizer: Any,
+        provenance: Mapping[str, Any],
+        state_dict: Mapping[str, Any] | None = None,
+    ) -> Path:
         self.attachment.ticket(**provenance).save(folder.ticket)
         return folder.ticket
 

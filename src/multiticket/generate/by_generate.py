@@ -42,6 +42,7 @@ def generate(
         generation_config=_plain_generation(max(room), list(stops), pad),
         logits_processor=LogitsProcessorList([_Chosen(choose, width)]),
         stopping_criteria=StoppingCriteriaList([watch]),
+        synced_gpus=False,  # each process by itself
     )
     said = [
         _through(row[:most], stops)

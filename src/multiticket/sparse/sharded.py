@@ -10,7 +10,8 @@ Everything called *collective* must be called on every rank, in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,6 +45,33 @@ def reshard(model: nn.Module) -> bool:
     for layer in layers:
         layer.reshard()
     return bool(layers)
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Within, this rank holds every parameter whole and runs forward passes without the others. Begins collectively.
+
+    So ranks can generate completions of different lengths, which would leave some waiting in an all-gather, and gather
+    once instead of at every token. Nothing may be trained or written meanwhile.
+    """
+    layers = sharded_layers(model)
+    groups: list[Any] = []
+    for layer in layers:
+        state: Any = layer._get_fsdp_state()
+        state._lazy_init()  # which would change what is kept here, with the first forward pass
+        groups += getattr(state, "_fsdp_param_groups", None) or filter(None, [state._fsdp_param_group])
+    before = [group.post_forward_mesh_info for group in groups]
+    for group in groups:
+        group.post_forward_mesh_info = None  # what set_reshard_after_forward(False) does, and can be undone
+    try:
+        for layer in layers:
+            layer.unshard()
+        yield
+    finally:
+        for group, info in zip(groups, before, strict=True):
+            group.post_forward_mesh_info = info
+        for layer in layers:
+            layer.reshard()
 
 
 def unshard_head(model: nn.Module) -> None:

@@ -132,9 +132,10 @@ def _train(run: Setup, signals: StopSignals, resume: bool, verbose: bool) -> dic
         collapsed = session.train()
         signals.follow(folder.path)
         stopped = session.back_to_before(collapsed) if collapsed is not None else None
+        weights = session.trainer.whole_weights() if run.prepared.attachment is None else None
         told = {
             "steps": run.config.steps,
-            "file": ranks.by_first(lambda: keep(run, stopped).name),
+            "file": ranks.by_first(lambda: keep(run, stopped, weights).name),
             "learning_rate": run.learning_rate,
             "no_signal": session.metrics.no_signal,
             "stopped": stopped,
@@ -147,15 +148,19 @@ def _train(run: Setup, signals: StopSignals, resume: bool, verbose: bool) -> dic
     return trained
 
 
-def keep(run: Setup, stopped: dict[str, Any] | None) -> Path:
-    """Write what was trained: a ticket, an adapter, or the whole model as a plain checkpoint."""
+def keep(run: Setup, stopped: dict[str, Any] | None, weights: dict[str, Any] | None = None) -> Path:
+    """Write what was trained: a ticket, an adapter, or the whole model as a plain checkpoint.
+
+    Args:
+        weights: the model's, where the processes share them.
+    """
     settings = run.config.model_dump(mode="json", exclude={*WATCHING})
     settings["learning_rate"] = run.learning_rate
     settings["model"], revision = name_and_revision(run.config.model, run.prepared.model)
     settings |= {"revision": revision} if revision is not None else {}
     if stopped is not None:
         settings |= {"steps": stopped["kept_step"], "stopped": stopped}
-    return run.prepared.keep(run.folder, run.tokenizer, settings | {"versions": versions()})
+    return run.prepared.keep(run.folder, run.tokenizer, settings | {"versions": versions()}, weights)
 
 
 def _measure(run: Setup, signals: StopSignals, before: dict[str, Any]) -> dict[str, Any]:

@@ -94,10 +94,11 @@ class SavingTrainer(OpenTrainer):
                     folder.mkdir(parents=True, exist_ok=True)
                     save_values(state, folder / VALUES_FILE)
         else:
-            gathered = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
-            if self.args.should_save:  # gathered by every rank where FSDP shards it, written by one
-                self.prepared.save_pretrained(folder, gathered)
-                self.processing_class.save_pretrained(folder)
+            gathered = self.whole_weights()
+            with self.ranks.together():
+                if self.args.should_save:  # gathered by every rank where FSDP shards it, written by one
+                    self.prepared.save_pretrained(folder, gathered)
+                    self.processing_class.save_pretrained(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Under FSDP the optimiser's shards and the scheduler, without the dense model that transformers would add."""
@@ -105,9 +106,19 @@ class SavingTrainer(OpenTrainer):
             super()._save_optimizer_and_scheduler(output_dir)
             return
         plugin = self.accelerator.state.fsdp_plugin
+        self.ranks.agree()  # what was written before this collective was written well
         save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def whole_weights(self) -> dict[str, Any] | None:
+        """All weights by name, tied ones once, on the first rank, where FSDP shards the model. Collective."""
+        if not self.is_fsdp_enabled:
+            return None
+        gathered: dict[str, Any] = self.accelerator.get_state_dict(self.model)
+        once = {name for name, _ in self.model.named_parameters()}
+        tied = {name for name, _ in self.model.named_parameters(remove_duplicate=False)} - once
+        return {name: tensor for name, tensor in gathered.items() if name not in tied}
 
     def go_back_to(self, checkpoint: Path) -> None:
         """Put a checkpoint's values, or its whole model, in the place of those now."""

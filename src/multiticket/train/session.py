@@ -11,6 +11,7 @@ from transformers.trainer_callback import PrinterCallback
 from multiticket.evaluate.validation import Validation, best_step
 from multiticket.runs.ranks import StopNow
 from multiticket.runs.trackers import tensorboard
+from multiticket.sparse.sharded import gathered
 from multiticket.train.callbacks.interrupt import StopAtStep, StopSignals
 from multiticket.train.callbacks.metrics import MetricsWriter
 from multiticket.train.callbacks.on_first import OnFirst
@@ -76,7 +77,7 @@ class Session:
     def _held_out(self) -> dict[str, Any] | None:
         """Scores on validation problems; None where a signal stopped that."""
         try:
-            with self.signals.measuring():
+            with gathered(self.run.prepared.model), self.signals.measuring():
                 return evaluate_held_out(self.run)
         except StopNow as stop:
             self.signals.take(stop)

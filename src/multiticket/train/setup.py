@@ -60,6 +60,7 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
         ValueError: for settings that do not fit the task, the model, or what is installed.
     """
     _check(config, folder, task)
+    strategy = strategy_of(ranks, config, progress.note)
     model, tokenizer = load_model(config.model, config.dtype)
     task = tasks.asked(task, tokenizer, config.asking)
     problems = rendered(task.problems("train"), tokenizer, task)
@@ -67,7 +68,6 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
         progress.note(note)
     numel = sum(math.prod(shape) for shape in candidate_shapes(model).values())
     arm = arms.get(config.arm)
-    strategy = strategy_of(ranks)
     prepared = arm.prepare(model, tokenizer, config)
     rate = _rate_controller(config, prepared.typical_weight)
     tokens = _most_tokens(config, task)

@@ -3,35 +3,61 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
+from multiticket.arms.facts import ARMS
+from multiticket.config import RunConfig
 from multiticket.runs.ranks import Ranks
 
 DDP, FSDP2 = "ddp", "fsdp2"
 
 
-def strategy_of(ranks: Ranks) -> str | None:
-    """``ddp``, ``fsdp2``, or None for one process.
+def strategy_of(ranks: Ranks, config: RunConfig, note: Callable[[str], None]) -> str | None:
+    """``ddp``, ``fsdp2``, or None for one process. To be called before the model is loaded.
 
-    What it asks accelerate for stays known to accelerate until the trainer is made, so that `attach` goes by it.
+    What it asks accelerate for stays known to accelerate until the trainer is made, so that `attach` goes by it. Of
+    accelerate's other settings, two are taken back: mixed precision, which the run's own settings say, and loading the
+    weights on one process of a machine alone, since each one measures a whole model.
+
+    Args:
+        note: told what is left out.
 
     Raises:
         ValueError: accelerate is set to something that a run does not do.
     """
     if not ranks.several:
         return None
-    if _asked("ACCELERATE_USE_DEEPSPEED"):
+    if _is_set("ACCELERATE_USE_DEEPSPEED"):
         raise ValueError(
             "A run is not shared by DeepSpeed: set accelerate to plain data parallelism or FSDP2."
         )
-    if _asked("ACCELERATE_USE_FSDP") and not torch.cuda.is_available():
+    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
+        note(
+            f"accelerate's mixed precision ({os.environ['ACCELERATE_MIXED_PRECISION']}) is left out: --dtype says what "
+            "the weights are, and --set bf16=true computes in bf16."
+        )
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    strategy = _of_accelerate()
+    if strategy == FSDP2 and ARMS[config.arm].trains_everything and config.beta:
+        raise ValueError(
+            f"beta above 0 with the {config.arm} arm keeps a copy of all weights, which FSDP2 does not allow for: take "
+            "beta 0, or an arm that leaves the base as it is."
+        )
+    return strategy
+
+
+def _of_accelerate() -> str:
+    on_cpu = not torch.cuda.is_available()
+    if on_cpu and _is_set("ACCELERATE_USE_FSDP"):
         raise ValueError(
             "accelerate is set to FSDP, which it leaves out on CPUs without a word: set it to plain data parallelism."
         )
-    state = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no").state
+    state = Accelerator(cpu=on_cpu).state
     kind = state.distributed_type
     if kind == DistributedType.FSDP:
         if state.fsdp_plugin.fsdp_version != 2:
@@ -46,5 +72,5 @@ def strategy_of(ranks: Ranks) -> str | None:
     return DDP
 
 
-def _asked(name: str) -> bool:
+def _is_set(name: str) -> bool:
     return os.environ.get(name, "").lower() in ("true", "1")

@@ -28,7 +28,7 @@ from multiticket.generate.products import fast_products
 from multiticket.generate.shared_prompts import decode, drawn, shares_prompts
 from multiticket.sparse import Attachment
 from multiticket.sparse.autograd.fused_head import use_sparse_head
-from multiticket.sparse.sharded import reshard
+from multiticket.sparse.sharded import gathered, reshard
 from multiticket.sparse.support import refuse_strategy
 from multiticket.train.callbacks.rounding import MeasureRounding
 from multiticket.train.engine_values import engine_as_trained, push_values
@@ -109,8 +109,8 @@ class RLVRTrainer(SavingTrainer):
     # One step
 
     def completions(self, *asked: Any, **options: Any) -> Any:
-        """TRL's own, for this rank's contexts."""
-        with self.generating(not (self.use_vllm or self.is_fsdp_enabled)):
+        """TRL's own, for this rank's contexts, by a whole model."""
+        with nullcontext() if self.use_vllm else gathered(self.model), self.generating(not self.use_vllm):
             return super().completions(*asked, **options)
 
     def problem_order(self, dataset: Any) -> Any:

@@ -168,7 +168,10 @@ class OpenTrainer(GRPOTrainer):
             and (args.top_p, args.top_k, args.min_p, args.repetition_penalty) in _NO_TRUNCATION
             and not args.generation_kwargs
             and args.cache_implementation is None
-            and self.accelerator.distributed_type.name in ("NO", "MULTI_CPU", "MULTI_GPU")
+            and (
+                self.accelerator.distributed_type.name in ("NO", "MULTI_CPU", "MULTI_GPU")
+                or self.accelerator.is_fsdp2
+            )
         )
 
     # Rollouts that are trained on for several steps
