@@ -41,6 +41,8 @@ def load_model(
         tokenizer: Any = AutoTokenizer.from_pretrained(
             place, padding_side="left", truncation_side="left", **at
         )
+        commit = None if Path(place).is_dir() else _commit_in_cache(name, revision)
+        at = at if commit is None else {"revision": commit}  # both of one commit
         model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), **at)
     except (OSError, ValueError, KeyError) as error:
         known = ", ".join(bases.names())
@@ -48,11 +50,24 @@ def load_model(
             f"Cannot load the model {name!r}: give a shipped base ({known}), a checkpoint folder, or a hub name; "
             f"{why_not_loaded(error)}."
         ) from None
+    if commit is not None:
+        model.config._commit_hash = commit  # as transformers called it while it kept it
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if torch.cuda.is_available():
         model.to("cuda")
     return model, tokenizer
+
+
+def _commit_in_cache(name: str, revision: str | None) -> str | None:
+    """The commit from which a model on the hub was read just now."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    commit = (
+        re.search(r"/snapshots/([0-9a-f]{40})/", Path(found).as_posix()) if isinstance(found, str) else None
+    )
+    return None if commit is None else commit[1]
 
 
 def stored_dtype(name: str) -> str | None:

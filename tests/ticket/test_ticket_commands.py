@@ -12,7 +12,7 @@ from ticket_models import bits, make_ticket, same_bits
 
 from multiticket.cli import main
 from multiticket.mask import Mask
-from multiticket.ticket import Ticket
+from multiticket.ticket import Ticket, compose
 
 
 @pytest.fixture
@@ -156,9 +156,30 @@ def test_compose_and_merge(
     code, _, err = run(capsys, "merge", tickets[0], "--model", "no/such-model", "--output", tmp_path / "y")
     assert code == 2
     assert "neither a shipped base" in err
-    code, _, err = run(capsys, "merge", whole, "--output", tmp_path / "y")
-    assert code == 2
-    assert "name it with --model" in err
+    code, _, err = run(capsys, "merge", whole, "--output", tmp_path / "z")
+    assert code == 0  # both parts name the base
+    assert same_bits(bits(AutoModelForCausalLM.from_pretrained(tmp_path / "z", dtype="auto")), bits(base))
+    assert run_json(capsys, "inspect", whole)["norms_of"] == "change"
+
+
+def test_a_ticket_that_names_no_base(
+    capsys: pytest.CaptureFixture[str], tickets: list[Path], tmp_path: Path
+) -> None:
+    loaded = [Ticket.load(path) for path in tickets[:2]]
+    for number, ticket in enumerate(loaded):
+        ticket.provenance = {**ticket.provenance, "model": f"one/of-{number}"}
+    compose(loaded).save(tmp_path / "of two")
+    loaded[0].provenance = {}
+    loaded[0].save(tmp_path / "of none")
+    for name in ("of two", "of none"):
+        assert "model" not in Ticket.load(tmp_path / name).told
+        for command in (
+            ["merge", tmp_path / name, "--output", tmp_path / "y"],
+            ["eval", "--ticket", tmp_path / name],
+        ):
+            code, _, err = run(capsys, *command)
+            assert code == 2
+            assert "does not say what base it belongs to; name it" in err
     assert not (tmp_path / "y").exists()
 
 

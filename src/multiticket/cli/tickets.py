@@ -156,10 +156,11 @@ def merge(
 
     refuse_unwritable(json)
     loaded = _load(ticket)
-    named = one_model(model_argument, model) or loaded.provenance.get("model")
+    told = loaded.told
+    named = one_model(model_argument, model) or told.get("model")
     if not isinstance(named, str):
         raise ValueError("The ticket does not say what base it belongs to; name it with --model.")
-    revision = loaded.provenance.get("revision") if named == loaded.provenance.get("model") else None
+    revision = told.get("revision") if named == told.get("model") else None
     as_dtype = None if dtype is None else getattr(torch, dtype)
     done = merge_checkpoint(_folder(named, revision), loaded, output, as_dtype)
     said = f"Wrote {done['values']:,} values of {done['tensors']} tensors into a copy of {named}: {output}"
@@ -319,7 +320,7 @@ def _base_of(ticket: Ticket, named: str | None) -> Checkpoint | None:
         checkpoint = Checkpoint(_folder(named))
         check_checkpoint(checkpoint, ticket)
         return checkpoint
-    told, revision = ticket.provenance.get("model"), ticket.provenance.get("revision")
+    told, revision = ticket.told.get("model"), ticket.told.get("revision")
     if not isinstance(told, str):
         return None
     try:

@@ -61,7 +61,9 @@ def measure(
     if trained.adapter is not None:
         return _measure_adapter(config, model, trained, task, tell)
     loaded = Ticket.load(trained.ticket) if trained.ticket is not None else None
-    told = dict(loaded.provenance) if loaded is not None else {}
+    told = loaded.told if loaded is not None else {}
+    if loaded is not None and model is None and not isinstance(told.get("model"), str):
+        raise ValueError("The ticket does not say what base it belongs to; name it as MODEL.")
     revision = told.get("revision") if model is None else None
     model = model or told.get("model") or DEFAULT_MODEL
     chosen = tasks.get(task or told.get("task") or DEFAULT_TASK)

@@ -18,7 +18,7 @@ _CHUNK = 2**20
 def fingerprint(
     mask: Mask, base_values: Callable[[str], torch.Tensor], quantised: Mapping[str, str] | None = None
 ) -> str:
-    """SHA-256, in hex, of the base's values at the mask's own positions.
+    """SHA-256, in hex, of the base's values at the mask's own positions, and of nothing else of it.
 
     ``base_values(name)`` gives them as a tensor of shape (k,), ordered as ``mask.indices(name)``, in any
     floating dtype and on any device. They are hashed as little-endian fp32, so a bf16 base and the same

@@ -41,7 +41,8 @@ def describe(ticket: Ticket, repo: str, base: str, on_hub: bool) -> str:
         *_use(ticket, repo, base, on_hub),
         "```",
         "",
-        "The file is safetensors: mask, values, and a fingerprint of the base, without which it is refused.",
+        "The file is safetensors: mask, values, and a fingerprint of the base's weights at the mask's positions. Where "
+        "those differ, the ticket is refused.",
         "",
         *_settings(ticket.provenance),
         END,

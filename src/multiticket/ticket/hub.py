@@ -109,8 +109,8 @@ def _without_paths(value: Any) -> Any:
 
 def _base(ticket: Ticket, given: str | None) -> tuple[str, bool]:
     """The base's name, and whether that is one on the hub (or else a shipped base)."""
-    parts = [ticket.provenance, *ticket.provenance.get("composed_of", ())]
-    named = given or next((str(part["model"]) for part in parts if part.get("model")), None)
+    named = given or ticket.told.get("model")
+    named = str(named) if named else None
     if named is None:
         raise ValueError("The ticket does not say what base it belongs to: name it, as base='owner/name'.")
     on_hub = _REPO.fullmatch(named) is not None and not Path(named).exists()

@@ -117,15 +117,15 @@ def merge_checkpoint(
 
 
 def check_checkpoint(checkpoint: Checkpoint, ticket: Ticket) -> None:
-    """Raises ValueError unless the checkpoint is the ticket's base."""
+    """Raises ValueError unless the checkpoint is the ticket's base, as far as the ticket's positions tell."""
     for section in ticket.sections:
         places = _places(section, checkpoint)
         values = {name: gather(places[name][0].mapped(), flat) for name, flat in section.positions.items()}
         found = fingerprint(section.mask, values.__getitem__)
         if found != section.fingerprint:
             raise ValueError(
-                f"This ticket belongs to another base than {checkpoint.folder} (fingerprint "
-                f"{section.fingerprint[:12]}, found {found[:12]}); name the base it was trained on."
+                f"This ticket belongs to another base than {checkpoint.folder}: the weights at its positions are not "
+                f"those it was trained from (fingerprint {section.fingerprint[:12]}, found {found[:12]}); name it."
             )
 
 

@@ -133,6 +133,15 @@ class Ticket:
         return masks[0] if len(masks) == 1 else union(*masks)
 
     @property
+    def told(self) -> dict[str, Any]:
+        """The provenance; of a composed ticket, what those of its parts say alike."""
+        parts = self.provenance.get("composed_of")
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts) or not parts:
+            return self.provenance
+        alike = {k: v for k, v in parts[0].items() if all(k in part and part[k] == v for part in parts)}
+        return {**alike, **self.provenance}
+
+    @property
     def fingerprint(self) -> str:
         """The base's fingerprint at the (first section's) positions."""
         return self._sections[0].fingerprint
