@@ -51,8 +51,8 @@ def finished(evidence: Evidence, labels: list[str]) -> dict[str, list[Finished]]
     done = [label for label, runs in found.items() if runs]
     if len(done) < FEWEST:
         raise ValueError(
-            f"{len(done)} of {len(labels)} cells have a finished run and a rank correlation needs {FEWEST}: go on with "
-            "the study first."
+            f"{len(done)} of {len(labels)} cells have a finished run and a rank correlation needs {FEWEST}: "
+            "continue the study first."
         )
     return found
 

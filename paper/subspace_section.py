@@ -108,7 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     refuse_unwritable(options.section)
     if options.density not in options.densities:
-        raise ValueError(f"--densities must have the claimed one, {options.density:g}.")
+        raise ValueError(f"--densities must include the claimed one, {options.density:g}.")
     extra = ExtraRuns(options.study, options.runs, options.output)
     configs = runs_of(extra, options)
     runs = extra.do(configs, options.jobs, say, checkpoints=2)

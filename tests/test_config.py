@@ -28,7 +28,7 @@ def test_the_rate_is_found_unless_it_is_given() -> None:
     for settings in ({}, {"arm": "full"}, {"learning_rate": None}, {"model": "some-one/some-model"}):
         assert config.build(settings).learning_rate == "auto"
     assert config.build({"learning_rate": 1e-3}).learning_rate == 1e-3
-    with pytest.raises(ValueError, match="Learning_rate auto goes by each step's KL"):
+    with pytest.raises(ValueError, match="Learning_rate auto needs each step's KL"):
         config.build({"kl_rollouts": 0})
 
 
@@ -52,7 +52,9 @@ def test_settings_that_carry_their_unit_are_read_by_their_older_names(tmp_path: 
     file.write_text("target_kl: 0.2\ncollapse: {kl: 0.4, kl_steps: 3}\n")
     run = config.load(file, new)
     assert (run.target_kl_per_completion, run.collapse.kl_per_token, run.collapse.kl_steps) == (0.3, 0.5, 3)
-    with pytest.raises(ValueError, match="Target_kl is the older name of target_kl_per_completion: give one"):
+    with pytest.raises(
+        ValueError, match="Target_kl is the old name of target_kl_per_completion: give only one"
+    ):
         config.build({"target_kl": 0.3, "target_kl_per_completion": 0.3})
     named_as_before = by_older_names(config.build(new).model_dump())
     assert named_as_before["target_kl"] == 0.3
@@ -161,5 +163,5 @@ def test_rollouts_by_vllm_and_trls_use_vllm_are_one_setting() -> None:
     assert config.build(asked.model_dump()) == asked
     assert config.build({}).rollouts_by == "transformers"
     for by, use in [("transformers", True), ("vllm", False)]:
-        with pytest.raises(ValueError, match="say different things"):
+        with pytest.raises(ValueError, match="contradict each other"):
             config.build({"rollouts_by": by, "grpo": {"use_vllm": use}})

@@ -68,8 +68,8 @@ def test_a_model_in_its_place_may_be_given_as_an_option_too(name: str) -> None:
         (["merge"], "See 'multiticket merge --help'."),
         (["trian"], "See 'multiticket --help'."),
         (["plan", "tiny-qwen2", "--model", "tiny-llama"], "Two models were given"),
-        (["plan"], "Name a model"),
-        (["diff", "tiny-qwen2"], "Name two models"),
+        (["plan"], "Give a model"),
+        (["diff", "tiny-qwen2"], "Give two models"),
         (["plan", "tiny-qwen2", "--json", "no/such/folder/plan.json"], "There is no folder"),
     ],
 )
@@ -179,7 +179,7 @@ def test_a_run_that_has_made_nothing_says_so(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "config.json").write_text(json.dumps({"arm": "ticket", "task": "arithmetic"}))
     code, _, err = _run(capsys, "eval", str(tmp_path))
     assert code == 2
-    assert "has made nothing yet" in err
+    assert "has no result yet" in err
 
 
 @pytest.mark.parametrize(

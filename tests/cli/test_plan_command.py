@@ -104,7 +104,7 @@ def test_a_shipped_base_is_planned_by_name(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--gpu-memory", "lots"], "'lots' is not an amount of memory; write it as 24GiB or 80GB."),
+        (["--gpu-memory", "lots"], "'lots' is not an amount of memory; write 24GiB or 80GB, for example."),
         (
             ["--arms", "full,all"],
             "The arms to plan are some of full, ticket, lora, shira, each once, not 'full,all'.",

@@ -124,7 +124,7 @@ def test_an_empty_system_prompt_takes_the_tasks_away(tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("asking", "message"),
     [
-        (tasks.Asking(prompt_template="Q:"), r"needs \{prompt\} where the problem goes"),
+        (tasks.Asking(prompt_template="Q:"), r"must contain \{prompt\} for the problem"),
         (tasks.Asking(examples=-1), "not -1"),
         (tasks.Asking(examples="nowhere.jsonl"), "Cannot read the problems in nowhere"),
         (tasks.Asking(examples=10**6), "training problems, so no 1000000 examples"),

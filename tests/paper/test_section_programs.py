@@ -79,7 +79,7 @@ def test_prediction_takes_the_runs_that_are_finished(
         ("prediction_section", ["--study", "nowhere.yaml"], "Cannot read the settings in nowhere.yaml"),
         ("prediction_section", ["--section", "no/folder/p.json"], "There is no folder no/folder"),
         ("compose_tickets", ["--runs", "nowhere"], "There is no folder nowhere"),
-        ("subspace_section", ["--densities", "0.1"], "--densities must have the claimed one, 0.01."),
+        ("subspace_section", ["--densities", "0.1"], "--densities must include the claimed one, 0.01."),
         ("subspace_section", ["--steps", "1"], "The middle of a run needs at least 2 steps"),
     ],
 )

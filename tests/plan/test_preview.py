@@ -194,7 +194,7 @@ def test_the_command_prints_and_writes_nothing(
 
     Path("run").mkdir()
     Path("run", "config.json").write_text("{}")
-    for arguments, says in ((["--output", "run"], "already holds a run"), (["--resume"], "leave --resume")):
+    for arguments, says in ((["--output", "run"], "already holds a run"), (["--resume"], "omit --resume")):
         code, out, err = _command([*small, *arguments], capsys)
         assert (code, out) == (2, "")
         assert says in err

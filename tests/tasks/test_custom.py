@@ -106,9 +106,7 @@ def test_the_splits_are_said_and_what_decides_little(tmp_path: Path) -> None:
     assert sizes.startswith(
         "32 train, 4 validation, 4 test problems (validation and test cut from train by a hash"
     )
-    assert warning.startswith(
-        "4 test problems decide little: a 95 % interval around a half reaches 49 points"
-    )
+    assert warning.startswith("With 4 test problems a 95 % interval around 50 % reaches 49 points")
     many = tasks.get(f"own_scores_for_test:equal@{write(tmp_path / 'data.jsonl', 0, 400)}")
     assert len(many.notes()) == 1  # type: ignore[attr-defined]
 
@@ -145,17 +143,17 @@ def test_a_score_that_fails_is_0_counted_and_shown_once_with_its_own_traceback(t
         ("own_scores_for_test:equal@nowhere.jsonl", "There is no file or folder nowhere.jsonl"),
         ("own_scores_for_test:equal@{folder}", r"has no train\.jsonl"),
         ("own_scores_for_test:equal", "a score function needs its problems"),
-        ("arithmetic@3", "takes nothing after its name"),
+        ("arithmetic@3", "takes no options"),
         (
             "own_scores_for_test:equal@{folder}/x.jsonl,tset=b",
             "has no option 'tset'; its options are train, ",
         ),
         ("own_scores_for_test:equal@test=b.jsonl", "has no problems to train on"),
-        ("own_scores_for_test:equal@a.jsonl,train=b.jsonl", "names its training problems twice"),
-        ("own_scores_for_test:equal@a/b,timeout=0", "timeout takes a number above 0"),
+        ("own_scores_for_test:equal@a.jsonl,train=b.jsonl", "gives its training problems twice"),
+        ("own_scores_for_test:equal@a/b,timeout=0", "timeout must be a number above 0"),
         (
             "own_scores_for_test:equal@a/b,max_completion_tokens=x",
-            "takes a whole number of 1 or more, not 'x'",
+            "must be a whole number of at least 1, not 'x'",
         ),
     ],
 )
@@ -174,10 +172,10 @@ def test_mistakes_are_said_in_one_sentence(tmp_path: Path, reference: str, messa
         ),
         ('{"prompt": "?", "answer": [5]}', r"its answer is \[5\] \(a list\)"),
         ('{"prompt": 5, "answer": "5"}', r"its prompt is 5 \(int\)"),
-        ('{"prompt": [], "answer": "5"}', "a list of messages ends with the user's"),
+        ('{"prompt": [], "answer": "5"}', "a list of messages must end with the user's"),
         (
             '{"prompt": [{"role": "user"}], "answer": "5"}',
-            r"a message needs role and content as text, and one is \{",
+            r"a message needs a text role and content, but one is \{",
         ),
         ('{"prompt": "?", "answer": "5", "metadata": 3}', r"metadata is an object, not 3 \(int\)"),
         ('{"prompt": "?", "answer": 3}', "too few problems to cut a test"),

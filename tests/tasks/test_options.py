@@ -42,5 +42,5 @@ def test_values(text: str, value: object) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "true", "x", "[1"])
 def test_whole_numbers(text: str) -> None:
-    with pytest.raises(ValueError, match=r"option size (takes|cannot)"):
+    with pytest.raises(ValueError, match=r"option size (must be|cannot)"):
         whole_number("size", text)

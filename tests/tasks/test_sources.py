@@ -18,7 +18,7 @@ def test_half_of_a_surrogate_pair_is_replaced_and_counted(tmp_path: Path) -> Non
     file = tmp_path / "data.jsonl"
     rows = [{"prompt": "? \ud83d", "more": ["\udc00", {"a\ud800": 1}]}, {"prompt": "😀"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.warns(UserWarning, match="1 of 2 lines hold half of a surrogate pair"):
+    with pytest.warns(UserWarning, match="1 of 2 lines contain half of a surrogate pair"):
         read = read_json_lines(file, ("prompt",))
     assert read == [{"prompt": "? �", "more": ["�", {"a�": 1}]}, {"prompt": "😀"}]
 

@@ -124,7 +124,7 @@ def test_merge_refuses_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     ticket = make_ticket(model, Mask.random(model, 0.1))
     with pytest.raises(ValueError, match="another base than"):
         merge_checkpoint(tmp_path / "other", ticket, tmp_path / "out")
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         merge_checkpoint(tmp_path / "base", ticket, tmp_path / "other")
     with pytest.raises(ValueError, match="not a folder"):
         merge_checkpoint(tmp_path / "nothing", ticket, tmp_path / "out")

@@ -139,7 +139,7 @@ def test_the_commands(run: Run, tmp_path: Path) -> None:
     assert pulled.returncode == 0, pulled.stderr
     assert (tmp_path / "by-command.safetensors").read_bytes() == (tmp_path / "t.safetensors").read_bytes()
     again = run(["pull", "me/by-command"])
-    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+    assert (again.returncode, "already exists" in again.stderr) == (2, True)
     seen = run(["inspect", "me/by-command"])
     assert (seen.returncode, "arithmetic" in seen.stdout) == (0, True), seen.stderr
     offline = run(["inspect", "me/by-command"], HF_HUB_OFFLINE="1")
@@ -192,9 +192,9 @@ def test_pushing_without_a_token(run: Run, tmp_path: Path) -> None:
 
 def test_a_local_base_must_be_named(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
-    with pytest.raises(ValueError, match=r"a folder that nobody else has: name it as it is on the hub"):
+    with pytest.raises(ValueError, match=r"a local folder: give its name on the hub"):
         make(model=str(tmp_path / "base")).push_to_hub("me/t")
-    with pytest.raises(ValueError, match="does not say what base it belongs to"):
+    with pytest.raises(ValueError, match="does not name its base"):
         make(model=None).push_to_hub("me/t")
     with pytest.raises(ValueError, match="named owner/name, not 'sums'"):
         make().push_to_hub("sums")

@@ -85,7 +85,7 @@ def test_overlapping_tickets(kind):
     two, other = trained(quantised(kind), seed=0, density=0.2)
     model = quantised(kind)
     first = one.apply(model)
-    with pytest.raises(ValueError, match="taken by a ticket that is applied"):
+    with pytest.raises(ValueError, match="belong to another applied ticket"):
         two.apply(model)
     second = two.apply(model, overlapping=True)
     assert torch.equal(logits(model), other)

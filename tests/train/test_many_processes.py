@@ -175,7 +175,7 @@ def test_a_mistake_is_said_once(folder: Path, tmp_path: Path) -> None:
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("multiticket: ")]
     assert len(said) == 1, done.stderr
-    assert "9 rollouts a step are no whole number of passes for 2 processes" in said[0]
+    assert "9 rollouts per step do not divide into passes for 2 processes" in said[0]
     assert not (tmp_path / "run").exists()
 
 

@@ -119,7 +119,7 @@ def test_a_beginning_of_sequence_is_not_written_twice(tokenizer: Any) -> None:
 
 def test_a_template_that_hides_answers_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
-    with pytest.raises(ValueError, match="leaves answers out"):
+    with pytest.raises(ValueError, match="drops the model's answers"):
         render_reply("3", tokenizer)
 
 

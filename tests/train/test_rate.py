@@ -302,7 +302,7 @@ def _lines(output: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"learning_rate": "auto", "kl_rollouts": 0}, "goes by each step's KL"),
+        ({"learning_rate": "auto", "kl_rollouts": 0}, "needs each step's KL"),
         ({"learning_rate": "fast"}, "learning_rate should be a valid number"),
         ({"learning_rate": -1.0}, "learning_rate should be greater than 0, but is -1.0"),
         ({"target_kl": 0.0}, "target_kl_per_completion should be greater than 0"),
@@ -316,6 +316,8 @@ def test_mistakes_in_the_settings_are_said(settings: dict[str, Any], says: str) 
 
 def test_auto_is_refused_for_an_optimiser_whose_first_step_is_not_adams(tmp_path: Path) -> None:
     run = config.build({"learning_rate": "auto", "grpo": {"optim": "sgd"}})
-    with pytest.raises(ValueError, match="tries Adam's first step, and optim is sgd: give a number"):
+    with pytest.raises(
+        ValueError, match="tries Adam's first step, and optim is sgd: set learning_rate to a number"
+    ):
         grpo_config(run, tmp_path, 8)
     grpo_config(config.build({"learning_rate": 0.1, "grpo": {"optim": "sgd"}}), tmp_path, 8)

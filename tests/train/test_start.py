@@ -88,7 +88,7 @@ def test_a_mask_that_follows_no_rule_goes_on_too(toy_model_folder: Path, tmp_pat
         ({"seed": 4}, "trains with seed 3, not 4"),
         ({"method": "columns"}, "trains with method 'random'"),
         ({"part": 1}, "trains with part 0, not 1"),
-        ({"arm": "full"}, "take arm 'ticket', or merge"),
+        ({"arm": "full"}, "use arm 'ticket', or merge"),
     ],
 )
 def test_another_mask_is_refused(

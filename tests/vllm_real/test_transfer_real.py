@@ -108,7 +108,7 @@ def test_a_cut_sync_says_so_writes_nothing_and_is_repeated(llm, model: PreTraine
     assert len(pieces) > 2
     sync.engine.start_weight_update()
     sync.engine.update_weights(pieces[0])
-    with pytest.raises(ValueError, match="The sync was cut: 2000 of"):
+    with pytest.raises(ValueError, match="The sync was interrupted: 2000 of"):
         sync.engine.finish_weight_update()
     assert checksums(llm) == before
     with pytest.raises(RuntimeError, match="already"):

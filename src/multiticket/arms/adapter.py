@@ -91,8 +91,8 @@ class AdapterArm(Arm):
             reason = " ".join(str(error).split())[:200]
             name = model.config.name_or_path or model.config.model_type
             raise ValueError(
-                f"PEFT refuses {self.facts.family} on all linear layers of {name}: {reason}; "
-                f"leave {self.name} out, and take another arm."
+                f"PEFT refuses {self.facts.family} on all linear layers of {name}: {reason}; use another arm "
+                f"than {self.name}."
             ) from None
 
     def read(self, place: Path, config: RunConfig) -> tuple[Any, Any]:
@@ -157,7 +157,7 @@ def adapter_base(adapter: Path) -> str:
             f"{adapter} is not a PEFT adapter: it has no adapter_config.json that names a base."
         ) from None
     if not named:
-        raise ValueError(f"The adapter in {adapter} does not say what its base is: name it as MODEL.")
+        raise ValueError(f"The adapter in {adapter} does not name its base: give it as MODEL.")
     return str(named)
 
 

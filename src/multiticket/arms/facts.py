@@ -31,7 +31,7 @@ class Facts:
     def density(self, asked: Any) -> Any:
         """The trained fraction: `asked`, or what the arm fixes. ValueError where the two differ."""
         if asked not in (None, 1, 1.0):
-            raise ValueError("the full arm trains every parameter: leave density out, or take arm 'ticket'")
+            raise ValueError("the full arm trains every parameter: omit density, or use arm 'ticket'")
         return 1.0
 
     def usual_rate(self, density: float, alpha: float) -> float:

@@ -83,8 +83,8 @@ class Full(Arm):
 def _copy_of(model: nn.Module) -> Reference:
     if any(is_sharded(parameter) for parameter in model.parameters()):
         raise ValueError(
-            "beta above 0 with the full arm keeps a copy of all weights, which FSDP does not allow for: "
-            "take beta 0, or the ticket or lora arm."
+            "beta above 0 with the full arm keeps a copy of all weights, which does not work with FSDP: set "
+            "beta to 0, or use the ticket or lora arm."
         )
     base = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 

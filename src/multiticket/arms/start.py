@@ -47,8 +47,8 @@ def settings_from_ticket(path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         if asked.get(name) is not None and asked[name] != value:
             raise ValueError(
-                f"The ticket {path} trains with {name} {value!r}, not {asked[name]!r}: leave {name} out to go on with "
-                "its mask, or merge the ticket and train another mask on the merged checkpoint."
+                f"The ticket {path} trains with {name} {value!r}, not {asked[name]!r}: omit {name} to continue "
+                "with its mask, or merge the ticket and train another mask on the merged checkpoint."
             )
     named: dict[str, Any] = {n: ticket.provenance[n] for n in ("model", "task") if n in ticket.provenance}
     return {**named, **settings, **asked, "from_ticket": str(ticket_file(Path(path)).resolve())}

@@ -16,7 +16,7 @@ from multiticket.runs import ranks
 
 app = typer.Typer(
     name="multiticket",
-    help="Train any random sparse subnetwork of a language model by reinforcement learning.",
+    help="Train a random sparse part of a language model by reinforcement learning.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -30,21 +30,21 @@ def bench(
         bool,
         typer.Option(
             "--dispatch",
-            help="Instead of the arms: calls and time of a step that is all Python, on one CPU thread.",
+            help="Measure Python's share of a step instead: calls and time, on one CPU thread.",
         ),
     ] = False,
     sweep: Annotated[
-        str | None, typer.Option(help="Instead of the arms: how time goes over density, width or tokens.")
+        str | None, typer.Option(help="Measure time over density, width or tokens instead.")
     ] = None,
-    values: Annotated[str | None, typer.Option(help="What the sweep goes over, separated by commas.")] = None,
-    shape: Annotated[str, typer.Option(help=f"Of the model: {', '.join(SHAPES)}.")] = "36M",
-    layers: Annotated[int | None, typer.Option(help="Instead of the shape's.")] = None,
-    width: Annotated[int | None, typer.Option(help="Instead of the shape's; a multiple of 64.")] = None,
-    vocabulary: Annotated[int | None, typer.Option(help="Instead of the shape's.")] = None,
-    arms: Annotated[str, typer.Option(help=f"What to compare; also {', '.join(BY_PATH)}.")] = ",".join(KINDS),
-    densities: Annotated[str, typer.Option(help="Of the tickets.")] = ",".join(map(str, DENSITIES)),
-    batch: Annotated[int, typer.Option(help="Rows in a step.")] = 4,
-    tokens: Annotated[int, typer.Option(help="Tokens in a row.")] = 256,
+    values: Annotated[str | None, typer.Option(help="The sweep's values, separated by commas.")] = None,
+    shape: Annotated[str, typer.Option(help=f"The model's shape: {', '.join(SHAPES)}.")] = "36M",
+    layers: Annotated[int | None, typer.Option(help="Replaces the shape's.")] = None,
+    width: Annotated[int | None, typer.Option(help="Replaces the shape's; a multiple of 64.")] = None,
+    vocabulary: Annotated[int | None, typer.Option(help="Replaces the shape's.")] = None,
+    arms: Annotated[str, typer.Option(help=f"Arms to compare; also {', '.join(BY_PATH)}.")] = ",".join(KINDS),
+    densities: Annotated[str, typer.Option(help="Densities of the tickets.")] = ",".join(map(str, DENSITIES)),
+    batch: Annotated[int, typer.Option(help="Sequences in a step.")] = 4,
+    tokens: Annotated[int, typer.Option(help="Tokens in a sequence.")] = 256,
     rounds: Annotated[
         int | None,
         typer.Option(
@@ -52,28 +52,28 @@ def bench(
         ),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Of the weights; default float32 on a CPU, bfloat16 on a GPU.")
+        str | None, typer.Option(help="The weights' dtype; default: float32 on a CPU, bfloat16 on a GPU.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of each process; default: all cores.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each process; default: all cores.")] = None,
     processes: Annotated[
-        int, typer.Option(help="That each arm has, one after the other; the rounds are divided among them.")
+        int, typer.Option(help="Processes of each arm, one after another; they divide the rounds.")
     ] = 1,
     compiled: Annotated[
         bool | None,
         typer.Option(
             "--compile/--no-compile",
             show_default=False,
-            help="Measure every arm under torch.compile; default: no. With --dispatch: measure full training and the "
+            help="Compile every arm with torch.compile; default: no. With --dispatch: measure full training and the "
             "ticket with compiled layers too; default: yes, about a minute the first time.",
         ),
     ] = None,
     json: Json = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw it: .svg, .png or .pdf.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a figure to this file: .svg, .png or .pdf.")] = None,
 ) -> None:
-    """Step time and peak memory of full training, tickets, LoRA and SHiRA, beside a floor that trains nothing.
+    """Measure step time and peak memory of full training, tickets, LoRA and SHiRA, and of a step that trains nothing.
 
-    Each arm is a process of its own with the same random model and tokens; they take steps in turn, in random order.
+    Each arm runs in its own process with the same random model and tokens. The arms step in turn, in random order.
     Prints a Markdown table.
     """
     if dispatch:
@@ -130,7 +130,7 @@ def _dispatch(context: typer.Context, rounds: int, compiled: bool, json: str | N
     ]
     others = [name for name in given if name not in OF_DISPATCH]
     if others:
-        raise ValueError(f"--dispatch measures a model of its own; leave out --{', --'.join(others)}.")
+        raise ValueError(f"--dispatch measures its own model; remove --{', --'.join(others)}.")
     _refuse_before_measuring(json, None, {"peft": True})
 
     from multiticket.research.bench import dispatch, results
@@ -156,7 +156,7 @@ def _refuse_before_measuring(json: str | None, plot: Path | None, extras: dict[s
     needed.update({name: "peft" for name, wanted in extras.items() if wanted})
     for name, extra in needed.items():
         if importlib.util.find_spec(name) is None:
-            hint = f", or leave {' and '.join(ADAPTERS)} out of --arms" if name == "peft" else ""
+            hint = f", or remove {' and '.join(ADAPTERS)} from --arms" if name == "peft" else ""
             raise ValueError(f"This needs {name}: pip install 'multiticket[{extra}]'{hint}.")
 
 

@@ -8,7 +8,7 @@ import typer
 
 from multiticket.cli.outputs import Command, Json, give, refuse_unwritable
 
-SIDE = "Run folder or file of results; several with commas between, or a pattern in quotes."
+SIDE = "A run folder or a file of results; several separated by commas, or a quoted pattern."
 
 
 def register(app: typer.Typer) -> None:
@@ -19,11 +19,11 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="RUN_A", help=SIDE)],
     b: Annotated[str, typer.Argument(metavar="RUN_B", help=SIDE)],
     margin: Annotated[
-        float, typer.Option(help="Accuracy that B may lose against A and still count as no worse.")
+        float, typer.Option(help="How much accuracy B may lose against A and still count as no worse.")
     ] = 0.02,
     json: Json = None,
 ) -> None:
-    """B against A, problem by problem: the difference with its 95 % interval, and whether B is no worse."""
+    """Compare two runs problem by problem: the difference with its 95 % interval, and whether B is no worse than A."""
     refuse_unwritable(json)
     from multiticket.evaluate import comparison
     from multiticket.evaluate.problem_results import read_side

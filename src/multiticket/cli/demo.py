@@ -32,7 +32,7 @@ def demo(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Train the full arm and two random 1 % tickets on arithmetic, and show that a ticket is all that it says."""
+    """Train everything and two random 1 % tickets on arithmetic, compare them, and apply and revert each ticket."""
     refuse_several("demo")
     refuse_unwritable(json)
     with redirect_stdout(sys.stderr) if json == STANDARD_OUTPUT else nullcontext():
@@ -52,7 +52,7 @@ def _demonstrate(output: Path, recipes: Path | None, steps: int | None) -> bool:
     runs = parts.demo_runs(recipes or REPOSITORY / "recipes", output, steps)
     missing = [folder.name for _, folder in runs if not parts.is_finished(folder)]
     if missing:
-        say(f"Training {', '.join(missing)}, some minutes in all; importing torch and TRL first.")
+        say(f"Training {', '.join(missing)}, in some minutes; torch and TRL are imported first.")
     results = [parts.perform(run, folder) for run, folder in runs]
     folders = [folder for _, folder in runs]
 

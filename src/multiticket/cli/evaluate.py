@@ -34,27 +34,30 @@ def evaluate(
             help="A shipped base, a checkpoint folder, a hub name, or a finished run's folder.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model, in the place of MODEL.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model; the same as MODEL.")] = None,
     ticket: Annotated[
         Path | None,
-        typer.Option(help="A ticket file or a run's folder, measured on MODEL or the base it names."),
+        typer.Option(help="A ticket file or a run's folder, evaluated on MODEL or the base that it names."),
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="A run's checkpoints/step-N folder.")] = None,
     adapter: Annotated[
         Path | None,
-        typer.Option(help="A PEFT adapter's or a run's folder, measured on MODEL or the base it names."),
+        typer.Option(
+            help="The folder of a PEFT adapter or a run, evaluated on MODEL or the base that it names."
+        ),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="Default: the ticket's or the run's, else arithmetic.")
+        str | None, typer.Option(help="The task; default: the ticket's or the run's, else arithmetic.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Results of single problems; default for a run's: its evals folder.")
+        Path | None,
+        typer.Option(help="File for per-problem results; default for a run: in its evals folder."),
     ] = None,
     json: Json = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Let transformers talk.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show messages of transformers.")] = False,
     **given: Any,
 ) -> None:
-    """Greedy and sampled accuracy on a fixed set of problems, with 95 % intervals."""
+    """Evaluate greedy and sampled accuracy on a fixed set of problems, with 95 % intervals."""
     from multiticket import config
     from multiticket.config.options import settings_of
     from multiticket.runs.folder import RunFolder
@@ -68,7 +71,7 @@ def evaluate(
     model = one_model(model_argument, model)
     if model is not None and is_run(Path(model)):
         if ticket or checkpoint or adapter:
-            raise ValueError(f"{model} is a run, which was trained already: give its base as MODEL.")
+            raise ValueError(f"{model} is a run that is already trained: give its base as MODEL.")
         task = task or RunFolder(Path(model)).read_config().task
         made = kept_by(Path(model))
         ticket, adapter = (made if made.is_file() else None), (made if made.name == "adapter" else None)
@@ -106,4 +109,4 @@ def _require_writable(output: Path) -> None:
     while not place.exists():
         place = place.parent
     if output.is_dir() or not place.is_dir() or not os.access(place, os.W_OK):
-        raise ValueError(f"Cannot write results to {output}: give a file in a folder that can be written.")
+        raise ValueError(f"Cannot write results to {output}: give a file in a writable folder.")

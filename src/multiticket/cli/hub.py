@@ -27,11 +27,11 @@ def push(
         str | None, typer.Option(help="The base's name on the hub. Default: the one that the ticket names.")
     ] = None,
     private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Who sees a repository that is made.")
+        bool | None, typer.Option("--private/--public", help="Visibility of a new repository.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="A branch; default main.")] = None,
-    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
-    license: Annotated[str | None, typer.Option(help="Of the values, such as apache-2.0.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The branch; default: main.")] = None,
+    message: Annotated[str | None, typer.Option(help="The commit message.")] = None,
+    license: Annotated[str | None, typer.Option(help="License of the values, such as apache-2.0.")] = None,
     json: Json = None,
 ) -> None:
     """Upload a ticket and its model card to the hub."""
@@ -51,7 +51,7 @@ def pull(
     output: Annotated[Path | None, typer.Option(help="The file to write; default NAME.safetensors.")] = None,
     json: Json = None,
 ) -> None:
-    """Get a ticket from the hub, checked, as a file."""
+    """Download a ticket from the hub and verify it."""
     from multiticket import Ticket
     from multiticket.cli.ticket_tables import facts, facts_table, show
     from multiticket.ticket import hub
@@ -64,7 +64,7 @@ def pull(
     name, named_revision = found
     output = output or Path(f"{name.split('/')[1]}.safetensors")
     if output.exists():
-        raise ValueError(f"{output} exists already; choose another --output.")
+        raise ValueError(f"{output} already exists; choose another --output.")
     cached = hub.download(name, revision or named_revision)
     ticket = Ticket.load(cached)  # what cannot be read is not handed on
     with cached.open("rb") as source, replacing(output) as target:
@@ -82,12 +82,12 @@ def import_shira(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16: of the base and the values.")] = "float32",
     json: Json = None,
 ) -> None:
-    """Make a ticket of a SHiRA adapter, which does to the base what merging the adapter does."""
+    """Convert a SHiRA adapter to a ticket with the same effect as merging the adapter."""
     from multiticket.cli.ticket_tables import facts, facts_table, show
 
     refuse_unwritable(json, output)
     if output.exists():
-        raise ValueError(f"{output} exists already; choose another --output.")
+        raise ValueError(f"{output} already exists; choose another --output.")
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"--dtype is float32 or bfloat16, not {dtype!r}.")
 

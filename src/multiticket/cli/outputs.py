@@ -19,7 +19,7 @@ Json = Annotated[
     typer.Option(
         "--json",
         metavar="FILE.json|-",
-        help="The result as JSON: also to a file, or with - (or nothing) instead of the table.",
+        help="Write the result as JSON to a file, or with - (or nothing) print it instead of the table.",
     ),
 ]
 
@@ -70,7 +70,7 @@ def plain(value: Any) -> Any:
 def one_model(positional: str | None, option: str | None) -> str | None:
     """The model that a command was given, in its place or by ``--model``."""
     if positional is not None and option is not None and positional != option:
-        raise ValueError(f"Two models were given, {positional} and --model {option}: leave one out.")
+        raise ValueError(f"Two models were given, {positional} and --model {option}: give one.")
     return positional if positional is not None else option
 
 
@@ -81,7 +81,7 @@ def refuse_unwritable(*places: Path | str | None) -> None:
             continue
         path = Path(place)
         if not path.absolute().parent.is_dir():
-            raise ValueError(f"There is no folder {path.parent} to write {path.name} in; make it first.")
+            raise ValueError(f"There is no folder {path.parent} to write {path.name} to; create it first.")
         if path.is_dir():
             raise ValueError(f"{path} is a folder; give the name of a file to write.")
 

@@ -42,23 +42,25 @@ def plan(
         str | None,
         typer.Argument(metavar="[MODEL]", help="A shipped base, a folder with a config.json, or a hub name."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model, in the place of MODEL.")] = None,
-    density: Annotated[float, typer.Option(help="Of the ticket.")] = 0.01,
-    tokens: Annotated[int, typer.Option(help="Prompt and completion together.")] = 1024,
+    model: Annotated[str | None, typer.Option(help="The model; the same as MODEL.")] = None,
+    density: Annotated[float, typer.Option(help="Density of the ticket.")] = 0.01,
+    tokens: Annotated[int, typer.Option(help="Tokens of a prompt and its completion.")] = 1024,
     batch: Annotated[int, typer.Option(help="Sequences in one forward and backward pass.")] = 4,
-    dtype: Annotated[str, typer.Option(help="Of the weights: bfloat16, float16 or float32.")] = "bfloat16",
-    arms: Annotated[str, typer.Option(help=f"Which of {', '.join(ARMS)}.")] = ",".join(ARMS),
+    dtype: Annotated[
+        str, typer.Option(help="The weights' dtype: bfloat16, float16 or float32.")
+    ] = "bfloat16",
+    arms: Annotated[str, typer.Option(help="Ways of training, separated by commas.")] = ",".join(ARMS),
     lora_rank: Annotated[
-        int | None, typer.Option(help="Of an adapter; default: as many trained values as the ticket.")
+        int | None, typer.Option(help="An adapter's rank; default: as many trained values as the ticket.")
     ] = None,
     gpu_memory: Annotated[
-        str | None, typer.Option(help="Ask whether it fits a GPU of this size, such as 24GiB.")
+        str | None, typer.Option(help="Say whether it fits a GPU of this size, such as 24GiB.")
     ] = None,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Recompute each layer in the backward pass.")
     ] = False,
     padded: Annotated[
-        bool, typer.Option("--padded", help="Rows are padded; attention then saves its mask, and more.")
+        bool, typer.Option("--padded", help="Count padded rows, for which attention saves its mask and more.")
     ] = False,
     completions: Annotated[
         int | None, typer.Option(help="Sequences generated at once; default: the batch.")
@@ -66,15 +68,15 @@ def plan(
     quantised: Annotated[
         str | None, typer.Option(help="Count a base that bitsandbytes quantised: nf4 or int8.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where it will train, cuda or cpu.")] = "cuda",
+    device: Annotated[str, typer.Option(help="The device to train on: cuda or cpu.")] = "cuda",
     json: Json = None,
 ) -> None:
-    """What training costs in memory, by component, for full, LoRA and ticket, from the model's configuration alone."""
+    """Estimate the memory of full, LoRA and ticket training, by component, from the model's configuration alone."""
     from multiticket.plan import memory as planning
 
     model = one_model(model_argument, model)
     if model is None:
-        raise ValueError("Name a model: multiticket plan MODEL.")
+        raise ValueError("Give a model: multiticket plan MODEL.")
     refuse_unwritable(json)
     size = None if gpu_memory is None else parse_memory(gpu_memory)
     chosen = [arm.strip() for arm in arms.split(",")]
@@ -151,5 +153,5 @@ def parse_memory(text: str) -> int:
     except (ValueError, KeyError, OverflowError):
         size = 0
     if size <= 0:
-        raise ValueError(f"{text!r} is not an amount of memory; write it as 24GiB or 80GB.")
+        raise ValueError(f"{text!r} is not an amount of memory; write 24GiB or 80GB, for example.")
     return size

@@ -22,7 +22,7 @@ def serve(
         str | None,
         typer.Argument(metavar="[MODEL]", help="The base: a folder, a name on the hub, or a shipped base."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The base, in the place of MODEL.")] = None,
+    model: Annotated[str | None, typer.Option(help="The base; the same as MODEL.")] = None,
     ticket: Annotated[
         list[str] | None,
         typer.Option(
@@ -30,19 +30,19 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve a base and its tickets; the request's model field chooses. All other options go to 'vllm serve'."""
+    """Serve a base and its tickets; a request's model field selects one. Other options go to 'vllm serve'."""
     from multiticket import bases
     from multiticket.integrations.vllm.command import serve_command
     from multiticket.runs.kept import ticket_file
 
     base = one_model(base, model)
     if base is None:
-        raise ValueError("Name a base: multiticket serve MODEL.")
+        raise ValueError("Give a base: multiticket serve MODEL.")
     tickets: dict[str, Path] = {}
     for text in ticket or []:
         name, equals, file = text.partition("=")
         if not equals or not file:
-            raise ValueError(f"Say --ticket NAME=FILE, not --ticket {text}.")
+            raise ValueError(f"Write --ticket NAME=FILE, not --ticket {text}.")
         if name in tickets:
             raise ValueError(f"Two tickets are called {name!r}; give each its own name.")
         tickets[name] = ticket_file(Path(file))

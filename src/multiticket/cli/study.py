@@ -25,7 +25,8 @@ FOLDER = Annotated[
 
 def register(app: typer.Typer) -> None:
     study = typer.Typer(
-        help="Grids of runs from one file: done, resumed, gathered, judged.", no_args_is_help=True
+        help="Run grids of experiments from one file, resume them, and report the results.",
+        no_args_is_help=True,
     )
     study.command("run", cls=Command)(run)
     study.command("status", cls=Command)(status)
@@ -39,15 +40,15 @@ def run(
     file: FILE,
     runs: FOLDER = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
-    executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    executor: Annotated[str, typer.Option(help="Where runs are done: local or ray.")] = "local",
     address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster's; default: a local one.")
+        str | None, typer.Option(help="Address of a running Ray cluster; default: start a local one.")
     ] = None,
     cpus: Annotated[float, typer.Option(help="CPUs that Ray reserves for a run.")] = 1,
     gpus: Annotated[float, typer.Option(help="GPUs that Ray reserves for a run.")] = 0,
     json: Json = None,
 ) -> None:
-    """Do what is missing of a study. Started twice, both share the work; stopped, it goes on where it was."""
+    """Run a study, or resume it. Several processes can share the work."""
     from multiticket.research.study.executors import start_local
     from multiticket.research.study.grid import load
 
@@ -66,9 +67,7 @@ def run(
     try:
         states = _follow(study.runs, folder, alive, workers)
     except KeyboardInterrupt:
-        print(
-            "Stopping: each run ends with its step and saves it; the same command goes on.", file=sys.stderr
-        )
+        print("Stopping: each run saves its current step; the same command continues.", file=sys.stderr)
         raise
     finally:
         stop()
@@ -85,7 +84,7 @@ def run(
 
 
 def status(file: FILE, runs: FOLDER = None, json: Json = None) -> None:
-    """How far a study is: done, running, failed and waiting runs."""
+    """Show how many runs are done, running, failed and waiting."""
     from multiticket.research.study.grid import load
     from multiticket.research.study.runner import state_of
 
@@ -114,7 +113,7 @@ def collect(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Write one Parquet table of all finished runs."""
+    """Write all finished runs to one Parquet table."""
     from multiticket.research.study.collect import TABLE, records, write_parquet
     from multiticket.research.study.grid import load
 
@@ -132,7 +131,7 @@ def collect(
 
 def report(
     file: Annotated[
-        Path, typer.Argument(help="The study's YAML file, or the folder of a report, to draw it again.")
+        Path, typer.Argument(help="The study's YAML file; or a report's folder, to draw it again.")
     ],
     output: Annotated[
         Path | None, typer.Option(help="Where the report goes; default: report, in the study's folder.")
@@ -140,13 +139,11 @@ def report(
     runs: Annotated[Path | None, typer.Option(help="The study's folder; default runs/NAME.")] = None,
     json: Json = None,
 ) -> None:
-    """Answer the study's questions from its finished runs: an HTML page, its figures, JSON, and a table of the runs."""
+    """Answer the study's questions from its finished runs: write an HTML page, figures, JSON, and a table of runs."""
     refuse_unwritable(json)
     if file.is_dir():
         if output or runs:
-            raise ValueError(
-                f"The report in {file} is drawn again where it is: leave --output and --runs out."
-            )
+            raise ValueError(f"The report in {file} is redrawn in place: omit --output and --runs.")
         from multiticket.research.report.study_page import redraw
 
         _give_verdicts(*redraw(file), json)
@@ -177,10 +174,12 @@ def rerun(
         Path, typer.Argument(help="A study's report, or another folder with its runs.parquet.")
     ],
     run: Annotated[str, typer.Argument(help="The run's name, as the page has it.")],
-    output: Annotated[Path | None, typer.Option(help="Its folder; default runs/again/RUN.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the new run; default: runs/again/RUN.")
+    ] = None,
     json: Json = None,
 ) -> None:
-    """Do one run of a finished study again, from the settings in its table."""
+    """Repeat one run of a finished study, with the settings in its table."""
     from multiticket.research.study.collect import read_run
     from multiticket.runs.folder import RunFolder
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MASKS = "random,first-layer,last-layer,attention,mlp,columns,magnitude,fisher"
 
-MODEL_OPTION = Annotated[str | None, typer.Option("--model", help="The model, in the place of MODEL.")]
+MODEL_OPTION = Annotated[str | None, typer.Option("--model", help="The model; the same as MODEL.")]
 MODEL = Annotated[
     str | None,
     typer.Argument(
@@ -22,30 +22,30 @@ MODEL = Annotated[
         help="A shipped base (default tiny-qwen2), a model's folder, a hub name, or a finished run.",
     ),
 ]
-TICKET = Annotated[Path | None, typer.Option(help="Instead of a base: a ticket, on the base it names.")]
-CHECKPOINT = Annotated[Path | None, typer.Option(help="Instead of a base: a run's checkpoints/step-N.")]
+TICKET = Annotated[Path | None, typer.Option(help="A ticket, on the base that it names, in place of MODEL.")]
+CHECKPOINT = Annotated[Path | None, typer.Option(help="A run's checkpoints/step-N, in place of MODEL.")]
 TASK = Annotated[
     str | None,
-    typer.Option(help="Whose problems are answered; default the run's or ticket's, else arithmetic."),
+    typer.Option(help="The task; default: the run's or ticket's, else arithmetic."),
 ]
 GRADIENT = Annotated[
     str, typer.Option(help="policy: advantage times grad log p; score: grad log p (the Fisher matrix's).")
 ]
-SPLIT = Annotated[str, typer.Option(help="train, validation or test.")]
+SPLIT = Annotated[str, typer.Option(help="The split: train, validation or test.")]
 PROBLEMS = Annotated[
-    int, typer.Option(min=0, help="Problems answered, from the split's beginning; 0 for all.")
+    int, typer.Option(min=0, help="Number of problems, from the split's beginning; 0 for all.")
 ]
-GROUP = Annotated[int, typer.Option(min=1, help="Completions a problem.")]
+GROUP = Annotated[int, typer.Option(min=1, help="Completions per problem.")]
 SEED = Annotated[int, typer.Option(min=0, help="Seed of the sampling.")]
-RANK = Annotated[int, typer.Option(min=1, help="Leading eigenvectors looked at.")]
+RANK = Annotated[int, typer.Option(min=1, help="Number of leading eigenvectors.")]
 MEMORY = Annotated[float, typer.Option(help="GiB of gradients at once; less takes more passes.")]
-PLOT = Annotated[Path | None, typer.Option("--plot", help="Also draw it: .svg, .png or .pdf.")]
+PLOT = Annotated[Path | None, typer.Option("--plot", help="Draw a figure to this file: .svg, .png or .pdf.")]
 RUNS = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")]
 
 
 def register(app: typer.Typer) -> None:
     theory = typer.Typer(
-        help="Why sparse training works: KL, gradient spectrum, what masks keep, what updates do.",
+        help="Measure why sparse training works: KL, gradient spectra, masked gradients, and updates.",
         no_args_is_help=True,
     )
     theory.command("kl", cls=Command)(kl)
@@ -59,11 +59,12 @@ def register(app: typer.Typer) -> None:
 def kl(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders.")] = None,
     before: Annotated[
-        str | None, typer.Option(help="Instead of runs: a run, checkpoint, ticket, adapter or model.")
+        str | None,
+        typer.Option(help="First state, in place of runs: a run, checkpoint, ticket, adapter or model."),
     ] = None,
-    after: Annotated[str | None, typer.Option(help="What is compared with --before.")] = None,
+    after: Annotated[str | None, typer.Option(help="The state to compare with --before.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="With --before: default the run's or ticket's own.")
+        str | None, typer.Option(help="The task, with --before; default: the run's or ticket's.")
     ] = None,
     split: SPLIT = "validation",
     problems: PROBLEMS = 64,
@@ -78,11 +79,9 @@ def kl(
     if (before is None) != (after is None) or (runs is None or not runs) == (before is None):
         raise ValueError("Give run folders, or both --before and --after.")
     if runs and task is not None:
-        raise ValueError(
-            "Runs are compared on their own task: leave --task out, or give --before and --after."
-        )
+        raise ValueError("Runs are compared on their own task: omit --task, or give --before and --after.")
     if plot is not None and not runs:
-        raise ValueError("--plot draws runs over their steps, and two states have none: leave it out.")
+        raise ValueError("--plot draws runs over their steps, which two states do not have: omit it.")
     _refuse_before_measuring(json, plot)
     from multiticket.cli.theory_tables import print_kl, print_kl_of_states
     from multiticket.research.theory.trajectory import Contexts, kl_of_run, kl_of_states
@@ -118,7 +117,7 @@ def predict(
     json: Json = None,
     plot: PLOT = None,
 ) -> None:
-    """Whether what runs' masks keep before training goes with the accuracy after it: rank correlations over runs."""
+    """Correlate what a mask keeps of the gradient before training with accuracy after it, over runs."""
     _refuse_before_measuring(json, plot)
     sampling = _sampling("", None, gradient, split, problems, group, seed, memory)
     from multiticket.cli.theory_tables import print_prediction
@@ -142,7 +141,7 @@ def updates(
     json: Json = None,
     plot: PLOT = None,
 ) -> None:
-    """What finished runs did to the weights: how many moved and how far, in how many directions, and the KL it took."""
+    """Measure how many weights a run changed and how far, the rank of each update, and the KL from the base."""
     _refuse_before_measuring(json, plot)
     from multiticket.cli.theory_tables import print_updates
     from multiticket.research.theory.run_update import update_of_run
@@ -173,7 +172,7 @@ def fisher(
     json: Json = None,
     plot: PLOT = None,
 ) -> None:
-    """Spectrum of the per-completion gradients, beside noise, and how the leading directions lie in the parameters."""
+    """Measure the spectrum of per-completion gradients, compare it with noise, and locate its leading directions."""
     place = _place(one_model(model_argument, model), ticket, checkpoint)
     sampling = _sampling(place, task, gradient, split, problems, group, seed, memory)
     _refuse_before_measuring(json, plot)
@@ -196,9 +195,9 @@ def subspace(
     ticket: TICKET = None,
     checkpoint: CHECKPOINT = None,
     task: TASK = None,
-    masks: Annotated[str, typer.Option(help="What to compare, separated by commas.")] = MASKS,
-    densities: Annotated[str, typer.Option(help="Separated by commas.")] = "0.1,0.01,0.001",
-    mask_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each mask, from 0.")] = 3,
+    masks: Annotated[str, typer.Option(help="Masks to compare, separated by commas.")] = MASKS,
+    densities: Annotated[str, typer.Option(help="Densities, separated by commas.")] = "0.1,0.01,0.001",
+    mask_seeds: Annotated[int, typer.Option(min=1, help="Number of seeds of each mask, from 0.")] = 3,
     gradient: GRADIENT = "policy",
     split: SPLIT = "validation",
     problems: PROBLEMS = 32,
@@ -209,7 +208,7 @@ def subspace(
     json: Json = None,
     plot: PLOT = None,
 ) -> None:
-    """How much of the gradients' geometry masks keep, beside what random sampling should lose."""
+    """Measure how much of the gradients' geometry a mask keeps, and how much random sampling should lose."""
     place = _place(one_model(model_argument, model), ticket, checkpoint)
     sampling = _sampling(place, task, gradient, split, problems, group, seed, memory)
     dense = _densities(densities)
@@ -256,7 +255,7 @@ def _sampling(
     memory: float,
 ) -> Sampling:
     if not memory > 0:
-        raise ValueError(f"--memory takes a number of GiB above 0, not {memory:g}.")
+        raise ValueError(f"--memory must be a number of GiB above 0, not {memory:g}.")
     from multiticket.research.theory.fisher import Sampling
 
     return Sampling(model, task, gradient, split, problems, group, seed, int(memory * 2**30))
@@ -269,7 +268,7 @@ def _densities(text: str) -> list[float]:
         raise ValueError(f"--densities takes numbers separated by commas, not {text!r}.") from None
     for number in numbers:
         if not 0 < number <= 1:
-            raise ValueError(f"A density lies above 0 and at most at 1, unlike {number:g}.")
+            raise ValueError(f"A density must be above 0 and at most 1, not {number:g}.")
     return numbers
 
 

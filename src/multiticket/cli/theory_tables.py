@@ -194,7 +194,7 @@ def print_prediction(result: Result) -> None:
     steps = sorted({row["steps"] for row in result["runs"]})
     if len(steps) > 1:
         told = ", ".join(map(str, steps))
-        print(f"These runs took different numbers of steps ({told}), which tells in pass@1 too.")
+        print(f"These runs took different numbers of steps ({told}), which affects pass@1 too.")
     correlations = [
         [
             row["predictor"].replace("_", " "),

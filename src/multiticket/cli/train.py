@@ -24,18 +24,20 @@ def train(
         str | None, typer.Argument(metavar="[MODEL]", help="The model, as with --model.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML file with settings; options here go before it.")
+        Path | None, typer.Option(help="YAML file of settings; options on the command line override it.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run and what it needs; write nothing.")
+        bool, typer.Option("--dry-run", help="Show what would run and what it needs; write nothing.")
     ] = False,
     json: Json = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Let TRL and transformers talk.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show messages of TRL and transformers.")
+    ] = False,
     **given: Any,
 ) -> None:
-    """Train one arm on a task by GRPO, and measure it before and after."""
+    """Train a model on a task by GRPO, and evaluate it before and after."""
     from multiticket import config as settings
     from multiticket.config.options import settings_of
     from multiticket.runs.folder import RunFolder
@@ -47,9 +49,7 @@ def train(
         refuse_unwritable(json)
         overrides = settings_of(given)
         if resume and dry_run:
-            raise ValueError(
-                "A dry run looks at a run that is yet to start: leave --resume or --dry-run out."
-            )
+            raise ValueError("A dry run is of a new run: omit --resume or --dry-run.")
         if resume:
             run_config, output = _config_to_resume(output, config, overrides)
         else:
@@ -109,11 +109,9 @@ def _with_the_tickets_mask(config: Path | None, overrides: dict[str, Any]) -> di
 
 def _collapse_in_words(stopped: dict[str, Any]) -> str:
     """What a collapse was, and what is left."""
-    kept = f"what was kept is of step {stopped['kept_step']}, before it began"
+    kept = f"step {stopped['kept_step']}, before the collapse, was kept"
     if stopped["kept_step"] == stopped["step"]:
-        kept = (
-            "there was no checkpoint from before it (see --save-every), so what was kept is of the last step"
-        )
+        kept = "there was no earlier checkpoint (see --save-every), so the last step was kept"
     return f"Stopped at step {stopped['step']}: {stopped['reason']}; {kept}."
 
 
@@ -142,7 +140,6 @@ def _config_to_resume(
         now = {**whole[name], **value} if nested else value
         if whole.get(name) != now:
             raise ValueError(
-                f"The run in {output} was started with {name} {whole.get(name)!r}, not {value!r}; "
-                "leave that out to resume it."
+                f"The run in {output} was started with {name} {whole.get(name)!r}, not {value!r}; omit it to resume."
             )
     return merged, output

@@ -45,19 +45,19 @@ class EvalConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     split: Literal["train", "validation", "test"] = "test"
-    """Which problems: those of the test, or the validation split to choose settings by."""
+    """Split to evaluate on: test, or validation to choose settings."""
     problems: int | None = Field(default=512, ge=0)
-    """Problems measured, from the split's beginning; 0 for all."""
+    """Number of problems, from the split's beginning; 0 for all."""
     samples: int = Field(default=4, ge=1)
-    """Sampled completions a problem."""
+    """Sampled completions per problem."""
     temperature: float = Field(default=1.0, gt=0)
-    """Of the sampled completions that are measured."""
+    """Sampling temperature of the evaluation."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the sampling, so that one model always gets one score."""
+    """Seed of the sampling; the same seed gives the same score."""
     batch_size: int = Field(default=512, ge=1)
-    """Completions generated together, at most."""
+    """Largest number of completions generated together."""
     batch_tokens: int = Field(default=2**17, ge=1)
-    """Tokens of completions generated together, prompts included, at most: what the generation cache holds."""
+    """Largest number of tokens generated together, prompts included: the size of the KV cache."""
 
     @field_validator("problems", mode="before")
     @classmethod
@@ -71,15 +71,15 @@ class CollapseConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     kl_per_token: float = Field(default=0.15, gt=0)
-    """In nats a token: steps in a row that each move the policy by more are a collapse."""
+    """Consecutive steps that each move more KL than this, in nats per token, are a collapse."""
     # The first step of a 1 M model that sorts letters: 0.004 at the best rate, 0.04 at three times that. Arithmetic at
     # ten times its rate: 0.16 to 0.59 in five steps, nothing learned.
     kl_steps: int = Field(default=5, ge=1)
-    """How many such steps."""
+    """Number of such steps."""
     length_steps: int = Field(default=20, ge=1)
-    """Steps in a row with nearly all completions cut off, or empty, and less than half of the best reward so far."""
+    """Consecutive steps with nearly all completions truncated or empty, and less than half of the best reward."""
     reward_steps: int = Field(default=20, ge=1)
-    """Steps in a row without any reward."""
+    """Consecutive steps without reward."""
 
     @model_validator(mode="before")
     @classmethod
@@ -101,87 +101,87 @@ class RunConfig(BaseModel):
     model: str = "tiny-qwen2"
     """A shipped base, a folder with a Hugging Face checkpoint, or a name on the hub."""
     arm: Arm = "ticket"
-    """What is trained: every parameter (full), those of a mask (ticket), or an adapter by its method's name (lora)."""
+    """What trains: every parameter (full), the positions of a mask (ticket), or an adapter (lora, shira)."""
     method: str = "random"
     """How the mask chooses positions: random, layers, modules, columns, magnitude, fisher and others."""
     density: float = Field(default=0.01, gt=0, le=1)
-    """Trained fraction of every tensor; 1 for the full arm; an adapter's rank is chosen to come near it."""
+    """Trained fraction of every tensor; 1 for the full arm. An adapter gets the rank that comes nearest to it."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the mask and, where `training_seed` is not given, of the training."""
     part: int = Field(default=0, ge=0)
-    """Which disjoint part of the seed's permutation the mask takes."""
+    """Index of the mask among the disjoint masks of one seed."""
     scope: str = "all"
     """Tensors that the mask covers: all, or name patterns separated by commas, such as '*mlp*'."""
     mask_options: dict[str, Any] = Field(default_factory=dict)
-    """What the method needs beside density and seed, such as "layers: first"."""
+    """Options of the method, such as "layers: first"."""
     lora_rank: int | None = Field(default=None, ge=1)
-    """Of an adapter. By default the one that trains nearest to density * all parameters."""
+    """An adapter's rank. By default the one whose number of values is nearest to density * all parameters."""
     lora_alpha: float = Field(default=32.0, gt=0)
     """The adapter is scaled by alpha / rank, so that one learning rate suits all ranks."""
     training_seed: int = Field(ge=0, lt=2**32)
     """Seed of the training alone: the order of problems and the sampling. By default that of the mask."""
 
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """A number, or auto: found by measuring what a step does to the policy, see `target_kl_per_completion`."""
+    """A number, or auto: set from the KL of a step (see `target_kl_per_completion`)."""
     target_kl_per_completion: float = Field(default=0.15, gt=0)
-    """The KL that a step is to move with the learning rate auto, in nats a completion (all of its tokens together)."""
+    """With `learning_rate` auto: the KL that a step should move, in nats per completion (the sum over its tokens)."""
     rate_control: Literal["probe", "average", "hold"] = "average"
-    """With the learning rate auto: keep what the first batch gives (probe), correct it over five steps (average), or
-    to the end (hold)."""
+    """With `learning_rate` auto: keep the rate of the first batch (probe), correct it for five steps (average), or
+    always (hold)."""
     steps: Annotated[int, Role.RESUMABLE] = Field(default=50, ge=1)
     """Optimiser steps."""
     rollouts: int = Field(default=512, ge=2)
-    """Completions a step."""
+    """Completions per step."""
     group: int = Field(default=16, ge=2)
-    """Completions a problem; each is compared with their mean reward."""
+    """Completions per problem; the advantage is the reward minus their mean."""
     micro_batch: int = Field(ge=1)
-    """Rollouts in one forward and backward pass. By default all of a step's."""
+    """Rollouts in one forward and backward pass. By default all of a step."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
     """Longest completion. By default the task's own."""
     system_prompt: str | None = None
-    """Said before every problem; '' for none. By default the task's own."""
+    """System prompt; '' for none. By default the task's own."""
     prompt_template: str | None = None
-    """Stands around every problem, in the place of {prompt}. By default the task's own."""
+    """Text around every problem, which replaces {prompt}. By default the task's own."""
     examples: Annotated[int, Field(ge=0)] | str | None = None
-    """Solved problems shown before, as turns: how many of the training problems, or a file of JSON lines."""
+    """Solved examples shown first, as chat turns: a number of training problems, or a file of JSON lines."""
     temperature: float = Field(default=1.0, gt=0)
-    """Of the rollouts."""
+    """Sampling temperature of the rollouts."""
     beta: float = Field(default=0.0, ge=0)
     """Weight of the KL penalty against the reference policy."""
     reference: Literal["base", "start"] = "base"
-    """The policy that the penalty holds on to: the base, or what the run starts from where that is a ticket."""
+    """Reference policy of the KL penalty: the base, or the ticket that the run starts from."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's, of all that is trained."""
+    """AdamW's weight decay."""
     clip_norm: float = Field(default=1.0, gt=0)
-    """Largest gradient norm of what is trained: the values, for a ticket."""
+    """Clip the gradient's norm, over what trains, to this."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the model's weights in training; a ticket's values are kept in it."""
+    """The weights' dtype in training, and that of a saved ticket's values."""
     kl_rollouts: int = Field(default=64, ge=0)
-    """Rollouts on which each step's KL is estimated, for one forward pass over them; 0 for not at all."""
+    """Rollouts used to estimate each step's KL, for one more forward pass over them; 0 to skip it."""
 
     rollouts_by: Literal["transformers", "vllm"] = "transformers"
-    """Who generates the rollouts: transformers in the training process, or vLLM (the same as --set use_vllm=true)."""
+    """Engine for rollouts: transformers in the training process, or vLLM (the same as --set use_vllm=true)."""
     grpo: dict[str, Any] = Field(default_factory=dict)
     """Options of TRL's GRPOConfig by their own names; on a command line --set name=value, as often as wanted."""
 
     save_every: Annotated[int | None, Role.RESUMABLE] = Field(default=None, ge=1)
     """Steps between checkpoints. By default there are none."""
     keep_last: Annotated[int, Role.WATCHING, Role.RESUMABLE] = Field(default=2, ge=1)
-    """Newest checkpoints that are kept, beside the best on validation problems."""
+    """Number of newest checkpoints to keep, besides the best on validation problems."""
     eval: Annotated[EvalConfig, Role.WATCHING] = Field(default_factory=EvalConfig)
     """How the model is measured before and after."""
     eval_every: Annotated[int | None, Role.WATCHING] = Field(default=None, ge=1)
-    """Steps between measurements on validation problems; the best step's checkpoint is kept. By default none."""
+    """Steps between evaluations on validation problems; the best checkpoint is kept. By default none."""
     samples_every: Annotated[int | None, Role.WATCHING] = Field(default=10, ge=1)
     """Steps between sample completions in the log."""
     report_to: Annotated[tuple[Literal["wandb", "trackio"], ...], Role.WATCHING, Role.RESUMABLE] = ()
-    """Where metrics go beside the run folder and its TensorBoard files; both with a comma."""
+    """Log metrics to these services too, separated by a comma; the run folder and TensorBoard always get them."""
     stop_on_collapse: Annotated[bool, Role.WATCHING, Role.RESUMABLE] = True
-    """Stop when KL, length or reward collapse, and keep what was there before."""
+    """Stop when KL, length or reward collapse, and keep the checkpoint before that."""
     collapse: Annotated[CollapseConfig, Role.WATCHING] = Field(default_factory=CollapseConfig)
     """What counts as a collapse."""
     from_ticket: str | None = None
-    """A ticket to go on from: the same mask on the same base, starting with its values."""
+    """Continue from this ticket: the same mask on the same base, starting with its values."""
 
     @model_validator(mode="before")
     @classmethod
@@ -204,7 +204,7 @@ class RunConfig(BaseModel):
             if filled.get("rollouts_by", "vllm") == "vllm" and grpo.get("use_vllm"):
                 filled["rollouts_by"] = "vllm"
             elif "use_vllm" in grpo and bool(grpo["use_vllm"]) != (filled.get("rollouts_by") == "vllm"):
-                raise ValueError("rollouts_by and TRL's use_vllm say different things: leave use_vllm out")
+                raise ValueError("rollouts_by and TRL's use_vllm contradict each other: omit use_vllm")
         if filled.get("rollouts_by") == "vllm":
             filled["grpo"] = {**(grpo or {}), "use_vllm": True}
         if filled.get("micro_batch") is None:
@@ -215,8 +215,8 @@ class RunConfig(BaseModel):
     def _only_tickets_go_on(self) -> RunConfig:
         if self.from_ticket is not None and not self.facts.takes_ticket:
             raise ValueError(
-                f"from_ticket goes on with a ticket's own mask, which the {self.arm} arm does not have: "
-                "take arm 'ticket', or merge the ticket first and give the merged checkpoint as model"
+                f"from_ticket continues with a ticket's own mask, which the {self.arm} arm does not have: "
+                "use arm 'ticket', or merge the ticket first and give the merged checkpoint as model"
             )
         return self
 
@@ -226,7 +226,7 @@ class RunConfig(BaseModel):
 
         if self.prompt_template is not None and PLACE not in self.prompt_template:
             raise ValueError(
-                f"prompt_template needs {PLACE} where the problem goes, and {self.prompt_template!r} has none"
+                f"prompt_template must contain {PLACE} for the problem, but {self.prompt_template!r} has none"
             )
         return self
 
@@ -242,7 +242,7 @@ class RunConfig(BaseModel):
             )
         if self.learning_rate == "auto" and not self.kl_rollouts:
             raise ValueError(
-                "learning_rate auto goes by each step's KL: give kl_rollouts a number, or learning_rate"
+                "learning_rate auto needs each step's KL: set kl_rollouts above 0, or set learning_rate to a number"
             )
         return self
 
@@ -330,7 +330,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     if settings is None:
         return {}
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
-        raise ValueError(f"{path} must hold settings as 'name: value' lines.")
+        raise ValueError(f"{path} must contain settings as 'name: value' lines.")
     if isinstance(settings.get("collapse"), dict):
         settings["collapse"] = older_names.by_present_names(settings["collapse"], older_names.COLLAPSE)
     return older_names.by_present_names(settings)
@@ -357,7 +357,7 @@ def read_options(given: Sequence[str]) -> dict[str, Any]:
         name, equals, text = word.partition("=")
         name = name.strip()
         if not equals or not name.isidentifier():
-            raise ValueError(f"An option of TRL is set as name=value, such as top_p=0.9, but is {word!r}.")
+            raise ValueError(f"Set TRL's options as name=value, such as top_p=0.9, not {word!r}.")
         if name in options:
             raise ValueError(f"TRL's {name} is set twice: give it once.")
         try:

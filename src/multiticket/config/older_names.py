@@ -14,7 +14,7 @@ def by_present_names(settings: Mapping[str, Any], names: Mapping[str, str] = SET
     """Settings with those that go by an older name under their present one. ValueError for one under both."""
     for before, now in names.items():
         if before in settings and now in settings:
-            raise ValueError(f"{before} is the older name of {now}: give one of them")
+            raise ValueError(f"{before} is the old name of {now}: give only one")
     return {names.get(name, name): value for name, value in settings.items()}
 
 

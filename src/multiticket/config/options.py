@@ -24,14 +24,14 @@ LIBRARY_OPTIONS = "grpo"
 SHORT = "eval"
 """The nested settings that go by their own names too."""
 PANELS = {
-    "task": "What is trained on what",
+    "task": "What is trained",
     "method": "The mask and LoRA",
     "training_seed": "Training",
-    "save_every": "What is kept and seen",
-    "eval": "Evaluation, before and after",
-    "eval_every": "What is kept and seen",
+    "save_every": "Checkpoints and logs",
+    "eval": "Evaluation before and after",
+    "eval_every": "Checkpoints and logs",
     "collapse": "What counts as a collapse",
-    "from_ticket": "What is trained on what",
+    "from_ticket": "What is trained",
 }
 """Headings in the help, each from this setting on."""
 BOUNDS = {

@@ -40,7 +40,7 @@ def read_side(words: str) -> list[Results]:
     """
     runs = [read_results(path) for word in words.split(",") for path in _places(word.strip())]
     if len({run.source.resolve() for run in runs}) < len(runs):
-        raise ValueError(f"{words} names a run twice: runs count as independent, so give each once.")
+        raise ValueError(f"{words} names a run twice: runs count as independent, so name each once.")
     for other in runs[1:]:
         require_same_problems(runs[0], other)
     return runs
@@ -48,7 +48,7 @@ def read_side(words: str) -> list[Results]:
 
 def _places(word: str) -> list[Path]:
     if not word:
-        raise ValueError("An empty name is not a run: give run folders or files of results, commas between.")
+        raise ValueError("A run's name is empty: give run folders or files of results, separated by commas.")
     if Path(word).exists():
         return [Path(word)]
     found = sorted(Path(path) for path in glob.glob(word))
@@ -78,7 +78,7 @@ def read_results(path: Path) -> Results:
         correct = np.array([sum(right) / len(right) for right in rights])
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         raise ValueError(
-            f"{path} does not hold results of single problems, as multiticket eval --output writes them."
+            f"{path} does not hold per-problem results, as multiticket eval --output writes them."
         ) from None
     if not problems:
         raise ValueError(f"{path} holds no problems.")
@@ -93,17 +93,17 @@ def require_same_problems(one: Results, other: Results) -> None:
             if one.settings[name] != other.settings[name]:
                 raise ValueError(
                     f"{names} were measured with different {name} ({one.settings[name]} and {other.settings[name]}): "
-                    "compare runs that were measured in the same way."
+                    "compare runs that were evaluated in the same way."
                 )
     if len(one.problems) != len(other.problems):
         raise ValueError(
-            f"{names} hold {len(one.problems)} and {len(other.problems)} problems: measure both on the same ones."
+            f"{names} hold {len(one.problems)} and {len(other.problems)} problems: evaluate both on the same ones."
         )
     for mine, theirs in zip(one.problems, other.problems, strict=True):
         if mine != theirs:
             what = "index" if mine[0] != theirs[0] else "prompt" if mine[1] != theirs[1] else "answer"
             raise ValueError(
-                f"{names} were not given the same problems: they first differ in the {what} of problem {mine[0]}."
+                f"{names} were evaluated on different problems: they first differ in the {what} of problem {mine[0]}."
             )
 
 

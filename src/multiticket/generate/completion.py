@@ -204,7 +204,7 @@ def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         stops.insert(0, own)
     if not stops:
         raise ValueError(
-            "The tokenizer and the model name no end-of-sequence token, so no completion could end."
+            "The tokenizer and the model have no end-of-sequence token, so completions would never end."
         )
     return stops
 

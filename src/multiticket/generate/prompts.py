@@ -46,7 +46,7 @@ def render(
     if not tokenizer.chat_template:
         if messages is not None:
             raise ValueError(
-                "The problems' prompts are messages, and this model's tokenizer has no chat template: give plain text."
+                "The problems' prompts are messages, but this model's tokenizer has no chat template: use plain text."
             )
         shown = "".join(f"{_placed(p, template)}{a}\n" for p, a in examples) + _placed(prompt, template)
         return f"{system_prompt}\n\n{shown}\n" if system_prompt else shown
@@ -122,7 +122,7 @@ def render_reply(
     _, found, tail = _chat(tokenizer, messages, options).partition(_ANSWER)
     if not found:
         raise ValueError(
-            "The tokenizer's chat template leaves answers out, so a task with several turns cannot use it."
+            "The tokenizer's chat template drops the model's answers, so a multi-turn task cannot use it."
         )
     return tail
 

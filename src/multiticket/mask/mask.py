@@ -202,9 +202,7 @@ def _refuse_rule_method(rule: MaskRule) -> None:
 def _looked_up(scores: Mapping[str, torch.Tensor]) -> Callable[[str], torch.Tensor]:
     def score(name: str) -> torch.Tensor:
         if name not in scores:
-            raise ValueError(
-                f"There are no scores for {name}; give them, or a rule whose scope leaves it out."
-            )
+            raise ValueError(f"There are no scores for {name}; give them, or a rule whose scope excludes it.")
         return scores[name]
 
     return score

@@ -41,15 +41,15 @@ class MaskRule:
             raise ValueError(f"A mask rule's method must be a name, not {self.method!r}.")
         if self.version != VERSION or isinstance(self.version, bool):
             raise ValueError(
-                f"This mask rule is of version {self.version!r}, and this multiticket knows version {VERSION}: "
-                "use the multiticket release that wrote it."
+                f"This mask rule is of version {self.version!r}, and this release reads version {VERSION}: use "
+                "the release of multiticket that wrote it."
             )
         if not _is_int(self.seed) or not 0 <= self.seed < 2**64:
             raise ValueError(f"A mask's seed must be a whole number from 0 to 2**64 - 1, not {self.seed!r}.")
         if not isinstance(self.scope, str) or not self.scope.strip():
             raise ValueError(f"A mask's scope must be 'all' or name patterns, not {self.scope!r}.")
         if not _is_int(self.part) or self.part < 0:
-            raise ValueError(f"A mask's part must be a whole number from 0 on, not {self.part!r}.")
+            raise ValueError(f"A mask's part must be a whole number of at least 0, not {self.part!r}.")
         if self.density is not None:
             object.__setattr__(self, "density", check_density(self.density))
             parts = math.ceil(1 / exact_density(self.density))

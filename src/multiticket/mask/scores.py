@@ -105,7 +105,7 @@ def largest(
             f"The scores of {name} have shape {tuple(scores.shape)}; the tensor has {tuple(shape)}."
         )
     if rule.part:
-        raise ValueError(f"A {rule.method} mask has part 0 alone, not part {rule.part}.")
+        raise ValueError(f"A {rule.method} mask has part 0 only, not part {rule.part}.")
     flat = scores.detach().reshape(-1)
     if flat.isnan().any():
         raise ValueError(f"The scores of {name} contain NaN; compute them in fp32.")

@@ -43,7 +43,7 @@ def select_numpy(shapes: Shapes, rule: MaskRule) -> dict[str, Positions]:
     rule.only_options()
     if rule.part:
         raise ValueError(
-            "The numpy method has part 0 alone; take another seed, or method random for disjoint parts."
+            "The numpy method has part 0 only; use another seed, or method random for disjoint parts."
         )
     counts = {name: int(math.prod(shape) * rule.share) for name, shape in shapes.items()}
     draws = _NumpyDraws({name: math.prod(shape) for name, shape in shapes.items()}, counts, rule.seed)
@@ -126,7 +126,7 @@ def _random_inside(shapes: Shapes, inside: set[str], what: str, rule: MaskRule) 
     counts = _shares(sizes, budget)
     for name, count in counts.items():
         if (rule.part + 1) * count > sizes[name]:
-            raise ValueError(f"Part {rule.part} does not fit into {name}; take a lower part or density.")
+            raise ValueError(f"Part {rule.part} does not fit into {name}; use a lower part or density.")
     return {
         name: _permuted(name, shapes[name], rule.part * count, (rule.part + 1) * count, rule)
         for name, count in counts.items()

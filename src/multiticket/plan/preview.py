@@ -124,7 +124,7 @@ def notes(config: RunConfig) -> list[str]:
     if config.grpo.get("use_vllm"):
         said.append("vLLM generates: its weights and cache are not counted, and the cache shown is not used.")
     if "optim" in config.grpo:
-        said.append(f"The moments are AdamW's; the optimiser is {config.grpo['optim']}.")
+        said.append(f"The moments are those of AdamW; the optimiser is {config.grpo['optim']}.")
     return said + arms.get(config.arm).notes(config)
 
 
@@ -146,6 +146,6 @@ def _tokenizer(model: str) -> Any:
         return AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"Cannot read the tokenizer of {model!r}, without which prompts have no length: give a shipped base "
+            f"Cannot read the tokenizer of {model!r}, which is needed to count prompt tokens: give a shipped base "
             f"({', '.join(bases.names())}), a checkpoint folder, or a hub name; {why_not_loaded(error)}."
         ) from None

@@ -38,10 +38,10 @@ def explained(folder: RunFolder) -> Iterator[None]:
         left = (
             f"the checkpoint of step {step} is kept"
             if step is not None
-            else "it has no checkpoint yet, so it will start again"
+            else "there is no checkpoint yet, so it will start from the beginning"
         )
         raise ValueError(
-            f"Cannot write the run in {folder.path}: {reason}; make room or give it a place that can be written, "
+            f"Cannot write the run in {folder.path}: {reason}; free some space or make the folder writable, "
             f"then continue with --resume ({left})."
         ) from error
 

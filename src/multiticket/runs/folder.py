@@ -53,7 +53,7 @@ class RunFolder:
         """Raises ValueError where a new run would overwrite something."""
         if self.holds_a_run():
             raise ValueError(
-                f"{self.path} already holds a run: give another --output, or --resume to continue it."
+                f"{self.path} already holds a run: choose another --output, or use --resume to continue it."
             )
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: give a folder as --output.")

@@ -54,9 +54,7 @@ def kept_by(path: Path) -> Path:
     for kept in (folder.ticket, folder.adapter, folder.model):
         if kept.exists():
             return kept
-    raise ValueError(
-        f"The run in {path} has made nothing yet: finish it with --resume, or give a --checkpoint."
-    )
+    raise ValueError(f"The run in {path} has no result yet: finish it with --resume, or give a --checkpoint.")
 
 
 def _instead(path: Path) -> str:
@@ -64,4 +62,4 @@ def _instead(path: Path) -> str:
     try:
         return f" (the run made {kept_by(path).name})" if is_run(path) else ""
     except ValueError:
-        return " (the run has made nothing yet)"
+        return " (the run has no result yet)"

@@ -15,7 +15,7 @@ def check_installed(names: Sequence[str]) -> None:
     """Raises ValueError for a tracker that is not installed; transformers logs to those that are."""
     for name in names:
         if name in _INSTALLED and not _INSTALLED[name]():
-            raise ValueError(f"{name} is not installed: pip install {name}, or leave it out of report_to.")
+            raise ValueError(f"{name} is not installed: pip install {name}, or remove it from report_to.")
 
 
 def tensorboard(path: Path, done: int) -> Any:

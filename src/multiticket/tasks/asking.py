@@ -56,7 +56,7 @@ class Asking:
         """Raises ValueError for a template without a place for the prompt, or examples that cannot be."""
         if self.prompt_template is not None and PLACE not in self.prompt_template:
             raise ValueError(
-                f"A prompt template needs {PLACE} where the problem goes, and {self.prompt_template!r} has none."
+                f"A prompt template must contain {PLACE} for the problem, but {self.prompt_template!r} has none."
             )
         if isinstance(self.examples, int) and self.examples < 0:
             raise ValueError(f"examples is a number of solved problems or a file, not {self.examples}.")
@@ -108,5 +108,5 @@ def _read_examples(file: str) -> list[tuple[str, str]]:
     rows = read_json_lines(Path(file).expanduser(), ("prompt", "answer"))
     for row in rows:
         if not isinstance(row["prompt"], str) or not isinstance(row["answer"], str):
-            raise ValueError(f"{file}: an example needs text as prompt and answer, not {str(row)[:80]}.")
+            raise ValueError(f"{file}: an example needs a text prompt and answer, not {str(row)[:80]}.")
     return [(row["prompt"], row["answer"]) for row in rows]

@@ -54,11 +54,11 @@ class CustomTask:
         self.files = {split: options[split] for split in SPLITS if split in options}
         if first is not None and "train" in self.files:
             raise ValueError(
-                f"{name} names its training problems twice: {first} and train={self.files['train']}."
+                f"{name} gives its training problems twice: {first} and train={self.files['train']}."
             )
         self.data = first if first is not None else self.files.get("train", "")
         if not self.data:
-            raise ValueError(f"{name} has no problems to train on: give a file behind the @, or train=FILE.")
+            raise ValueError(f"{name} has no problems to train on: give a file after the @, or train=FILE.")
         seconds = _number("timeout", options["timeout"]) if "timeout" in options else TIMEOUT_S
         self.function = ScoreFunction(score, name, seconds)
         tokens = options.get("max_completion_tokens")
@@ -144,14 +144,15 @@ class CustomTask:
             answer = json.dumps(answer)
         if not isinstance(answer, str):
             raise ValueError(
-                f"{where} needs text in the columns prompt and answer (a number will do as answer): its answer is "
-                f"{_shown(answer)}. What a score needs beside the answer goes into the column metadata."
+                f"{where} needs text in the columns prompt and answer (the answer may be a number): its answer is "
+                f"{_shown(answer)}. Put what else the score needs into the column metadata."
             )
         if isinstance(prompt, list):
             prompt = messages_as_text(prompt, where)
         if not isinstance(prompt, str):
             raise ValueError(
-                f"{where} needs text in the columns prompt and answer (or a list of messages as prompt): its prompt is "
+                f"{where} needs text in the columns prompt and answer (the prompt may be a list of messages): "
+                "its prompt is "
                 f"{_shown(prompt)}."
             )
         if metadata is not None and not isinstance(metadata, (dict, str)):
@@ -173,8 +174,8 @@ class CustomTask:
         if few < FEW_PROBLEMS:
             half = 98 / few**0.5
             said.append(
-                f"{few} test problems decide little: a 95 % interval around a half reaches {min(half, 50):.0f} points "
-                "to either side. Give more with test=FILE behind the data."
+                f"With {few} test problems a 95 % interval around 50 % reaches {min(half, 50):.0f} points "
+                "to either side. Give more with test=FILE."
             )
         return said
 
@@ -202,10 +203,10 @@ def messages_as_text(messages: list[Any], where: str) -> str:
             isinstance(message.get(k), str) for k in ("role", "content")
         ):
             raise ValueError(
-                f"{where}: a message needs role and content as text, and one is {_shown(message)}."
+                f"{where}: a message needs a text role and content, but one is {_shown(message)}."
             )
     if not messages or messages[-1]["role"] != "user":
-        raise ValueError(f"{where}: a prompt that is a list of messages ends with the user's.")
+        raise ValueError(f"{where}: a prompt that is a list of messages must end with the user's.")
     return json.dumps(
         [{k: message[k] for k in ("role", "content")} for message in messages], ensure_ascii=False
     )
@@ -226,7 +227,7 @@ def load_custom(reference: str, data: str) -> CustomTask:
 def _number(name: str, text: str) -> float:
     value = value_of(name, text)
     if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
-        raise ValueError(f"The option {name} takes a number above 0, not {text!r}.")
+        raise ValueError(f"The option {name} must be a number above 0, not {text!r}.")
     return float(value)
 
 

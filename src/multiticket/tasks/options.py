@@ -20,7 +20,7 @@ def split_options(text: str) -> tuple[str | None, dict[str, str]]:
         found = _OPTION.fullmatch(part)
         if found is None:
             if number or not part:
-                raise ValueError(f"Options are written name=value with commas between, not {text!r}.")
+                raise ValueError(f"Write options as name=value, separated by commas, not {text!r}.")
             first = part
         elif found[1] in values:
             raise ValueError(f"The option {found[1]} is given twice in {text!r}: give it once.")
@@ -46,7 +46,7 @@ def whole_number(name: str, text: str) -> int:
     """An option that counts something, 1 or more. ValueError for anything else."""
     value = value_of(name, text)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"The option {name} takes a whole number of 1 or more, not {text!r}.")
+        raise ValueError(f"The option {name} must be a whole number of at least 1, not {text!r}.")
     return value
 
 

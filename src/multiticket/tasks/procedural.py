@@ -104,7 +104,7 @@ class ReasoningGym:
             found[split] = without_repeats(made, [problem for held in found.values() for problem in held])
         if not found["train"]:
             raise ValueError(
-                f"{self.name} has so few problems that none is left to train on beside the test: choose larger options."
+                f"{self.name} has too few problems to train on besides the test split: choose larger options."
             )
         return found
 

@@ -51,7 +51,7 @@ def get(name: str) -> Task:
             'own as "module:task" or "module:score@data.jsonl".'
         )
     if option and known not in WITH_OPTION:
-        raise ValueError(f"The task {known} takes nothing after its name: leave @{option} out.")
+        raise ValueError(f"The task {known} takes no options: remove @{option}.")
     task: Task = TASKS[known](option) if option else TASKS[known]()
     return task
 

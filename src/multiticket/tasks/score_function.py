@@ -73,8 +73,8 @@ class ScoreFunction:
         share = 1.0 if self.calls < MANY_CALLS else NEARLY_ALL
         if self.calls >= FIRST_CALLS and self.failures >= share * self.calls:
             raise ScoreFails(
-                f"The score {self.name} failed on {self.failures} of {self.calls} completions, so nothing can be "
-                f"learned from it; mend it first. {self._last}"
+                f"The score {self.name} failed on {self.failures} of {self.calls} completions, so nothing can "
+                f"be learned from it: fix it first. {self._last}"
             )
         return scores
 
@@ -166,8 +166,8 @@ class ScoreFunction:
             )
         if self._hangs >= HANGS_IN_A_ROW:
             raise ScoreFails(
-                f"The score {self.name} did not return within {self._guard.seconds:g} s, {self._hangs} times in a row: "
-                "mend it, or give it more time with timeout=SECONDS behind the data."
+                f"The score {self.name} did not return within {self._guard.seconds:g} s, {self._hangs} times in "
+                "a row: fix it, or give it more time with timeout=SECONDS."
             ) from None
 
 

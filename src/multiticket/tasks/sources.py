@@ -50,7 +50,7 @@ def read_json_lines(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]
         rows.append(whole)
     if mended:
         warnings.warn(
-            f"{path}: {mended} of {len(rows)} lines hold half of a surrogate pair, read as U+FFFD.",
+            f"{path}: {mended} of {len(rows)} lines contain half of a surrogate pair, read as U+FFFD.",
             stacklevel=2,
         )
     return rows

@@ -90,7 +90,8 @@ class VerifiersTask:
         ]
         if any(needs):
             raise ValueError(
-                f"{self.name} needs {' and '.join(filter(None, needs))}; here run tasksets of one turn, in one process."
+                f"{self.name} needs {' and '.join(filter(None, needs))}; only single-turn tasksets in one "
+                "process are supported."
             )
 
     @cached_property

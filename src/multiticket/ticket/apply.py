@@ -64,7 +64,7 @@ class Applied:
         state = _state(self.model)
         with state.lock:
             if self._entry not in state.applied:
-                raise ValueError("This ticket was reverted already.")
+                raise ValueError("This ticket has already been reverted.")
             at = state.applied.index(self._entry)
             later = state.applied[at + 1 :]
             if shared := _colliding(self._entry.sections, later):
@@ -94,8 +94,8 @@ def apply(model: nn.Module, sections: Sequence[Section], overlapping: bool) -> A
     with state.lock:
         if not overlapping and (shared := _colliding(sections, state.applied)):
             raise ValueError(
-                f"{shared} positions of this ticket are taken by a ticket that is applied; revert that one first, "
-                "or allow overlapping."
+                f"{shared} positions of this ticket belong to another applied ticket; revert that one first, or "
+                "allow overlapping."
             )
         weights = _weights(model, sections)
         entry = _Entry(sections, _checked_originals(model, weights, sections, state.applied))
@@ -112,8 +112,7 @@ def merge(model: nn.Module, sections: Sequence[Section]) -> None:
     with state.lock:
         if shared := _colliding(sections, state.applied):
             raise ValueError(
-                f"{shared} positions of this ticket are taken by a ticket that is applied; revert that one before "
-                "merging."
+                f"{shared} positions of this ticket belong to another applied ticket; revert that one before merging."
             )
         weights = _weights(model, sections)
         if any(isinstance(weight, OverlaidWeight) for weight in weights.values()):

@@ -65,7 +65,7 @@ def changed_between(
     Raises ValueError for checkpoints of different models, or where nothing is left.
     """
     if not 0 <= tolerance < float("inf"):
-        raise ValueError(f"The tolerance must be a number from 0 on, not {tolerance!r}.")
+        raise ValueError(f"The tolerance must be a number of at least 0, not {tolerance!r}.")
     top = None if top is None else check_density(top)
     before, after = Checkpoint(base), Checkpoint(tuned)
     shapes = before.model_shapes()

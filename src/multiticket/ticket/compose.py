@@ -35,8 +35,7 @@ def compose(tickets: Sequence[Ticket], collisions: str = "refuse") -> Ticket:
     shared = count_collisions(sections)
     if shared and collisions == "refuse":
         raise ValueError(
-            f"{shared} positions belong to more than one of these tickets; choose whether the last value holds "
-            "or the mean."
+            f"{shared} positions belong to more than one of these tickets; choose the last value or the mean."
         )
     if shared and collisions == "mean":
         sections = [Section(s.mask, _means(s, sections), s.fingerprint) for s in sections]

@@ -32,7 +32,7 @@ def decode(data: np.ndarray, counts: list[int]) -> list[np.ndarray]:
     """
     ends = np.flatnonzero(data < 0x80)
     if len(ends) != sum(counts) or (len(data) and (not len(ends) or ends[-1] != len(data) - 1)):
-        raise ValueError("The ticket's stored positions are not as many as it says.")
+        raise ValueError("The ticket stores another number of positions than it declares.")
     lengths = np.diff(ends, prepend=-1)
     if len(lengths) and lengths.max() > _MOST_BYTES:
         raise ValueError("A stored position in the ticket is too large.")

@@ -100,27 +100,27 @@ def _read_head(file: BinaryIO, size: int) -> bytes:
         raise ValueError("it is too short to be a ticket.")
     (length,) = struct.unpack("<Q", start)
     if length > min(size - 8, MAX_HEADER):
-        raise ValueError("it is cut off, or not a ticket.")
+        raise ValueError("it is truncated, or not a ticket.")
     head = file.read(length)
     if len(head) < length or not head.startswith(b"{"):
-        raise ValueError("it is cut off, or not a ticket.")
+        raise ValueError("it is truncated, or not a ticket.")
     return head
 
 
 def _read_data(file: BinaryIO, length: int, head: bytes, checksum: str) -> np.ndarray:
     """Everything behind the header, once its checksum is seen to be right."""
     if not _CHECKSUM.fullmatch(checksum) or head.count(checksum.encode()) != 1:
-        raise ValueError("it has no proper checksum.")
+        raise ValueError("it has no valid checksum.")
     digest = hashlib.sha256(struct.pack("<Q", len(head)))
     digest.update(head.replace(checksum.encode(), _NO_CHECKSUM.encode()))
     data = np.empty(length, dtype=np.uint8)
     for start in range(0, length, _CHUNK):
         piece = data[start : start + _CHUNK].data
         if file.readinto(piece) != len(piece):  # type: ignore[attr-defined]
-            raise ValueError("it was cut off while being read.")
+            raise ValueError("it was truncated while being read.")
         digest.update(piece)
     if digest.hexdigest() != checksum:
-        raise ValueError("its checksum is wrong, so it was damaged or changed; get it again.")
+        raise ValueError("its checksum is wrong: the file was damaged or changed; download it again.")
     return data
 
 

@@ -59,7 +59,7 @@ class Described:
         if chosen is None:
             mask = Mask.from_shapes(shapes, self.rule)
             if mask.shapes != shapes or any(mask.count(entry.name) != entry.count for entry in self.entries):
-                raise ValueError("its rule gives other tensors or counts than it says.")
+                raise ValueError("its rule gives other tensors or counts than it declares.")
             return mask
         flats = {}
         for entry, flat in zip((e for e in self.entries if e.count), chosen, strict=True):
@@ -79,7 +79,7 @@ def parse_header(head: bytes, data_bytes: int) -> tuple[dict[str, str], dict[str
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ValueError("it is not a ticket (a plain checkpoint, perhaps).")
     if metadata.get("version") != "1":
-        raise ValueError("it is of another version of the format; use the multiticket release that wrote it.")
+        raise ValueError("it has another format version; use the release of multiticket that wrote it.")
     if set(metadata) != _METADATA or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("its header does not have the fields of a ticket.")
     tensors = {key: _tensor_entry(entry) for key, entry in header.items()}
@@ -89,7 +89,7 @@ def parse_header(head: bytes, data_bytes: int) -> tuple[dict[str, str], dict[str
             raise ValueError("its data has a hole or an overlap.")
         end = entry.offsets[1]
     if end != data_bytes:
-        raise ValueError("it is cut off, or has something behind its end.")
+        raise ValueError("it is truncated, or has data after its end.")
     return metadata, tensors
 
 
@@ -103,7 +103,7 @@ def described(text: str, tensors: dict[str, TensorEntry]) -> list[Described]:
         key for plan in plans for key in (*plan.value_keys.values(), plan.positions_key) if key is not None
     ]
     if sorted(used) != sorted(tensors):
-        raise ValueError("it has data that no section describes.")
+        raise ValueError("it contains data that no section describes.")
     return plans
 
 
@@ -184,7 +184,7 @@ def loads(text: str | bytes) -> Any:
             text = text.decode("ascii")
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ValueError("its header is not proper JSON.") from error
+        raise ValueError("its header is not valid JSON.") from error
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

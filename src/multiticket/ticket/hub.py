@@ -37,7 +37,7 @@ def download(repo: str, revision: str | None = None) -> Path:
     try:
         return Path(hub.hf_hub_download(repo, FILE, revision=revision, library_name="multiticket"))
     except errors.GatedRepoError:
-        reason = "its owner must let you in first"
+        reason = "its owner must grant you access first"
     except errors.RepositoryNotFoundError:
         reason = "it has no repository of this name, or a private one and you are not logged in"
     except errors.RevisionNotFoundError:
@@ -112,12 +112,11 @@ def _base(ticket: Ticket, given: str | None) -> tuple[str, bool]:
     named = given or ticket.told.get("model")
     named = str(named) if named else None
     if named is None:
-        raise ValueError("The ticket does not say what base it belongs to: name it, as base='owner/name'.")
+        raise ValueError("The ticket does not name its base: give it as base='owner/name'.")
     on_hub = _REPO.fullmatch(named) is not None and not Path(named).exists()
     if not on_hub and (Path(named).exists() or "/" in named or "\\" in named):
         raise ValueError(
-            f"The ticket's base is {named}, a folder that nobody else has: name it as it is on the hub, as "
-            "base='owner/name'."
+            f"The ticket's base is {named}, a local folder: give its name on the hub, as base='owner/name'."
         )
     return named, on_hub
 
@@ -147,7 +146,7 @@ def _client() -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise ValueError('Tickets on the hub need its client: pip install "multiticket[hub]".') from None
+        raise ValueError('Tickets on the hub need huggingface_hub: pip install "multiticket[hub]".') from None
     return huggingface_hub
 
 

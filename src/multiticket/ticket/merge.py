@@ -82,7 +82,7 @@ def merge_checkpoint(
     """
     checkpoint, output = Checkpoint(base), Path(output)
     if output.exists():
-        raise ValueError(f"{output} exists already; choose another output folder.")
+        raise ValueError(f"{output} already exists; choose another output folder.")
     places = [_places(section, checkpoint) for section in ticket.sections]
     check_checkpoint(checkpoint, ticket)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ def import_shira(adapter: str | os.PathLike[str], model: nn.Module) -> Ticket:
             raise ValueError(f"The adapter in {folder} does not say where the values of {name} belong.")
         if len(delta) and bool((indices.amax(1) >= torch.tensor(weight.shape)).any() or indices.min() < 0):
             raise ValueError(
-                f"The adapter in {folder} changes {name} beyond its shape {tuple(weight.shape)}."
+                f"The adapter in {folder} changes {name} outside its shape {tuple(weight.shape)}."
             )
         flat = (indices[0].long() * weight.shape[1] + indices[1].long()).unique()
         places[name] = flat

@@ -38,7 +38,7 @@ OURS = {
 """Options that follow from a setting of the run under another name; those of one name are found by it."""
 
 UNFIT_FOR = {
-    "TRL would load a second model as its reference, which need not be the base that a ticket is bound to": "beta",
+    "TRL would load a second model as its reference, which may not be the ticket's base": "beta",
     "metrics.jsonl holds every step": "logging_steps logging_strategy logging_first_step",
     "a checkpoint must be enough to resume from": "save_only_model",
     "the result is what the last step left": "load_best_model_at_end metric_for_best_model greater_is_better",
@@ -53,17 +53,17 @@ UNFIT_FOR = {
     "ds3_gather_for_generation fsdp fsdp_config parallelism_config accelerator_config ddp_backend ddp_timeout "
     "ddp_bucket_cap_mb ddp_broadcast_buffers ddp_find_unused_parameters ddp_static_graph local_rank "
     "average_tokens_across_devices log_on_each_node log_level_replica save_on_each_node",
-    "a run measures before and after by itself, see eval and eval_every": "eval_delay eval_on_start "
+    "a run evaluates by itself, see eval and eval_every": "eval_delay eval_on_start "
     "eval_accumulation_steps eval_do_concat_batches eval_use_gather_object per_device_eval_batch_size "
     "prediction_loss_only include_for_metrics batch_eval_metrics bf16_full_eval fp16_full_eval num_generations_eval "
     "do_predict",
     "a run trains": "do_train",
     "a task has one score": "reward_weights multi_objective_aggregation",
     "the score needs the problems' answers": "remove_unused_columns label_names",
-    "the reference policy stays as it is, see reference": "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps",
-    "the size of a pass is micro_batch": "auto_find_batch_size",
+    "the reference policy is fixed, see reference": "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps",
+    "use micro_batch for the size of a pass": "auto_find_batch_size",
     "GRPO has no labels": "label_smoothing_factor",
-    "what is trained follows from arm and scope": "optim_target_modules",
+    "arm and scope decide what trains": "optim_target_modules",
     "a run saves when it is told to stop, and restores all that it needs": "enable_jit_checkpoint "
     "restore_callback_states_from_checkpoint",
     "the model is loaded before TRL sees it": "trust_remote_code",
@@ -104,8 +104,8 @@ def refuse_schedules(options: Mapping[str, Any]) -> None:
     for name in SCHEDULES:
         if name in options:
             raise ValueError(
-                f"TRL's {name} has no effect with learning_rate auto, which decides each step's rate: give a number as "
-                f"learning_rate, or leave {name} out."
+                f"TRL's {name} has no effect with learning_rate auto, which decides each step's rate: set "
+                f"learning_rate to a number, or omit {name}."
             )
 
 
@@ -139,7 +139,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse(name: str, known: list[str]) -> None:
     ours = name if name in RunConfig.model_fields else OURS.get(name)
     if ours is not None:
-        raise ValueError(f"TRL's {name} is decided by this run's own {ours}: set that instead.")
+        raise ValueError(f"TRL's {name} is set by this run's own {ours}: use that instead.")
     if name in UNFIT:
         raise ValueError(f"TRL's {name} cannot be set for a run: {UNFIT[name]}.")
     if name not in known:

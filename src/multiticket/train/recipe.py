@@ -67,7 +67,8 @@ def _refuse_unless_adam(chosen: GRPOConfig) -> None:
     optimizer = getattr(chosen.optim, "value", chosen.optim)
     if "adam" not in optimizer:
         raise ValueError(
-            f"learning_rate auto tries Adam's first step, and optim is {optimizer}: give a number, or leave optim out."
+            f"learning_rate auto tries Adam's first step, and optim is {optimizer}: set learning_rate to a "
+            "number, or omit optim."
         )
 
 
@@ -87,7 +88,7 @@ def _passes(config: RunConfig) -> int:
             else f"give rollouts that are a multiple of {launched()}"
         )
         raise ValueError(
-            f"{config.rollouts} rollouts a step are no whole number of passes for {launched()} processes with "
+            f"{config.rollouts} rollouts per step do not divide into passes for {launched()} processes with "
             f"micro_batch {config.micro_batch}: {to_do}."
         )
     return config.rollouts // together

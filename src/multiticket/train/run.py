@@ -97,8 +97,8 @@ def _finished(folder: RunFolder, config: RunConfig, resume: bool) -> dict[str, A
     stopped = result.get("stopped")
     if stopped and config.stop_on_collapse:
         raise ValueError(
-            f"The run in {folder.path} stopped at step {stopped['step']} because {stopped['reason']}: start another "
-            "with a lower learning rate, or go on all the same with --no-stop-on-collapse."
+            f"The run in {folder.path} stopped at step {stopped['step']} because {stopped['reason']}: start "
+            "another with a lower learning rate, or continue anyway with --no-stop-on-collapse."
         )
     return result if result["steps"] >= config.steps and not stopped else None
 

@@ -98,7 +98,7 @@ def _check(config: RunConfig, folder: RunFolder, task: Any) -> None:
             "to train on: lower rollouts or raise group."
         )
     if config.eval_every and not len(task.problems("validation")):
-        raise ValueError(f"Task {config.task} has no validation problems for eval_every: leave it out.")
+        raise ValueError(f"Task {config.task} has no validation problems for eval_every: omit it.")
     check_installed(config.report_to)
 
 

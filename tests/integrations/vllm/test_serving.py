@@ -42,7 +42,7 @@ class Engine:
             name, path = args
             assert self.weights is None, "loaded while a ticket is in the weights"
             if "broken" in path:
-                return [{"refused": "it is cut off, or not a ticket."}]
+                return [{"refused": "it is truncated, or not a ticket."}]
             self.held[name] = path
             return [{"values": 3}]
         if method == "multiticket_drop":
@@ -236,8 +236,8 @@ def test_tickets_are_listed_loaded_used_and_dropped() -> None:
             ({"name": "a", "file": "/x"}, route, "POST", 400, "already"),
             ({"name": "base", "file": "/x"}, route, "POST", 400, "already"),
             ({"name": "x/y", "file": "/x"}, route, "POST", 400, "slash"),
-            ({"name": "e", "file": "/broken"}, route, "POST", 400, "cut off"),
-            ({"name": "e"}, route, "POST", 400, "Say which"),
+            ({"name": "e", "file": "/broken"}, route, "POST", 400, "truncated"),
+            ({"name": "e"}, route, "POST", 400, "Send {"),
             (b"{", "/v1/completions", "POST", 400, "must be a JSON object"),
             ({"model": 3}, "/v1/completions", "POST", 400, "must be a name"),
             ({"background": True}, "/v1/responses", "POST", 400, "background"),
@@ -280,7 +280,7 @@ def test_a_ticket_dropped_under_load_and_a_failed_swap_are_told() -> None:
 def test_a_broken_ticket_at_the_start_is_said_and_nothing_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TICKETS_VARIABLE, json.dumps({"a": "/broken"}))
     assert asyncio.run(Server().start()) == [
-        {"type": "lifespan.startup.failed", "message": "multiticket: it is cut off, or not a ticket."}
+        {"type": "lifespan.startup.failed", "message": "multiticket: it is truncated, or not a ticket."}
     ]
 
 
@@ -343,9 +343,9 @@ class TestCommand:
             (["--ticket", "a/b=FILE"], "slash"),
             (["--ticket", "tiny-qwen2=FILE"], "base's name"),
             (["--ticket", "one=FILE", "--ticket", "one=FILE"], "Two tickets"),
-            (["--enable-lora"], "--enable-lora does not go with tickets"),
-            (["-dp", "2"], "--data-parallel-size does not go with tickets"),
-            (["--api_server_count=2"], "--api-server-count does not go with tickets"),
+            (["--enable-lora"], "--enable-lora cannot be combined with tickets"),
+            (["-dp", "2"], "--data-parallel-size cannot be combined with tickets"),
+            (["--api_server_count=2"], "--api-server-count cannot be combined with tickets"),
         ],
     )
     def test_mistakes_are_told_in_a_sentence(

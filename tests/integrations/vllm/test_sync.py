@@ -153,7 +153,7 @@ def test_staging_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="not 'int8'"):
         staging.add("a", 0, "int8", b"123")
     staging.add("a", 0, "float32", four)
-    with pytest.raises(ValueError, match="4 of 10 values came"):
+    with pytest.raises(ValueError, match="4 of 10 values arrived"):
         staging.whole()
     staging.add("a", 0, "bfloat16", data(torch.arange(10).to(torch.bfloat16)))
     assert torch.equal(staging.whole(), torch.arange(10).to(torch.bfloat16))

@@ -85,7 +85,7 @@ def test_what_is_wrong_is_refused_and_the_others_stay(files: dict[str, Path], tm
     broken.write_bytes(files["two"].read_bytes()[:-3])
     make(2, base=checkpoint(torch.bfloat16, seed=9)).save(tmp_path / "elsewhere")
     for path, words in [
-        (broken, "cut off"),
+        (broken, "truncated"),
         (tmp_path / "elsewhere", "another base"),
         (tmp_path / "none", "No such file"),
     ]:

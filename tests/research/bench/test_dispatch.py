@@ -134,8 +134,8 @@ def test_from_the_command_line_one_object(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--width", "128"], "--dispatch measures a model of its own; leave out --width."),
-        (["--sweep", "density"], "leave out --sweep."),
+        (["--width", "128"], "--dispatch measures its own model; remove --width."),
+        (["--sweep", "density"], "remove --sweep."),
         (["--rounds", "0"], "The number of --rounds must be at least 1, but is 0."),
         (["--json", "absent/cost.json"], "There is no folder absent"),
     ],

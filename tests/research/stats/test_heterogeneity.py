@@ -66,5 +66,5 @@ def test_errors_and_coverage_are_near_their_names(sizes):
 
 def test_what_cannot_be_told_is_refused():
     for groups in ([[1.0, 2.0]], [[1.0], [2.0]], []):
-        with pytest.raises(ValueError, match="two masks or more"):
+        with pytest.raises(ValueError, match="at least two masks"):
             heterogeneity(groups)

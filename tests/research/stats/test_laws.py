@@ -82,7 +82,7 @@ def test_one_run_a_cell_has_an_exponent_and_no_interval():
     runs = [CurvePoint(d, r / d, r) for d in (1.0, 0.1) for r in (0.1, 0.2, 0.4)]
     assert collapse_curves(runs).exponent == pytest.approx(1.0)
     assert collapse_curves(runs).interval is None
-    with pytest.raises(ValueError, match="two densities or more"):
+    with pytest.raises(ValueError, match="at least two densities"):
         collapse_curves(runs[:3])
     apart = [CurvePoint(d, r, r) for d, far in ((1.0, 1.0), (0.1, 1e6)) for r in (far, 2 * far)]
     with pytest.raises(ValueError, match="No exponent brings the curves"):

@@ -214,7 +214,10 @@ def test_what_is_forgotten_is_judged_on_the_other_task(tmp_path: Path, lost, ver
     study = study_of(*cells, kind="elsewhere", reference="full", cell="ticket")
     make_runs(tmp_path, study.runs, lambda config: 0.8)
     section = answers(study, tmp_path, "c")[0]
-    assert (section.verdict, section.answer) == ("not decided", "No pair of runs is measured elsewhere.")
+    assert (section.verdict, section.answer) == (
+        "not decided",
+        "No pair of runs is evaluated on another task.",
+    )
     there = tmp_path / "there"
     make_runs(there, study.runs, lambda config: 0.3 - lost * (config.arm == "ticket"))
     for run in study.runs:
@@ -316,7 +319,7 @@ def test_a_series_has_a_value_for_each_place():
         ({"kind": "compare", "reference": "full", "cell": "full", "margin": 2}, "above 0 and below 1"),
         ({"kind": "controls", "reference": "full", "expect": {"full": "fine"}}, "expect says"),
         ({"kind": "law", "cells": ["full"], "exponent": "one"}, "must be a number"),
-        ({"kind": "none", "why": "x", "name": "a b"}, "a name of its own"),
+        ({"kind": "none", "why": "x", "name": "a b"}, "a unique name"),
         ({"kind": "none", "why": "x", "claim": ""}, "needs a claim"),
     ],
 )

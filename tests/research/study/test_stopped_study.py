@@ -90,7 +90,7 @@ def test_an_interrupt_stops_the_runs_with_a_checkpoint(executor, toy_model_folde
     finally:
         started.process.kill()
     assert started.process.returncode == 130, said
-    assert "the same command goes on" in said
+    assert "the same command continues" in said
     assert "Traceback" not in said
     assert started.is_saved()
 

@@ -63,12 +63,12 @@ def test_names_do_not_depend_on_the_choice_but_on_what_is_tried():
 @pytest.mark.parametrize(
     ("cell", "words"),
     [
-        ({"choose": {"learning_rate": 1e-3}}, "choose takes the learning rates"),
-        ({"choose": {"learning_rate": [1e-3, "auto"]}}, "choose takes the learning rates"),
-        ({"choose": "learning_rate"}, "choose takes the learning rates"),
-        ({"learning_rate": 1e-3, "choose": {"learning_rate": [1, 2]}}, "give one of them"),
+        ({"choose": {"learning_rate": 1e-3}}, "choose needs two or more learning rates"),
+        ({"choose": {"learning_rate": [1e-3, "auto"]}}, "choose needs two or more learning rates"),
+        ({"choose": "learning_rate"}, "choose needs two or more learning rates"),
+        ({"learning_rate": 1e-3, "choose": {"learning_rate": [1, 2]}}, "give one"),
         ({"seed": [0, 1], "choose": {"learning_rate": [1, 2]}}, "with which seed"),
-        ({"seed": [0, 1], "choose": {"learning_rate": [1, 2], "seed": 1}}, "is scored too"),
+        ({"seed": [0, 1], "choose": {"learning_rate": [1, 2], "seed": 1}}, "is evaluated too"),
     ],
 )
 def test_what_cannot_choose_is_refused(cell, words):

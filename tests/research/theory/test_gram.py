@@ -87,7 +87,7 @@ def test_blocks_change_nothing(model: Softmax, data: tuple[Tensor, Tensor], coor
 
 
 def test_memory_for_no_coordinate(model: Softmax, data: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(ValueError, match="need more memory"):
+    with pytest.raises(ValueError, match="need more --memory"):
         _gradients(model, data, 2 * SAMPLES * 8 - 1)
 
 

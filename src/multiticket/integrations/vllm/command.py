@@ -16,12 +16,12 @@ from multiticket.ticket import Ticket
 _WORKER = "multiticket.integrations.vllm.worker.TicketWorker"
 _MIDDLEWARE = "multiticket.integrations.vllm.middleware.TicketMiddleware"
 _NOT_WITH_TICKETS = {
-    "--worker-extension-cls": "tickets are served by one of their own",
-    "--api-server-count": "one process groups the requests",
-    "--data-parallel-size": "start one server for each replica, and balance between them",
+    "--worker-extension-cls": "tickets need an engine worker of their own",
+    "--api-server-count": "one process must see all requests",
+    "--data-parallel-size": "start one server per replica behind a load balancer",
     "--enable-lora": "LoRA adapters wrap the layers that a ticket writes into",
     "--quantization": "a ticket is written into the base's own weights",
-    "--headless": "one process groups the requests",
+    "--headless": "one process must see all requests",
 }
 _SHORT = {"-dp": "--data-parallel-size", "-asc": "--api-server-count", "-q": "--quantization"}
 
@@ -46,14 +46,14 @@ def serve_command(
         long = option.partition("=")[0]
         long = _SHORT.get(long, long).replace("_", "-")
         if long in _NOT_WITH_TICKETS:
-            raise ValueError(f"{long} does not go with tickets: {_NOT_WITH_TICKETS[long]}.")
+            raise ValueError(f"{long} cannot be combined with tickets: {_NOT_WITH_TICKETS[long]}.")
     for name, path in tickets.items():
         if not name or "/" in name or not name.isprintable():
             raise ValueError(
-                f"{name!r} is no name for a ticket: it goes into addresses, and may hold no slash."
+                f"{name!r} cannot name a ticket: the name is part of a URL and must not contain a slash."
             )
         if name in (base, served_name):
-            raise ValueError(f"{name!r} is the base's name; give the ticket another.")
+            raise ValueError(f"{name!r} is the base's name; choose another name for the ticket.")
         Ticket.load(path)
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", base]
     if served_name is not None:

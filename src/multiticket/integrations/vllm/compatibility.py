@@ -13,11 +13,11 @@ def incompatibility(vllm_config: Any) -> str | None:
     if vllm_config.quant_config is not None or vllm_config.model_config.quantization is not None:
         why = "its weights are quantised"
     elif vllm_config.model_config.use_mla:
-        why = "its attention keeps products of its weights, which a change of the weights would not reach"
+        why = "its attention caches products of its weights, which would become stale"
     elif vllm_config.lora_config is not None:
         why = "LoRA adapters are switched on, which wrap its layers"
     elif vllm_config.parallel_config.enable_eplb:
-        why = "it moves experts between workers while it serves"
+        why = "it moves experts between workers while serving"
     elif packs_weights():
         why = (
             f"vLLM's CPU back end packs its weights (for experiments, {SWITCH}=keep leaves them as they are)"

@@ -42,7 +42,7 @@ class TicketMiddleware:
             await self._guarded(scope, receive, send)
         else:
             await send(
-                {"type": "websocket.close", "code": 1008, "reason": "Tickets are served over HTTP alone."}
+                {"type": "websocket.close", "code": 1008, "reason": "Tickets are served over HTTP only."}
             )
 
     def _loading_before_start(self, state: Any, send: Send) -> Send:
@@ -144,7 +144,7 @@ class TicketMiddleware:
             elif method == "POST" and not name:
                 told = _object(await _body(receive))
                 if set(told) != {"name", "file"} or not all(isinstance(text, str) for text in told.values()):
-                    raise ValueError('Say which: {"name": NAME, "file": FILE}.')
+                    raise ValueError('Send {"name": NAME, "file": FILE}.')
                 facts = await self._load(state, told["name"], os.path.abspath(told["file"]))
                 await _json(send, 200, {"name": told["name"], **facts})
             elif method == "DELETE":
@@ -232,13 +232,11 @@ def _model_of(body: bytes, scope: Message) -> str | None:
         return None
     types = [value for name, value in scope["headers"] if name == b"content-type"]
     if types and b"json" not in types[0]:
-        raise ValueError(
-            "With tickets, requests are JSON: another kind of body does not say which model it is for."
-        )
+        raise ValueError("With tickets, requests must be JSON: another body does not name its model.")
     told = _object(body)
     if told.get("background"):
         raise ValueError(
-            "With tickets, a response cannot be made in the background: it would outlast its turn."
+            "With tickets, background responses are not supported: they would outlast their turn."
         )
     model = told.get("model")
     if model is not None and not isinstance(model, str):

@@ -63,7 +63,7 @@ class TicketService:
         """
         if not name or "/" in name or not name.isprintable():
             raise ValueError(
-                f"{name!r} is no name for a ticket: it goes into addresses, and may hold no slash."
+                f"{name!r} cannot name a ticket: the name is part of a URL and must not contain a slash."
             )
         async with self._changing:
             if name in self.names:

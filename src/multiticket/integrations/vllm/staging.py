@@ -50,11 +50,11 @@ class Staging:
             )
         if offset != self.received:
             raise ValueError(
-                f"A piece of the sync is missing: values from {offset} came, after {self.received} of {self.k}; "
-                "send the values whole again."
+                f"A piece of the sync is missing: values from {offset} arrived after {self.received} of "
+                f"{self.k}; send all values again."
             )
         if offset + len(data) // size > self.k:
-            raise ValueError(f"More than the mask's {self.k} values came; send the values whole again.")
+            raise ValueError(f"More than the mask's {self.k} values arrived; send all values again.")
 
     def whole(self) -> Tensor:
         """The k values, after which the staging is empty. Raises ValueError, and forgets, where some are missing."""
@@ -62,7 +62,7 @@ class Staging:
         self.forget()
         if received != self.k:
             raise ValueError(
-                f"The sync was cut: {received} of {self.k} values came, and none of them is used; send the values "
-                "whole again."
+                f"The sync was interrupted: {received} of {self.k} values arrived, and none is used; send all "
+                "values again."
             )
         return values

@@ -60,7 +60,7 @@ class TicketCache:
                 raise ValueError(f"There is a ticket {name!r} already; drop it first.")
             if self._written:
                 raise ValueError(
-                    "A ticket is loaded while the base is served, and another ticket is in the weights."
+                    "A ticket can be loaded only while the base is served, and another ticket is in the weights."
                 )
             ticket = Ticket.load(path)
         except (ValueError, OSError) as error:

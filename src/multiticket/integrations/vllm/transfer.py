@@ -95,7 +95,7 @@ class TicketTransferEngine(WeightTransferEngine[TicketInitInfo, TicketUpdateInfo
             try:
                 data = base64.b64decode(data, validate=True)
             except binascii.Error as error:
-                raise ValueError("The values are not proper base64; send the values whole again.") from error
+                raise ValueError("The values are not valid base64; send all values again.") from error
         self._staging.add(update_info.sync, update_info.offset, update_info.dtype, data)
 
     @torch.no_grad()
@@ -106,7 +106,7 @@ class TicketTransferEngine(WeightTransferEngine[TicketInitInfo, TicketUpdateInfo
         """
         places = self._ready()
         if self._staging.sync is None:
-            logger.warning("A weight update without values was called off; the weights are as they were.")
+            logger.warning("A weight update without values was cancelled; the weights are unchanged.")
             return
         places.write(self._staging.whole())
         if torch.accelerator.is_available():
@@ -117,5 +117,5 @@ class TicketTransferEngine(WeightTransferEngine[TicketInitInfo, TicketUpdateInfo
 
     def _ready(self) -> Places:
         if self._places is None:
-            raise ValueError("Tell the engine first which mask: call init_weight_transfer_engine.")
+            raise ValueError("The engine has no mask yet: call init_weight_transfer_engine first.")
         return self._places

@@ -135,7 +135,7 @@ def _changed(conditions: Conditions, name: str, value: float) -> Conditions:
         )
     if value % conditions.batch:
         raise ValueError(
-            f"{value} tokens do not divide into --batch {conditions.batch} rows; give another batch."
+            f"{value} tokens do not divide into --batch {conditions.batch} rows; choose another batch."
         )
     return replace(conditions, tokens=value // conditions.batch)
 
@@ -159,9 +159,7 @@ def _check(conditions: Conditions) -> None:
             f"{conditions.rounds} --rounds do not divide among {conditions.processes} --processes; give a multiple."
         )
     if conditions.tokens < 2:
-        raise ValueError(
-            f"A row needs at least 2 tokens to predict one from another, but has {conditions.tokens}."
-        )
+        raise ValueError(f"A row needs at least 2 tokens, but has {conditions.tokens}.")
 
 
 def machine(device: str) -> dict[str, Any]:

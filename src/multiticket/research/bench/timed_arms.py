@@ -79,9 +79,7 @@ def choose_arms(shape: Shape, kinds: Sequence[str], densities: Sequence[float]) 
     rank = max(1, round(shape.parameters * ANCHOR / shape.values_per_rank))
     matched = rank * shape.values_per_rank / shape.linear_entries
     if matched > 1 and {"linear", *ADAPTERS} & set(kinds):
-        raise ValueError(
-            "A model this small has fewer weights than a rank of 1 trains; measure a larger one."
-        )
+        raise ValueError("This model has fewer weights than an adapter of rank 1 trains; use a larger one.")
     one_of = {
         FLOOR: Arm(FLOOR, FLOOR),
         **{name: Arm(facts.title(), name) for name, facts in ARMS.items() if facts.trains_everything},

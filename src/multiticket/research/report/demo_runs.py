@@ -53,7 +53,9 @@ def demo_runs(recipes: Path, output: Path, steps: int | None = None) -> list[tup
     for wanted, path in runs:
         folder = RunFolder(path)
         if folder.holds_a_run() and folder.read_config() != wanted:
-            raise ValueError(f"{path} holds a run with other settings: remove it, or give another --output.")
+            raise ValueError(
+                f"{path} holds a run with other settings: remove it, or choose another --output."
+            )
     return runs
 
 

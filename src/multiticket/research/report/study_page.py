@@ -33,7 +33,7 @@ def write_report(sections: Sequence[PageSection], folder: Path, title: str, comm
     names = [section.name for section in sections]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"Two sections of the report are named {twice[0]!r}: give each a name of its own.")
+        raise ValueError(f"Two sections of the report are named {twice[0]!r}: give them different names.")
     pictures: dict[str, list[tuple[str, str]]] = {}
     for section in sections:
         for number, figure in enumerate(section.figures, start=1):
@@ -71,5 +71,5 @@ def redraw(folder: Path) -> tuple[list[PageSection], Path]:
         sections = [PageSection.model_validate(section) for section in data["sections"]]
         title, command = str(data["title"]), str(data["command"])
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{folder / DATA} holds no report of a study.") from None
+        raise ValueError(f"{folder / DATA} is not a study's report.") from None
     return sections, write_report(sections, folder, title, command)

@@ -104,7 +104,7 @@ def print_result(result: Mapping[str, Any], output: Path) -> None:
             *([("merged", _shipped(shipped))] if shipped else []),
             ("measured", measured(after)),
             ("file", f"{output / result['file']} ({decimal(result['file_bytes'])})"),
-            ("time", f"{result['wall_s']:.1f} s in all, of which training {result['train_s']:.1f} s"),
+            ("time", f"{result['wall_s']:.1f} s in total, training {result['train_s']:.1f} s"),
         ]
     )
 
@@ -153,7 +153,9 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
         console.print(f"{name}: {one['verdict']}.")
     console.print(f"{comparison['n']} problems, the same on both sides; intervals {units}.", style="dim")
     if min(runs) == 1:
-        console.print("One run of a side says nothing about how its training varies by seed.", style="dim")
+        console.print(
+            "With one run on a side, variation between training seeds is not measured.", style="dim"
+        )
 
 
 def points(share: float) -> str:

@@ -58,7 +58,7 @@ def collapse_curves(runs: Sequence[CurvePoint], resamples: int = RESAMPLES, seed
     places = sorted(cells)
     densities = sorted({density for density, _ in places})
     if len(densities) < 2 or any(sum(p[0] == d for p in places) < 2 for d in densities):
-        raise ValueError("A collapse takes two densities or more, each with two rates or more.")
+        raise ValueError("A collapse needs at least two densities, each with at least two rates.")
     means = np.array([np.mean(cells[place]) for place in places])
     costs = _costs(places, means)
     best = int(np.argmin(costs))

@@ -56,7 +56,7 @@ def heterogeneity(
     sizes = np.array([len(group) for group in groups])
     if len(groups) < 2 or min(sizes) < 1 or max(sizes) < 2:
         raise ValueError(
-            "To tell masks from training seeds takes two masks or more, and one with two runs or more."
+            "Telling masks from training seeds needs at least two masks, one of them with at least two runs."
         )
     values = np.concatenate([np.asarray(group, dtype=np.float64) for group in groups])
     masks, runs = len(sizes), int(sizes.sum())

@@ -40,7 +40,7 @@ def power_law(x: Sequence[float], y: Sequence[float], resamples: int = RESAMPLES
     """
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if len(a) != len(b) or len(a) < 3 or len(set(a.tolist())) < 2:
-        raise ValueError("A power law needs three points or more, at two different places or more.")
+        raise ValueError("A power law needs at least three points, at two or more different places.")
     if not (np.isfinite(a).all() and np.isfinite(b).all() and (a > 0).all() and (b > 0).all()):
         raise ValueError("A power law needs positive values.")
     a, b = np.log(a), np.log(b)

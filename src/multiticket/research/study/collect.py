@@ -84,7 +84,7 @@ def read_run(folder: Path, name: str) -> tuple[RunConfig, dict[str, Any]]:
     try:
         table = _pyarrow().parquet.read_table(path, columns=["run", "config", "result"])
     except (ValueError, KeyError):
-        raise ValueError(f"{path} is no table of runs with their settings: collect them again.") from None
+        raise ValueError(f"{path} is not a table of runs with their settings: collect them again.") from None
     for row in table.to_pylist():
         if row["run"] == name:
             return build(json.loads(row["config"])), json.loads(row["result"])

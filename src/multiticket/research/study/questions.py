@@ -84,7 +84,7 @@ def read_questions(given: Any, labels: Collection[str], folder: Path) -> tuple[Q
                 raise ValueError(f"{where} needs a {name}.")
         name = content["name"].strip()
         if name in questions or not all(letter.isalnum() or letter in "-_" for letter in name):
-            raise ValueError(f"{where} must have a name of its own, of letters, digits and hyphens.")
+            raise ValueError(f"{where} needs a unique name of letters, digits and hyphens.")
         options = {key: value for key, value in content.items() if key not in COMMON}
         _check(where, content["kind"], options, labels)
         if "record" in options:
@@ -117,7 +117,7 @@ def _check(where: str, kind: str, options: Mapping[str, Any], labels: Collection
         raise ValueError(f"{where}: expect says for each cell's label {', '.join(EXPECTATIONS)}.")
     lost = [label for label in _labels(options) if label not in labels]
     if lost:
-        raise ValueError(f"{where} looks at a cell labelled {lost[0]!r}, which the study does not have.")
+        raise ValueError(f"{where} refers to a cell labelled {lost[0]!r}, which the study does not have.")
 
 
 def _labels(options: Mapping[str, Any]) -> list[str]:

@@ -101,7 +101,7 @@ def _require_answer(address: str) -> None:
 
 
 def _no_answer(address: str | None) -> str:
-    return f"No Ray cluster answers at {address}: start one, or leave --address out."
+    return f"No Ray cluster answers at {address}: start one, or omit --address."
 
 
 def _require(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> None:

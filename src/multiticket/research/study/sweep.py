@@ -59,11 +59,11 @@ def _check(cell: Mapping[str, Any], choose: Any) -> None:
     rates = choose.get("learning_rate") if isinstance(choose, Mapping) else None
     if not isinstance(rates, list) or len(rates) < 2 or "auto" in rates:
         raise ValueError(
-            "choose takes the learning rates to choose from, two numbers or more, such as "
+            "choose needs two or more learning rates, such as "
             "choose: {learning_rate: [1e-4, 3e-4], training_seed: 100}."
         )
     if "learning_rate" in cell:
-        raise ValueError("it has a learning_rate and a choose: give one of them.")
+        raise ValueError("it has a learning_rate and a choose: give one.")
     for name in REPEATED:
         if isinstance(cell.get(name), list) and name not in choose:
             raise ValueError(
@@ -74,6 +74,6 @@ def _check(cell: Mapping[str, Any], choose: Any) -> None:
 def _check_seeds(scored: RunConfig, sweep: tuple[StudyRun, ...]) -> None:
     if any(run.config.training_seed == scored.training_seed for run in sweep):
         raise ValueError(
-            f"rates are chosen with training_seed {scored.training_seed}, which is scored too: "
+            f"rates are chosen with training_seed {scored.training_seed}, which is evaluated too: "
             "choose with another, such as 100."
         )

@@ -58,7 +58,7 @@ def leading_vectors(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """
     positive = directions(gram)
     if not 1 <= rank <= positive:
-        raise ValueError(f"The gradients have {positive} directions; take a rank from 1 to {positive}.")
+        raise ValueError(f"The gradients have {positive} directions; choose a rank from 1 to {positive}.")
     values, vectors = torch.linalg.eigh(gram.double())
     return values.flip(0)[:rank], vectors.flip(1)[:, :rank]
 

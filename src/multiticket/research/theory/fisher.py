@@ -103,7 +103,7 @@ def measured_on(sampling: Sampling, model: Any, tokenizer: Any, task: Any) -> Me
     if not rollouts:
         raise ValueError(
             "No completion has an advantage (every problem's completions got one reward), so there is no policy "
-            "gradient: take more problems or completions, or --gradient score."
+            "gradient: use more problems or completions, or --gradient score."
         )
     scalars = (policy_scalars if sampling.gradient == "policy" else scores)(model, rollouts)
     gradients = of_model(model, scalars, sampling.memory)

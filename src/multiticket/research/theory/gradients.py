@@ -118,7 +118,7 @@ def _plan(sizes: Mapping[str, tuple[int, int]], samples: int, memory: int) -> li
         while start < numel:
             count = min(numel - start, room // (samples * width))
             if count == 0 and not blocks[-1]:
-                raise ValueError(f"Two coordinates of {samples} samples need more memory: allow more.")
+                raise ValueError(f"Two coordinates of {samples} samples need more --memory.")
             if count == 0:
                 blocks.append([])
                 room = memory

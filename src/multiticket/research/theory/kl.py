@@ -74,7 +74,8 @@ def kl_between(
         p, q = (generated_logits(model, ids, generated, temperature) for model in (before, after))
         if p.shape != q.shape:
             raise ValueError(
-                f"The models have {p.shape[1]} and {q.shape[1]} words: compare states of one base."
+                f"The models have {p.shape[1]} and {q.shape[1]} tokens in their vocabularies: compare states of "
+                "one base."
             )
         return {"kl": (p, q)}
 

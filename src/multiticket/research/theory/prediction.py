@@ -58,16 +58,14 @@ def _finished(path: Path) -> tuple[RunConfig, float]:
     """Settings and pass@1 after training. Raises ValueError where a run says neither, or has no mask on its base."""
     run = RunFolder(path)
     if not run.config.exists():
-        raise ValueError(f"{path} holds no run: give the folder that a run wrote its config.json in.")
+        raise ValueError(f"{path} holds no run: give a run's folder, which contains config.json.")
     config, result = run.read_config(), run.read_result()
     if result is None:
-        raise ValueError(
-            f"The run in {path} is not finished, so there is no accuracy to predict: leave it out."
-        )
+        raise ValueError(f"The run in {path} is not finished, so there is no accuracy to predict: omit it.")
     if not config.facts.has_mask:
-        raise ValueError(f"The run in {path} trained an adapter, which has no mask: leave it out.")
+        raise ValueError(f"The run in {path} trained an adapter, which has no mask: omit it.")
     if config.from_ticket is not None:
-        raise ValueError(f"The run in {path} went on from a ticket and not from the base: leave it out.")
+        raise ValueError(f"The run in {path} started from a ticket and not from the base: omit it.")
     return config, float(result["eval"]["after"]["pass@1"])
 
 

@@ -26,10 +26,12 @@ def update_of_run(path: Path, contexts: Contexts) -> dict[str, Any]:
     """
     run = RunFolder(path)
     if not run.config.exists():
-        raise ValueError(f"{path} holds no run: give the folder that a run wrote its config.json in.")
+        raise ValueError(f"{path} holds no run: give a run's folder, which contains config.json.")
     made, result = made_by(path), run.read_result()
     if made is None or result is None:
-        raise ValueError(f"The run in {path} is not finished, so there is no update to look at: let it end.")
+        raise ValueError(
+            f"The run in {path} is not finished, so there is no update to measure: finish it first."
+        )
     base, tokenizer = State("base", made.model, made.task, made.config).load()
     model, _ = made.load()
     updates = tensor_updates(dict(masked_candidates(base)), dict(masked_candidates(model)))

@@ -63,7 +63,7 @@ def states_of_run(path: Path) -> list[State]:
     """
     run = RunFolder(path)
     if not run.config.exists():
-        raise ValueError(f"{path} holds no run: give the folder that a run wrote its config.json in.")
+        raise ValueError(f"{path} holds no run: give a run's folder, which contains config.json.")
     config = run.read_config()
     states = [State(BASE, config.model, config.task, config)]
     made = made_by(path)
@@ -74,7 +74,7 @@ def states_of_run(path: Path) -> list[State]:
         states.append(made)
     if len(states) == 1:
         raise ValueError(
-            f"The run in {path} has no checkpoint and is not finished: train with --save-every, or let it end."
+            f"The run in {path} has no checkpoint and is not finished: train with --save-every, or finish it first."
         )
     return states
 
@@ -119,7 +119,7 @@ def find_state(place: str) -> State:
         told = Ticket.load(path).provenance
         if "model" not in told:
             raise ValueError(
-                f"The ticket {path} does not say what its base is: merge it, and give the model."
+                f"The ticket {path} does not name its base: merge it, and give the merged model."
             )
         return State(place, told["model"], told.get("task") or DEFAULT_TASK, place=path)
     if (path / "adapter_config.json").is_file():

@@ -38,11 +38,11 @@ class RunInterrupted(Exception):
         self.code = 128 + signum
         self.step = step
         done = (
-            "while measuring as asked; what was trained is kept"
+            "during an evaluation; what was trained is kept"
             if step is None
-            else f"after step {step} as asked; its checkpoint is kept"
+            else f"after step {step}; its checkpoint is kept"
             if step
-            else "before the first step was done, as asked"
+            else "before the first step"
         )
         super().__init__(f"Stopped {done}. Continue with: multiticket train --resume --output {output}")
 
@@ -152,7 +152,7 @@ class StopSignals:
                 if self.ranks.first:
                     self._say("stopping where all processes meet next")
                 return
-            self._say(f"stopping when this step is done and saved, or in {PATIENCE:g} seconds without it")
+            self._say(f"stopping after this step is saved, or in {PATIENCE:g} seconds without it")
             self._timer = threading.Timer(PATIENCE, self._wake)
             self._timer.daemon = True
             self._timer.start()

@@ -105,7 +105,7 @@ class MetricsWriter(TrainerCallback):
         if difference is not None and difference > MOST_DIFFERENCE and not self._warned:
             self._warned = True
             warnings.warn(
-                f"vLLM's log-probabilities are {difference:.3f} nats from the trainer's in the mean: its weights or "
-                "their dtype may be others than those that are trained.",
+                f"vLLM's log-probabilities are {difference:.3f} nats from the trainer's on average: its weights or "
+                "their dtype may differ from the trained ones.",
                 stacklevel=2,
             )

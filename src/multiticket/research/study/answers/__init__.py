@@ -46,7 +46,7 @@ def answers(study: Study, folder: Path, command: str, report: Path | None = None
         ValueError: the study asks nothing, or runs that are compared were not measured on the same problems.
     """
     if not study.questions:
-        raise ValueError(f"The study {study.name} asks no questions: give it some, under questions.")
+        raise ValueError(f"The study {study.name} asks no questions: add some under questions.")
     evidence = Evidence(study, folder, command, report)
     return [
         with_runs(KINDS[question.kind](question, evidence), question, evidence)

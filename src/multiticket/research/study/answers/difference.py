@@ -51,10 +51,10 @@ def answer_other_tasks(question: Question, evidence: Evidence) -> PageSection:
         evidence,
         sides,
         compared.verdict_of_all(sides),
-        said if sides else "No pair of runs is measured elsewhere.",
-        f"{caption}: trained on one task, measured on another",
+        said if sides else "No pair of runs is evaluated on another task.",
+        f"{caption}: trained on one task, evaluated on another",
         lambda: compared.sides_figure(sides, margin, bars),
-        [compared.sides_table(trained, f"{caption}: measured on the task that was trained")],
+        [compared.sides_table(trained, f"{caption}: evaluated on the training task")],
         {"own": compared.numbers_of(trained)},
         other_tasks=True,
     )

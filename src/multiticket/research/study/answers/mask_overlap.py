@@ -35,8 +35,9 @@ def answer_overlap(question: Question, evidence: Evidence) -> PageSection:
     above = [pair for pair in pairs if pair["z"] > limit]
     mean, chance = sum(jaccard) / len(jaccard), sum(pair["expected"] for pair in pairs) / len(pairs)
     said = (
-        f"Over {len(pairs)} pairs of {len(names)} masks Jaccard's index is {mean:.6f} in the mean and at most "
-        f"{max(jaccard):.6f}; independent masks have {chance:.6f}. {len(above)} pairs share more than chance gives."
+        f"Over {len(pairs)} pairs of {len(names)} masks the Jaccard index is {mean:.6f} on average and at most "
+        f"{max(jaccard):.6f}; independent masks have {chance:.6f}. {len(above)} pairs share more than expected "
+        "by chance."
     )
     table = Table.of(
         "Pairs of masks",
@@ -67,7 +68,7 @@ def _figure(names: list[str], pairs: list[dict[str, Any]], said: str) -> Figure:
         values[pair["a"]][pair["b"]] = values[pair["b"]][pair["a"]] = pair["jaccard"]
     return Figure(
         kind="matrix",
-        caption="Jaccard's index of each pair of masks: squares' areas, the largest that of the largest index.",
+        caption="Jaccard index of each pair of masks: squares' areas, the largest that of the largest index.",
         alternative=said,
         rows=names,
         columns=names,

@@ -15,7 +15,7 @@ ALL = (
     "That all masks are not worse is shown where each is by itself, since it is wrong only if one of them is "
     "(intersection-union); that a single one is worse, or is not, is shown with all judged at once."
 )
-SINGLE = "A mask with one run is judged by the ticket that it gave; another training seed would give another."
+SINGLE = "A mask with one run is judged by that run's ticket; another training seed would give another."
 
 
 def answer_masks(question: Question, evidence: Evidence) -> PageSection:

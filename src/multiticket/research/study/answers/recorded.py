@@ -21,7 +21,7 @@ def answer_record(question: Question, evidence: Evidence) -> PageSection:
             name=question.name,
             heading=question.claim,
             verdict="not decided",
-            answer=f"Not measured yet: what another command is to write to {path.name} is shown here then.",
+            answer=f"Not measured yet: another command writes {path.name}, which is shown here.",
             command=command,
         )
     found = read_section(path)

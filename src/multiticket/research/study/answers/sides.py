@@ -216,7 +216,7 @@ def unfinished(question: Question, evidence: Evidence, other_tasks: bool = False
     done, of = evidence.progress(question.labels, other_tasks, question.options.get("reference"))
     if done == of:
         return []
-    notes = [f"{done} of the {of} runs that this looks at are finished; the verdict waits for the others."]
+    notes = [f"{done} of the {of} runs for this question are finished; the verdict waits for the rest."]
     return notes + [f"{name} failed: {reason}" for name, reason in evidence.failures(question.labels)]
 
 
