@@ -156,3 +156,15 @@ def test_what_is_no_memory_is_refused(text: str) -> None:
 )
 def test_sizes_are_shown_in_powers_of_1024(count: int, text: str) -> None:
     assert binary_size(count) == text
+
+
+def test_several_gpus_are_planned_beside_one(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result = as_json(capsys, folder, "--gpus", "8", "--gpu-memory", "24GiB", "--arms", "ticket")
+    (ticket,) = result["arms"]
+    assert result["gpus"] == 8
+    assert [one["strategy"] for one in ticket["on_gpus"]] == ["ddp", "fsdp2"]
+    assert all(one["fits"] for one in ticket["on_gpus"])
+    assert run(folder, "--gpus", "8", "--arms", "ticket") == 0
+    shown = capsys.readouterr().out
+    assert "on each of 8, FSDP2:" in shown
+    assert "sent in a step" in shown

@@ -10,7 +10,10 @@ from multiticket.arms.facts import ARMS
 from multiticket.cli.outputs import Command, Json, give, one_model, refuse_unwritable
 
 if TYPE_CHECKING:
-    from multiticket.plan.memory import Plan
+    from collections.abc import Sequence
+
+    from multiticket.plan.gpus import GpuPlan
+    from multiticket.plan.memory import ArmPlan, Plan
 
 ROWS = (
     ("weights", "weights"),
@@ -30,6 +33,13 @@ ROWS = (
     ("generation", "peak in generation"),
 )
 """What the table shows of an arm, and what it is called there."""
+SHARED_ROWS = (
+    ("state", "model state"),
+    ("training", "peak in training"),
+    ("generation", "peak in generation"),
+    ("sent", "sent in a step"),
+)
+STRATEGIES = {"ddp": "DDP", "fsdp2": "FSDP2"}
 SUMS = frozenset({"state", "training", "generation"})
 
 
@@ -56,6 +66,9 @@ def plan(
     gpu_memory: Annotated[
         str | None, typer.Option(help="Say whether it fits a GPU of this size, such as 24GiB.")
     ] = None,
+    gpus: Annotated[
+        int, typer.Option(min=1, help="GPUs that share a run; batch and completions are those of each.")
+    ] = 1,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Recompute each layer in the backward pass.")
     ] = False,
@@ -73,6 +86,7 @@ def plan(
 ) -> None:
     """Estimate the memory of full, LoRA and ticket training, by component, from the model's configuration alone."""
     from multiticket.plan import memory as planning
+    from multiticket.plan.gpus import on_gpus
 
     model = one_model(model_argument, model)
     if model is None:
@@ -94,13 +108,18 @@ def plan(
         device=device,
         quantised=quantised,
     )
-    give(planned.to_json(size), json, lambda: _print(planned, size))
+    shared = [on_gpus(planned, arm, gpus) if gpus > 1 else () for arm in planned.arms]
+    told = planned.to_json(size)
+    for arm, found in zip(told["arms"], shared, strict=True):
+        arm["on_gpus"] = [each.to_json(size) for each in found]
+    give({**told, "gpus": gpus}, json, lambda: _print(planned, size, gpus, shared))
 
 
-def _print(plan: Plan, gpu_memory: int | None) -> None:
+def _print(plan: Plan, gpu_memory: int | None, gpus: int, shared: Sequence[Sequence[GpuPlan]]) -> None:
     from rich import box
     from rich.table import Table
 
+    from multiticket.plan.gpus import ASSUMPTIONS as ON_SEVERAL
     from multiticket.plan.memory import ASSUMPTIONS
     from multiticket.research.report.tables import wide_console
 
@@ -121,12 +140,23 @@ def _print(plan: Plan, gpu_memory: int | None) -> None:
             rates = (f"{amount / plan.parameters:.3f}" for amount in amounts)
             table.add_row("  bytes a parameter", *rates, end_section=True)
     if gpu_memory is not None:
-        verdicts = ("yes" if arm.fits(gpu_memory) else "no" for arm in plan.arms)
-        table.add_row(f"fits {binary_size(gpu_memory)}", *verdicts, style="bold")
+        table.add_row(f"fits {binary_size(gpu_memory)}", *_verdicts(plan.arms, gpu_memory), style="bold")
+    for by_arm in zip(*shared, strict=True):
+        table.add_section()
+        table.add_row(f"on each of {gpus}, {STRATEGIES[by_arm[0].strategy]}:")
+        for name, label in SHARED_ROWS:
+            sizes = [binary_size(getattr(one, name)) for one in by_arm]
+            table.add_row(f"  {label}", *sizes, style="bold" if name in SUMS else None)
+        if gpu_memory is not None:
+            table.add_row(f"  fits {binary_size(gpu_memory)}", *_verdicts(by_arm, gpu_memory), style="bold")
     console = wide_console()
     console.print(table)
-    for assumption in ASSUMPTIONS:
+    for assumption in (*ASSUMPTIONS, *(ON_SEVERAL if gpus > 1 else ())):
         console.print(f"- {assumption}", style="dim")
+
+
+def _verdicts(plans: Sequence[ArmPlan | GpuPlan], gpu_memory: int) -> list[str]:
+    return ["yes" if one.fits(gpu_memory) else "no" for one in plans]
 
 
 def binary_size(count: int) -> str:

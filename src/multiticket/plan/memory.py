@@ -19,6 +19,7 @@ from multiticket.errors import first_sentence, why_not_loaded
 from multiticket.mask import Mask
 from multiticket.plan.activations import FULL_ROWS, PADDED_ROWS, cache_bytes, inputs, saved_by_forward
 from multiticket.plan.quantised import quantised_bytes
+from multiticket.plan.units import Units, units_of
 from multiticket.sparse.gradient.blocks import rows_of_a_block
 from multiticket.sparse.gradient.factored import factors_under_hooks
 from multiticket.sparse.planned import planned_for
@@ -113,6 +114,7 @@ class Plan:
     padded: bool
     gradient_checkpointing: bool
     quantised: str | None
+    units: Units
     arms: tuple[ArmPlan, ...]
 
     def to_json(self, gpu_memory: int | None = None) -> dict[str, Any]:
@@ -208,6 +210,7 @@ def plan(
         padded=padded,
         gradient_checkpointing=gradient_checkpointing,
         quantised=quantised,
+        units=units_of(base),
         arms=planned,
     )
 
