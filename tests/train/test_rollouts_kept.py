@@ -131,3 +131,10 @@ def test_a_run_that_generates_for_every_step_keeps_no_rollouts(
     run(settings(toy_model_folder, {}), tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").rglob("in-hand*"))
     assert len(metrics(tmp_path / "run")) == STEPS
+
+
+def test_more_problems_at_once_than_there_are_is_refused(toy_model_folder: Path, tmp_path: Path) -> None:
+    """TRL would find no whole batch, take no step, and say that all is well."""
+    with pytest.raises(ValueError, match=r"Completions of 60 problems .* has 40 to train on"):
+        run(settings(toy_model_folder, {"steps_per_generation": 20}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -90,12 +90,18 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
 
 def _check(config: RunConfig, folder: RunFolder, task: Any) -> None:
     """Refuse what can be refused before a model is loaded."""
-    grpo_config(config, folder.checkpoints.path, _most_tokens(config, task))
+    options = grpo_config(config, folder.checkpoints.path, _most_tokens(config, task))
     available, needed = len(task.problems("train")), config.rollouts // config.group
     if available < needed:
         raise ValueError(
             f"A step takes {needed} problems (rollouts / group) and task {config.task} has {available} "
             "to train on: lower rollouts or raise group."
+        )
+    at_once = (options.generation_batch_size or 0) // config.group
+    if available < at_once:
+        raise ValueError(
+            f"Completions of {at_once} problems are generated at once (steps_per_generation x micro_batch / group) and "
+            f"task {config.task} has {available} to train on: lower steps_per_generation."
         )
     if config.eval_every and not len(task.problems("validation")):
         raise ValueError(f"Task {config.task} has no validation problems for eval_every: omit it.")
