@@ -2,6 +2,7 @@
 # make test    the tests
 # make lint    ruff and mypy
 # make test-trl VERSION=1.14.0    the trainer's tests with that version of TRL
+# make test-endurance    1,000 kills at random times and 10,000 mutated tickets (half an hour)
 # make test-vllm   the tests with a real vLLM, on the CPU, in an environment of its own (4 GB)
 # make test-verl   the tests with a real verl, on the CPU, in an environment of its own (2 GB)
 #
@@ -28,7 +29,7 @@ VERL := .venv-verl
 VERL_READY := $(VERL)/.installed
 VERL_PIP := $(VERL)/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-trl test-vllm test-verl vllm-environment lint format clean
+.PHONY: demo test test-endurance test-trl test-vllm test-verl vllm-environment lint format clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -36,6 +37,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
+
+test-endurance: $(READY)
+	$(BIN)/python tests/endurance/mutated_tickets.py --count 10000
+	$(BIN)/python tests/endurance/random_kills.py --count 1000
 
 test-vllm: $(VLLM_READY)
 	$(VLLM)/bin/python -m pytest tests/vllm_real

@@ -25,8 +25,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def toy_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_toy_model(folder: Path) -> Path:
     """A Hugging Face checkpoint: a Qwen2 of 2 layers and width 32 with random weights, one token a character."""
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -56,10 +55,15 @@ def toy_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             bos_token_id=None,
         )
     )
-    folder = tmp_path_factory.mktemp("toy-model")
     model.save_pretrained(folder)
     wrapped.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the toy model lies."""
+    return save_toy_model(tmp_path_factory.mktemp("toy-model"))
 
 
 @pytest.fixture(scope="session")
