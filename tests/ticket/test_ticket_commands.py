@@ -90,7 +90,7 @@ def test_inspect_without_the_base(
     assert run_json(capsys, "inspect", tmp_path / "alone.safetensors")["norms_of"] == "values"
     code, out, _ = run(capsys, "inspect", tmp_path / "alone.safetensors")
     assert code == 0
-    assert "name it with --model" in " ".join(out.split())
+    assert "give --model to see the change" in " ".join(out.split())
     code, _, err = run(capsys, "inspect", tickets[0], "--base", "tiny-qwen2")
     assert code == 2
     assert len(err.strip().splitlines()) == 1
@@ -108,7 +108,7 @@ def test_overlap(capsys: pytest.CaptureFixture[str], tickets: list[Path]) -> Non
     assert code == 0
     assert "0.00000" in out
     code, _, err = run(capsys, "overlap", tickets[0])
-    assert (code, err) == (2, "multiticket: Overlap needs at least two tickets.\n")
+    assert (code, err) == (2, "multiticket: Give at least two tickets.\n")
 
 
 def test_a_run_folder_stands_for_its_ticket(
@@ -145,7 +145,7 @@ def test_compose_and_merge(
     assert "collided" in out
     code, _, err = run(capsys, "compose", tickets[0], tickets[1], "--output", whole)
     assert code == 2
-    assert "exists already" in err
+    assert "already exists" in err
     done = run_json(capsys, "merge", whole, "--model", toy_model_folder, "--output", tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
     Ticket.load(whole).merge(base)

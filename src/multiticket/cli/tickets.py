@@ -72,24 +72,24 @@ def inspect(
     def print_found() -> None:
         show(facts_table(facts(path, loaded)), layers_table(layers, bool(checkpoint)))
         if checkpoint is None:
-            show(
-                "The base was not found, so these are norms of the values; name it with --model to see the change."
-            )
+            show("The base was not found, so these are norms of the values; give --model to see the change.")
 
     give(found, json, print_found)
 
 
 def overlap(
     tickets: TicketPaths,
-    by_tensor: Annotated[bool, typer.Option("--by-tensor", help="Also by tensor.")] = False,
+    by_tensor: Annotated[
+        bool, typer.Option("--by-tensor", help="Show the overlap of each tensor too.")
+    ] = False,
     json: Json = None,
 ) -> None:
-    """Compare the masks of two or more tickets with what chance would give."""
+    """Compare the overlap of two or more tickets' masks with chance."""
     from multiticket.mask import overlap_matrix
 
     refuse_unwritable(json)
     if len(tickets) < 2:
-        raise ValueError("Overlap needs at least two tickets.")
+        raise ValueError("Give at least two tickets.")
     matrix = overlap_matrix([_load(path).mask for path in tickets])
     pairs = [(i, j) for i in range(len(tickets)) for j in range(i + 1, len(tickets))]
     mean = sum(matrix[i][j].jaccard for i, j in pairs) / len(pairs)
@@ -120,7 +120,7 @@ def _print_overlap(
     for i, path in enumerate(tickets):
         cells = [f"{matrix[i][j].jaccard:.5f}" if i != j else "" for j in range(len(tickets))]
         rows.append([labels[i], str(path), f"{matrix[i][i].first:,}", *cells])
-    show(table("Jaccard index of every two masks", ["", "ticket", "positions", *labels], rows))
+    show(table("Jaccard index of each pair of masks", ["", "ticket", "positions", *labels], rows))
     spread = ", ".join(f"{matrix[i][j].z:+.1f}" for i, j in pairs[:12]) + (" ..." if len(pairs) > 12 else "")
     show(
         f"Mean {found['mean_jaccard']:.6f}; independent masks would share {found['mean_expected']:.6f}. "
@@ -145,11 +145,11 @@ def merge(
     ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Of the merged weights, all of them. Default: as the base stores them."),
+        typer.Option(help="The dtype of all merged weights. Default: as the base stores them."),
     ] = None,
     json: Json = None,
 ) -> None:
-    """Write the base with the ticket in it as a plain Hugging Face checkpoint."""
+    """Merge a ticket into its base and write a plain Hugging Face checkpoint."""
     import torch
 
     from multiticket.ticket import merge_checkpoint
@@ -159,7 +159,7 @@ def merge(
     told = loaded.told
     named = one_model(model_argument, model) or told.get("model")
     if not isinstance(named, str):
-        raise ValueError("The ticket does not say what base it belongs to; name it with --model.")
+        raise ValueError("The ticket does not name its base; give it with --model.")
     revision = told.get("revision") if named == told.get("model") else None
     as_dtype = None if dtype is None else getattr(torch, dtype)
     done = merge_checkpoint(_folder(named, revision), loaded, output, as_dtype)
@@ -200,7 +200,7 @@ def compose(
     ] = "refuse",
     json: Json = None,
 ) -> None:
-    """Put several tickets of one base into one file."""
+    """Combine several tickets of one base in one file."""
     from multiticket.ticket import compose as composed
 
     refuse_unwritable(json)
@@ -230,12 +230,12 @@ def diff(
     tolerance: Annotated[float, typer.Option(help="Keep only changes larger than this.")] = 0.0,
     json: Json = None,
 ) -> None:
-    """Say how sparse a finished fine-tuning's update was, and turn it into a ticket."""
+    """Measure how sparse a fine-tuning's update was, and save it as a ticket."""
     from multiticket.ticket import changed_between
     from multiticket.ticket.changed import Update, by_group
 
     if len(models) != (2 if model is None else 1):
-        raise ValueError("Name two models: multiticket diff BASE FINETUNED, or --model BASE FINETUNED.")
+        raise ValueError("Give two models: multiticket diff BASE FINETUNED, or --model BASE FINETUNED.")
     base, finetuned = (model or models[0]), models[-1]
     refuse_unwritable(json)
     if output is not None:
@@ -340,4 +340,4 @@ def _reader(checkpoint: Checkpoint, ticket: Ticket) -> Any:
 
 def _refuse_existing(output: Path) -> None:
     if output.exists():
-        raise ValueError(f"{output} exists already; choose another output file.")
+        raise ValueError(f"{output} already exists; choose another output file.")
