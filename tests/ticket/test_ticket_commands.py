@@ -179,7 +179,7 @@ def test_a_ticket_that_names_no_base(
         ):
             code, _, err = run(capsys, *command)
             assert code == 2
-            assert "does not say what base it belongs to; name it" in err
+            assert "does not name its base; give it" in err
     assert not (tmp_path / "y").exists()
 
 

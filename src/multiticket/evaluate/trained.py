@@ -63,7 +63,7 @@ def measure(
     loaded = Ticket.load(trained.ticket) if trained.ticket is not None else None
     told = loaded.told if loaded is not None else {}
     if loaded is not None and model is None and not isinstance(told.get("model"), str):
-        raise ValueError("The ticket does not say what base it belongs to; name it as MODEL.")
+        raise ValueError("The ticket does not name its base; give it as MODEL.")
     revision = told.get("revision") if model is None else None
     model = model or told.get("model") or DEFAULT_MODEL
     chosen = tasks.get(task or told.get("task") or DEFAULT_TASK)
