@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from multiticket import bases
+from multiticket.bases.known import KNOWN, both_ways
 from multiticket.errors import why_not_loaded
 
 
@@ -25,7 +26,7 @@ def load_model(
     """A causal language model in `dtype` on the default device, with its tokenizer padding on the left.
 
     Args:
-        name: a shipped base, a folder with a Hugging Face checkpoint, or a name on the hub.
+        name: a shipped or known base, a folder with a Hugging Face checkpoint, a GGUF file, or a name on the hub.
         revision: of a name on the hub; None: the newest.
 
     Raises:
@@ -45,6 +46,8 @@ def load_model(
         at = at if commit is None else {"revision": commit}  # both of one commit
         model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), **at)
     except (OSError, ValueError, KeyError) as error:
+        if name in KNOWN:
+            raise ValueError(f"{name} is not here: {both_ways(name)}; {why_not_loaded(error)}.") from None
         known = ", ".join(bases.names())
         raise ValueError(
             f"Cannot load the model {name!r}: give a shipped base ({known}), a checkpoint folder, or a hub name; "

@@ -1,16 +1,22 @@
-"""Tiny pretrained models that ship with the package; ``tools/pretrain.py`` makes them."""
+"""Models to start from: tiny ones that ship with the package (``tools/pretrain.py`` makes them), and others by name.
+
+`names` are the shipped ones; `known.KNOWN` are small models that others publish, by short names.
+"""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from multiticket.bases.gguf import dequantised, facts_of, is_gguf
+from multiticket.bases.known import KNOWN, both_ways, place_of
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["load", "names", "path", "resolve"]
+__all__ = ["dequantised_from", "load", "names", "path", "resolve"]
 
 
 def names() -> list[str]:
@@ -22,19 +28,48 @@ def names() -> list[str]:
 def path(name: str) -> Path:
     """The folder of a shipped base, which `from_pretrained` reads. ValueError for a name that does not ship."""
     if name not in names():
-        raise ValueError(f"Unknown base {name!r}: the package ships {', '.join(names())}.")
+        raise ValueError(
+            f"Unknown base {name!r}: the package ships {', '.join(names())}, and knows where to get {', '.join(KNOWN)}."
+        )
     return Path(str(files("multiticket.bases"))) / name
 
 
 def resolve(name_or_path: str) -> str:
-    """The folder of a shipped base, or any other model's name or path unchanged."""
-    return str(path(name_or_path)) if name_or_path in names() else name_or_path
+    """What `from_pretrained` reads: the folder of a shipped base or of a GGUF file's values, a hub name, or a path.
+
+    Raises:
+        ValueError: for a GGUF file that is not there or cannot be read.
+    """
+    if name_or_path in names():
+        return str(path(name_or_path))
+    place = place_of(name_or_path) if name_or_path in KNOWN else name_or_path
+    return str(dequantised(place)) if is_gguf(place) else place
+
+
+def dequantised_from(name_or_path: str) -> dict[str, Any] | None:
+    """The GGUF file (name, SHA-256, types of its tensors) whose values a base's are; None for any other base."""
+    if name_or_path in KNOWN or is_gguf(name_or_path):
+        return facts_of(resolve(name_or_path))
+    return None
 
 
 def load(name: str, dtype: torch.dtype | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """(model, tokenizer) of a shipped base, the model on the CPU, in `dtype` or as its file has it (bf16)."""
+    """(model, tokenizer) of a shipped or known base, the model on the CPU, in `dtype` or as its file has it.
+
+    Files hold bf16, and the values of a GGUF file are fp32.
+
+    Raises:
+        ValueError: for another name, and where a known base is not to be had; it says how.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = path(name)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto")
-    return model, AutoTokenizer.from_pretrained(folder)
+    from multiticket.errors import why_not_loaded
+
+    place = resolve(name) if name in KNOWN else str(path(name))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype or "auto")
+        return model, AutoTokenizer.from_pretrained(place)
+    except OSError as error:
+        if name not in KNOWN:
+            raise
+        raise ValueError(f"{name} is not here: {both_ways(name)}; {why_not_loaded(error)}.") from None

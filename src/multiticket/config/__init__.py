@@ -99,7 +99,7 @@ class RunConfig(BaseModel):
     task: str = "arithmetic"
     """A name, such as gsm8k or reasoning_gym:chain_sum, or your own "module:task" or "module:score@data.jsonl"."""
     model: str = "tiny-qwen2"
-    """A shipped base, a folder with a Hugging Face checkpoint, or a name on the hub."""
+    """A shipped base, a folder with a Hugging Face checkpoint, a GGUF file, or a name on the hub."""
     arm: Arm = "ticket"
     """What trains: every parameter (full), the positions of a mask (ticket), or an adapter (lora, shira)."""
     method: str = "random"

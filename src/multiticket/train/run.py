@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from multiticket import tasks
+from multiticket.bases import dequantised_from
 from multiticket.config import WATCHING, RunConfig
 from multiticket.evaluate.evaluation import Evaluation
 from multiticket.models import name_and_revision
@@ -158,6 +159,8 @@ def keep(run: Setup, stopped: dict[str, Any] | None, weights: dict[str, Any] | N
     settings["learning_rate"] = run.learning_rate
     settings["model"], revision = name_and_revision(run.config.model, run.prepared.model)
     settings |= {"revision": revision} if revision is not None else {}
+    origin = dequantised_from(run.config.model)
+    settings |= {"dequantised_from": origin} if origin is not None else {}
     if stopped is not None:
         settings |= {"steps": stopped["kept_step"], "stopped": stopped}
     return run.prepared.keep(run.folder, run.tokenizer, settings | {"versions": versions()}, weights)

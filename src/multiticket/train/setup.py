@@ -9,6 +9,7 @@ from typing import Any
 
 from multiticket import arms, tasks
 from multiticket.arms.protocol import Arm, Prepared
+from multiticket.bases import dequantised_from
 from multiticket.config import RunConfig
 from multiticket.generate.prompts import rendered
 from multiticket.mask.names import candidate_shapes
@@ -62,6 +63,11 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
     _check(config, folder, task)
     strategy = strategy_of(ranks, config, progress.note)
     model, tokenizer = load_model(config.model, config.dtype)
+    origin = dequantised_from(config.model)
+    if origin is not None:
+        progress.note(
+            f"{origin['file']} is quantised: what trains, and what a ticket is bound to, are its dequantised values"
+        )
     task = tasks.asked(task, tokenizer, config.asking)
     problems = rendered(task.problems("train"), tokenizer, task)
     for note in task.notes() if hasattr(task, "notes") else ():
