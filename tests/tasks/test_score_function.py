@@ -3,8 +3,12 @@
 import asyncio
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +155,72 @@ def test_changing_the_folder_printing_and_forking(tmp_path: Path, capsys: pytest
     said = capsys.readouterr()
     assert said.out == ""
     assert "thinking" in said.err
+
+
+def test_what_its_processes_print_is_no_output_of_the_command(capfd: pytest.CaptureFixture[str]) -> None:
+    def noisy(completion: str, answer: str) -> float:
+        os.write(1, b"straight\n")
+        subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
+        return 1.0
+
+    assert scores(noisy) == [1.0] * 6
+    os.write(1, b"the result\n")
+    said = capfd.readouterr()
+    assert said.out == "the result\n"
+    assert "straight" in said.err
+    assert "from a child" in said.err
+
+
+@pytest.mark.filterwarnings("ignore:The score of")
+@pytest.mark.parametrize("end", [os._exit, sys.exit])
+def test_one_that_ends_the_process_ends_a_call(end: Callable[[int], Any]) -> None:
+    def ends(completion: str, answer: str) -> float:
+        if completion == "end":
+            if os.fork() == 0:
+                os._exit(0)  # of a process of its own it may
+            end(0)
+        return 1.0
+
+    kept = os._exit
+    function = ScoreFunction(ends, "my:score", 5)
+    assert function(["end", "1"] * 3, PROBLEMS) == [0.0, 1.0] * 3
+    assert os._exit is kept
+
+
+def test_torch_is_afterwards_as_it_was() -> None:
+    def careless(completion: str, answer: str) -> float:
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(2)
+        return 1.0
+
+    before = torch.get_num_threads()
+    assert scores(careless) == [1.0] * 6
+    assert torch.is_grad_enabled()
+    assert (torch.get_default_dtype(), torch.get_num_threads()) == (torch.float32, before)
+
+
+@pytest.mark.filterwarnings("ignore:The score of")
+def test_errors_without_words_and_folders_that_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    def fails(completion: str, answer: str) -> float:
+        raise Mute
+
+    assert scores(fails) == [0.0] * 6
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+
+    def removes(completion: str, answer: str) -> float:
+        shutil.rmtree(gone, ignore_errors=True)
+        return 1.0
+
+    assert scores(removes) == [1.0] * 6
 
 
 def test_random_numbers_of_the_training_are_left_alone() -> None:

@@ -1,8 +1,8 @@
 """Call a score function that somebody else wrote, whatever it does.
 
-It may raise anything, call `sys.exit`, print, change the folder, fork, seed or draw random numbers, or never return:
-the run goes on as if it had done none of that, and one failed call is one failed score. Not caught is what ends the
-process at once (`os._exit`, a crash in C).
+It may raise anything, call `sys.exit` or `os._exit`, print (also from a process of its own), change the folder, fork,
+seed or draw random numbers, switch gradients off, or never return: the run goes on as if it had done none of that, and
+one failed call is one failed score. Not caught is what kills the process (a signal, a crash in C).
 """
 
 from __future__ import annotations
@@ -34,15 +34,22 @@ class Guard:
 
     def __call__(self, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
         """What the function returns, or raises."""
-        process, folder = os.getpid(), os.getcwd()
+        process, folder = os.getpid(), _folder()
         try:
-            with self._own_random_numbers(), contextlib.redirect_stdout(sys.stderr), _limit(self.seconds):
+            with (
+                self._own_random_numbers(),
+                _torch_as_it_was(),
+                _no_end(process),
+                _no_output(),
+                _limit(self.seconds),
+            ):
                 return function(*values, **named)
         finally:
             if os.getpid() != process:
                 os._exit(0)  # a fork that came back from the function
-            if _folder() != folder:
-                os.chdir(folder)
+            if folder is not None and _folder() != folder:
+                with contextlib.suppress(OSError):  # it is gone
+                    os.chdir(folder)
 
     @contextlib.contextmanager
     def _own_random_numbers(self) -> Iterator[None]:
@@ -55,6 +62,61 @@ class Guard:
         finally:
             self._random = _random_states()
             _set_random_states(outside)
+
+
+@contextlib.contextmanager
+def _no_output() -> Iterator[None]:
+    """What it prints goes to standard error; so does what C code and processes of its own print, in the main thread."""
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            kept = os.dup(1) if threading.current_thread() is threading.main_thread() else None
+        except OSError:  # there is no standard output
+            kept = None
+        if kept is None:
+            yield
+            return
+        try:
+            with contextlib.suppress(OSError):
+                os.dup2(2, 1)
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+@contextlib.contextmanager
+def _no_end(process: int) -> Iterator[None]:
+    """`os._exit` raises SystemExit in `process`; in what is forked from it, it ends that."""
+    end = os._exit
+
+    def instead(code: int) -> Any:
+        if os.getpid() == process:
+            raise SystemExit(code)
+        end(code)
+
+    os._exit = instead  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os._exit = end
+
+
+@contextlib.contextmanager
+def _torch_as_it_was() -> Iterator[None]:
+    """Gradients, the default dtype and the number of threads are afterwards what they were."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    gradients, dtype, threads = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(gradients)
+        if torch.get_default_dtype() != dtype:
+            torch.set_default_dtype(dtype)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

@@ -153,7 +153,7 @@ class ScoreFunction:
         self.failures += count
         hung = isinstance(error, (OutOfTime, asyncio.TimeoutError))
         self._hangs = self._hangs + 1 if hung else 0
-        said = str(error) or type(error).__name__
+        said = _words(error)
         self._last = f"The last failure: {type(error).__name__}: {said[:200]}."
         if not self._shown:
             self._shown = True
@@ -191,6 +191,13 @@ def _run(coroutine: Any) -> Any:
     if isinstance(found[0], BaseException):
         raise found[0]
     return found[0]
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return "it has no words that can be shown"
 
 
 def _number(value: Any) -> float:
