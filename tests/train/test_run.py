@@ -12,13 +12,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import small
+from toy_task import TASK
 
-from multiticket import config
+from multiticket import config, tasks
+from multiticket.config import EvalConfig
+from multiticket.evaluate.evaluation import evaluate
 from multiticket.mask import Mask
 from multiticket.models import load_model
+from multiticket.runs.folder import RunFolder
+from multiticket.tasks import Asking
 from multiticket.ticket import Ticket
 from multiticket.train.evaluations import evaluate_kept
 from multiticket.train.run import run_training
+from multiticket.train.setup import set_up
 
 STEPS = 8  # four steps an epoch: 40 problems, 10 a step
 
@@ -276,6 +282,42 @@ def test_a_run_is_never_overwritten(ticket_run: tuple[Path, dict[str, Any]], toy
     with pytest.raises(ValueError, match="already holds a run"):
         run_training(_settings(toy_model_folder, "full"), output, show_progress=False)
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+
+
+def test_two_processes_do_not_write_one_folder(
+    toy_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, settings = tmp_path / "run", _settings(toy_model_folder, "ticket")
+    with RunFolder(output).owned(), pytest.raises(ValueError, match="Another process is writing the run in"):
+        run_training(settings, output, show_progress=False)
+    assert not list(output.iterdir())
+
+    def slowly(*given: Any) -> Any:
+        """Another process begins and ends a run while this one loads its model."""
+        with RunFolder(output).owned():
+            RunFolder(output).create(settings)
+        return set_up(*given)
+
+    monkeypatch.setattr("multiticket.train.run.set_up", slowly)
+    with pytest.raises(ValueError, match="already holds a run"):
+        run_training(settings, output, show_progress=False)
+    assert [path.name for path in output.iterdir()] == ["config.json"]
+    with RunFolder(output).owned():  # who is refused lets go of it
+        pass
+
+
+def test_prompts_longer_than_the_model_reads_are_refused_before_anything_is_written(
+    toy_model_folder: Path, tmp_path: Path
+) -> None:
+    asked = {"prompt_template": "1" * 70 + "{prompt}"}
+    with pytest.raises(
+        ValueError, match=r"40 of 40 train prompts are longer than the 64 tokens .* has 73, and begins"
+    ):
+        run_training(_settings(toy_model_folder, "ticket", **asked), tmp_path / "run", show_progress=False)
+    assert not list(tmp_path.iterdir())
+    model, tokenizer = load_model(str(toy_model_folder))
+    with pytest.raises(ValueError, match="of 5 test prompts are longer"):
+        evaluate(model, tokenizer, tasks.asked(TASK, tokenizer, Asking.of(asked)), EvalConfig(problems=5))
 
 
 def test_a_checkpoint_of_another_mask_is_refused(

@@ -14,7 +14,7 @@ from multiticket.config import EvalConfig
 from multiticket.evaluate.estimators import mean_interval, pass_at_k
 from multiticket.generate.completion import complete
 from multiticket.generate.conversations import complete_turns
-from multiticket.generate.prompts import prompt_texts
+from multiticket.generate.prompts import prompt_texts, refuse_too_long
 from multiticket.runs.files import write_text
 from multiticket.runs.ranks import ALONE, Ranks
 from multiticket.tasks import asked, judge
@@ -124,6 +124,7 @@ def _results(
     """Of the problems `own`, by their places in all."""
     problems = [everything[index] for index in own]
     texts = prompt_texts([problem.prompt for problem in problems], tokenizer, task)
+    refuse_too_long(texts, tokenizer, model, settings.split)
     tokens = max_completion_tokens or task.max_completion_tokens
 
     each = 1 + settings.samples

@@ -90,6 +90,24 @@ def prompt_texts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, tas
     return [render(prompt, tokenizer, **named) for prompt in prompts]
 
 
+def refuse_too_long(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, model: Any, split: str) -> None:
+    """Raises ValueError where prompts are longer than the model reads: what it would cost grows with the square."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(most, int):
+        return
+    long = [
+        text for text in texts if len(text.encode(errors="replace")) >= most
+    ]  # tokens are no shorter than a byte
+    lengths = [len(ids) for ids in tokenizer(text=long)["input_ids"]] if long else []
+    beyond = [(length, text) for length, text in zip(lengths, long, strict=True) if length >= most]
+    if beyond:
+        length, text = max(beyond)
+        raise ValueError(
+            f"{len(beyond)} of {len(texts)} {split} prompts are longer than the {most} tokens that the model reads; "
+            f"the longest has {length:,}, and begins {text[:40]!r}: shorten them, or leave them out."
+        )
+
+
 def template_options(task: Any) -> dict[str, Any]:
     """What the chat template is told for a task."""
     return dict(getattr(task, "template_options", None) or {})

@@ -58,6 +58,23 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: give a folder as --output.")
 
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """While it lasts, no other process writes this run. A process that is killed lets go of it.
+
+        Raises ValueError where another one has it, or the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise ValueError(f"Cannot write the run folder {self.path}: {error.strerror}.") from None
+        try:
+            _lock(handle, self.path)
+            yield
+        finally:
+            os.close(handle)
+
     def create(self, config: RunConfig) -> None:
         """Make the folder with its settings. Raises ValueError where it cannot be written."""
         try:
@@ -117,6 +134,21 @@ class RunFolder:
             os.replace(partial, self.model)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _lock(handle: int, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"Another process is writing the run in {path}: wait until it is done, or give another --output."
+        ) from None
+    except OSError:  # nor on this file system
+        return
 
 
 _PARTIAL_MODEL = ".model.partial"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,11 @@ def run_training(
     keep_freed_memory()
     started = time.monotonic()
     known = {} if measured is None else measured
-    with RunProgress(output.name, config.steps, show_progress and ranks.first) as progress:
+    progress = RunProgress(output.name, config.steps, show_progress and ranks.first)
+    with ExitStack() as owned, progress:
         with ranks.together():
             run = set_up(config, folder, task, progress, ranks)
-        ranks.by_first(lambda: folder.create(config))
+        ranks.by_first(lambda: _own(owned, folder, config, resume))
         with ranks.together():
             _see(folder)
         with explained(folder), StopSignals(ranks) as signals:
@@ -102,6 +104,14 @@ def _finished(folder: RunFolder, config: RunConfig, resume: bool) -> dict[str, A
             "another with a lower learning rate, or continue anyway with --no-stop-on-collapse."
         )
     return result if result["steps"] >= config.steps and not stopped else None
+
+
+def _own(owned: ExitStack, folder: RunFolder, config: RunConfig, resume: bool) -> None:
+    """Take the folder for this process alone; another may have begun a run in it since that was looked at."""
+    owned.enter_context(folder.owned())
+    if not resume:
+        folder.refuse_to_overwrite()
+    folder.create(config)
 
 
 def _see(folder: RunFolder) -> None:

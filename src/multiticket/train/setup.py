@@ -11,7 +11,7 @@ from multiticket import arms, tasks
 from multiticket.arms.protocol import Arm, Prepared
 from multiticket.bases import dequantised_from
 from multiticket.config import RunConfig
-from multiticket.generate.prompts import rendered
+from multiticket.generate.prompts import prompt_texts, refuse_too_long, rendered
 from multiticket.mask.names import candidate_shapes
 from multiticket.models import load_model
 from multiticket.runs.folder import RunFolder
@@ -70,6 +70,10 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
         )
     task = tasks.asked(task, tokenizer, config.asking)
     problems = rendered(task.problems("train"), tokenizer, task)
+    refuse_too_long(problems["prompt"], tokenizer, model, "train")
+    for split in {config.eval.split, "validation" if config.eval_every else config.eval.split}:
+        measured = task.problems(split)["prompt"][: config.eval.problems]
+        refuse_too_long(prompt_texts(measured, tokenizer, task), tokenizer, model, split)
     for note in task.notes() if hasattr(task, "notes") else ():
         progress.note(note)
     numel = sum(math.prod(shape) for shape in candidate_shapes(model).values())
