@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from multiticket.sparse.autograd.functions import ConnectedView
-from multiticket.sparse.autograd.scale import MaskedVector, masked_vector
+from multiticket.sparse.autograd.masked_vector import MaskedVector, masked_vector
 from multiticket.sparse.guarded import Guarded
 
 

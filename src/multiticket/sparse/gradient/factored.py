@@ -69,7 +69,7 @@ def _factors_by_history(x: Tensor, scaled: bool) -> Factors | None:
             return (a.detach(), b.detach()) if alike else None
         frozen = a if a is not None else b
         return _factors_of_norm(x, frozen, node.next_functions[int(a is not None)][0]) if scaled else None
-    if scaled and name == "MaskedScaleFunctionBackward" and not _hooked():
+    if scaled and name == "ScaleByMaskedVectorBackward" and not _hooked():
         return _factors_of_norm(x, node.saved_tensors[0], node.next_functions[0][0])
     return None
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import multiticket as mt
-from multiticket.sparse.autograd.scale import MaskedVector
+from multiticket.sparse.autograd.masked_vector import MaskedVector
 
 
 class Norm(nn.Module):

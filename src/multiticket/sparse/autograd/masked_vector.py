@@ -21,7 +21,7 @@ PRODUCTS = frozenset(
 )
 
 
-class MaskedScaleFunction(torch.autograd.Function):
+class ScaleByMaskedVector(torch.autograd.Function):
     """``dense * x`` for a vector ``dense`` (features,) and x (..., features); keeps k columns of x."""
 
     @staticmethod
@@ -60,19 +60,12 @@ class MaskedVector(Tensor):
             if func in PRODUCTS and len(args) == 2 and not kwargs:
                 vector, x = args if isinstance(args[0], MaskedVector) else args[::-1]
                 if vector._parts is not None and vector._scales(x):
-                    return MaskedScaleFunction.apply(x, *vector._parts)
+                    return ScaleByMaskedVector.apply(x, *vector._parts)
             return func(*args, **(kwargs or {}))
 
     def _scales(self, x: Any) -> bool:
         plain = type(x) is Tensor and x.dtype == self.dtype and x.device == self.device
         return plain and x.dim() > 1 and x.shape[-1] == self.shape[0] and torch.is_grad_enabled()
-
-
-def connected_view(values: Tensor, dense: Tensor, positions: Tensor) -> Any:
-    """``dense`` connected to its ``values`` (k,) at ``positions``, for any reader; a vector knows how to scale."""
-    if dense.dim() == 1:
-        return masked_vector(values, dense, positions)
-    return ConnectedView.apply(values, dense, positions)
 
 
 def masked_vector(
