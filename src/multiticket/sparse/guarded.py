@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multiticket.sparse.surgery import stays_a_parameter
+
 
 class Guarded(Tensor):
     """``weight.data`` tells the masked weight that somebody may write, and ``weight.data = x`` replaces its content.
@@ -33,6 +35,12 @@ class Guarded(Tensor):
         else:
             self._masked_weight.replace_content(content)
 
+    def set_(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Refused: parametrisations begin with it."""
+        if self._masked_weight is not None:
+            raise RuntimeError(stays_a_parameter(self._masked_weight.name))
+        return super().set_(*args, **kwargs)
+
     def detach(self) -> Tensor:
         """The same memory, of the same class (``nn.Parameter`` asks for that), and nothing to do with the values."""
         return self._plain().as_subclass(type(self))
@@ -46,3 +54,13 @@ class Guarded(Tensor):
     def _plain(self) -> Tensor:
         with torch._C.DisableTorchFunctionSubclass():
             return Tensor.detach(self).as_subclass(Tensor)
+
+
+class KeepsItsWeights(nn.Module):
+    """A module in which what is read of a masked weight can be registered nowhere else."""
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        masked = param._masked_weight if isinstance(param, Guarded) else None
+        if masked is not None:
+            raise RuntimeError(stays_a_parameter(masked.name))
+        super().register_parameter(name, param)

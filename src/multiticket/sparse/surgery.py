@@ -13,6 +13,19 @@ MOST_KEPT = 1 << 16
 """Entries of a weight of which a whole copy is kept once somebody may write outside the mask."""
 
 
+def stays_a_parameter(name: str) -> str:
+    """What is said to whoever would make something else of a masked weight."""
+    return (
+        f"{name} has an attachment, and cannot become something else than a parameter of its own (tying, weight norm, "
+        f"pruning, a parametrisation); {DETACH_FIRST}"
+    )
+
+
+def were_tied(one: str, other: str) -> str:
+    """What is said of two masked weights that have become one."""
+    return f"{one} and {other} were tied while they had an attachment; {DETACH_FIRST}"
+
+
 class Structure:
     """Which modules lie where in a model, for those with masked weights.
 

@@ -21,7 +21,7 @@ from multiticket.sparse.direct.write import Follower, any_changed, follow_togeth
 from multiticket.sparse.held import find_held
 from multiticket.sparse.planned import positions_of
 from multiticket.sparse.sharded import local, own_share, reshard, sharded_layers, unshard_head, whole
-from multiticket.sparse.surgery import DETACH_FIRST, Structure
+from multiticket.sparse.surgery import Structure, were_tied
 
 
 class DirectAttachment(Attachment):
@@ -253,9 +253,7 @@ class DirectAttachment(Attachment):
             if dense.shape != weight.shape:
                 weight.follow()  # which says so
             if seen.setdefault(id(dense), name) != name:
-                raise RuntimeError(
-                    f"{name} and {seen[id(dense)]} were tied while they had an attachment; {DETACH_FIRST}"
-                )
+                raise RuntimeError(were_tied(name, seen[id(dense)]))
 
     def _tell_frozen(self) -> None:
         """Said once: a loop that trains, and nothing that trains."""

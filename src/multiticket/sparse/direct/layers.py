@@ -21,8 +21,9 @@ from multiticket.sparse.autograd.functions import MaskedEmbeddingFunction, Maske
 from multiticket.sparse.copies import NO_PICKLE, OTHER_CLASS, copied_by, copy_part
 from multiticket.sparse.direct.weight import MaskedWeight
 from multiticket.sparse.gradient.factored import factors
+from multiticket.sparse.guarded import KeepsItsWeights
 from multiticket.sparse.sharded import is_sharded
-from multiticket.sparse.surgery import DETACH_FIRST
+from multiticket.sparse.surgery import stays_a_parameter
 
 _ATTRIBUTE = "_masked_weights"
 _ATTACHMENT = "_ticket_attachment"
@@ -38,7 +39,7 @@ def masked_weights(module: nn.Module) -> dict[str, MaskedWeight]:
     return module.__dict__.get(_ATTRIBUTE, {})
 
 
-class MaskedModule(nn.Module):
+class MaskedModule(KeepsItsWeights):
     """What every module with a masked weight does besides its own work."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -165,10 +166,7 @@ _FAST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
 
 def _connected_property(attribute: str) -> property:
     def refuse(module: nn.Module, *_: Any) -> None:
-        raise RuntimeError(
-            f"{masked_weights(module)[attribute].name} has an attachment, and cannot become something else than a "
-            f"parameter (weight norm, pruning, a parametrisation); {DETACH_FIRST}"
-        )
+        raise RuntimeError(stays_a_parameter(masked_weights(module)[attribute].name))
 
     return property(lambda module: masked_weights(module)[attribute].connected(), refuse, refuse)
 

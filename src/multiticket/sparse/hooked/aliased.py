@@ -18,6 +18,7 @@ from multiticket.sparse.hooked.layers import Record, convert, plain_class, resto
 from multiticket.sparse.hooked.plan import plan_linear
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.sharded import is_sharded
+from multiticket.sparse.surgery import were_tied
 
 
 class AliasedAttachment(Attachment):
@@ -125,7 +126,10 @@ class AliasedAttachment(Attachment):
                     module.__dict__.pop(attribute, None)
             self._moved = True
             return
+        seen: dict[int, str] = {}
         for tensor in self._tensors.values():
+            if seen.setdefault(id(tensor.dense), tensor.name) != tensor.name:
+                raise RuntimeError(were_tied(tensor.name, seen[id(tensor.dense)]))
             if tensor.shape_now() != tensor.shape:
                 raise RuntimeError(
                     f"{tensor.name} had shape {tuple(tensor.shape)} when the mask was attached, and has "

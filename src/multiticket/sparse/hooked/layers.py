@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multiticket.sparse.copies import NO_PICKLE, OTHER_CLASS, copied_by, copy_part
+from multiticket.sparse.guarded import KeepsItsWeights
 from multiticket.sparse.hooked.functions import AnchoredLookup, LeanLinear, Lookup, TracedLinear
 from multiticket.sparse.hooked.plan import LinearPlan
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.quantised.layers import can_be_read_past_its_layer, members_of_quantised
-from multiticket.sparse.surgery import DETACH_FIRST
+from multiticket.sparse.surgery import stays_a_parameter
 
 _RECORD = "_ticket_record"
 _LEAN = "_ticket_lean"
@@ -57,7 +58,7 @@ class Compilation:
 compilation = Compilation()
 
 
-class HookedModule(nn.Module):
+class HookedModule(KeepsItsWeights):
     """What every converted module does besides its own work."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -100,10 +101,7 @@ class HookedModule(nn.Module):
     def __delattr__(self, name: str) -> None:
         tensor = self.__dict__[_RECORD].tensors.get(name)
         if tensor is not None:
-            raise RuntimeError(
-                f"{tensor.name} has an attachment, and cannot become something else than a parameter (weight norm, "
-                f"pruning, a parametrisation); {DETACH_FIRST}"
-            )
+            raise RuntimeError(stays_a_parameter(tensor.name))
         super().__delattr__(name)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
