@@ -101,3 +101,20 @@ def test_nothing_is_said_where_nothing_is_to_be_shown(capsys: pytest.CaptureFixt
         run.training(0)
         run.step(1, 1.0)
     assert capsys.readouterr().err == ""
+
+
+def test_a_step_that_takes_long_says_what_it_does(
+    wait: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunProgress("run", 5) as run:
+        run.training(1)
+        for share in range(0, 101, 10):
+            run.within_step("generating", share / 100)
+            wait(10)
+        run.within_step("forward and backward passes")
+        run.step(2, 0.5)
+        wait(61)
+        run.within_step("scoring")
+    said = capsys.readouterr().err.splitlines()
+    assert said[1:3] == ["run: step 2/5: generating 60%", "run: step 2/5  reward 0.500  6 min left"]
+    assert said[-1] == "run: step 3/5: scoring"

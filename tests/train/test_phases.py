@@ -47,3 +47,17 @@ def test_an_error_ends_its_phase(clock: list[float]) -> None:
     with times.of("step"):
         clock[0] += 2
     assert times.take() == {"step": 2.0}
+
+
+def test_what_begins_and_goes_on_is_told(clock: list[float]) -> None:
+    times, told = Phases(), []
+    times.progress(0.5)  # of nothing
+    times.tell = lambda *words: told.append(words)
+    with times.of("train"), times.of("generate"):
+        times.progress(0.25)
+    assert told == [
+        ("forward and backward passes", None),
+        ("generating", None),
+        ("generating", 0.25),
+        ("forward and backward passes", None),
+    ]

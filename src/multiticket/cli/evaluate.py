@@ -31,7 +31,7 @@ def evaluate(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="A shipped base, a checkpoint folder, a hub name, or a finished run's folder.",
+            help="A shipped base, a checkpoint folder, a GGUF file, a hub name, or a finished run's folder.",
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model; the same as MODEL.")] = None,

@@ -50,7 +50,9 @@ def register(app: typer.Typer) -> None:
 def plan(
     model_argument: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="A shipped base, a folder with a config.json, or a hub name."),
+        typer.Argument(
+            metavar="[MODEL]", help="A shipped base, a model's folder, a GGUF file, or a hub name."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model; the same as MODEL.")] = None,
     density: Annotated[float, typer.Option(help="Density of the ticket.")] = 0.01,

@@ -20,7 +20,9 @@ def serve(
     context: typer.Context,
     base: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="The base: a folder, a name on the hub, or a shipped base."),
+        typer.Argument(
+            metavar="[MODEL]", help="The base: a folder, a GGUF file, a hub name, or a shipped base."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The base; the same as MODEL.")] = None,
     ticket: Annotated[

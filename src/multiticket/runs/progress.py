@@ -29,6 +29,7 @@ class RunProgress:
         self._began = self._said = time.monotonic()
         self._done_before: int | None = None
         """Steps of earlier sessions, once the training has begun."""
+        self._done = 0
         self._bar: Progress | None = None
         if show and sys.stderr.isatty():
             self._bar = Progress(
@@ -93,12 +94,20 @@ class RunProgress:
 
     def training(self, done: int) -> None:
         """The training begins, or goes on after `done` steps."""
-        self._done_before = done
+        self._done_before = self._done = done
         self._began = self._said = time.monotonic()
         if self._bar is not None:
             self._bar.reset(self._task, total=self.steps, completed=done, description=self.name, detail="")
         else:
             self._print(f"training, steps {done + 1} to {self.steps}")
+
+    def within_step(self, doing: str, share: float | None = None) -> None:
+        """What the step under way is doing, and how much of that is done; said where it takes long."""
+        part = f" {share:.0%}" if share is not None else ""
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"{self.name}: {doing}{part}")
+        elif time.monotonic() - self._said >= SECONDS_OF_STEPS:
+            self._print(f"step {self._done + 1}/{self.steps}: {doing}{part}")
 
     def step(
         self, step: int, reward: float | None, kl: float | None = None, signal: float | None = None
@@ -110,6 +119,7 @@ class RunProgress:
             kl: how far it moved the policy, in nats a completion.
             signal: share of groups whose rewards differed, lately.
         """
+        self._done = step
         detail = f"reward {reward:.3f}" if reward is not None else ""
         detail += f"  signal {signal:.0%}" if signal is not None else ""
         detail += f"  KL {kl:.2g} nats a completion" if kl is not None else ""

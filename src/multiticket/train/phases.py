@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
-PHASES = ("generate", "sync", "score", "train", "step", "kl")
-"""Generating completions; giving an engine the trained weights; scoring; forward and backward passes; the optimiser's
-step with what an attachment writes back; measuring the step's KL and, once, looking for a rate by it."""
+PHASES = {
+    "generate": "generating",
+    "sync": "giving the engine the weights",
+    "score": "scoring",
+    "train": "forward and backward passes",
+    "step": "optimiser's step",
+    "kl": "measuring the KL",
+}
+"""Each phase's name, and what is said while it lasts. An attachment's writing back is part of the optimiser's step; a
+search for the rate, once, of measuring the KL."""
 
 
 class Phases:
     """Seconds of each phase since the last `take`. One inside another counts for the inner one alone."""
 
     def __init__(self) -> None:
+        self.tell: Callable[[str, float | None], None] | None = None
+        """Told in words what begins, and how much of a phase is done where that is known."""
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._inside: list[str] = []
         self._since = 0.0
@@ -33,10 +42,22 @@ class Phases:
     def begin(self, phase: str) -> None:
         self._count()
         self._inside.append(phase)
+        self._say(phase)
 
     def end(self) -> None:
         self._count()
         self._inside.pop()
+        if self._inside:
+            self._say(self._inside[-1])
+
+    def progress(self, share: float) -> None:
+        """How much of the phase under way is done."""
+        if self._inside:
+            self._say(self._inside[-1], share)
+
+    def _say(self, phase: str, share: float | None = None) -> None:
+        if self.tell is not None:
+            self.tell(PHASES[phase], share)
 
     def take(self) -> dict[str, float]:
         """What each phase took, by its name, and start again; phases that did not come up are left out."""

@@ -40,6 +40,7 @@ class Session:
         self.trainer = _trainer(run, self.metrics)
         self.trainer.ranks = self.ranks
         self.trainer.generating = signals.generating
+        self.trainer.phases.tell = run.progress.within_step
         if not verbose:
             self.trainer.remove_callback(PrinterCallback)
         self.watch()

@@ -142,6 +142,9 @@ class RLVRTrainer(SavingTrainer):
                     self.stop_ids,
                     self.processing_class.pad_token_id,
                     drawn(uniforms, self.args.temperature),
+                    lambda done, tokens: self.phases.progress(
+                        (done + (len(contexts) - done) * tokens / most) / len(contexts)
+                    ),
                 )
         finally:
             model.train(training)
