@@ -16,7 +16,16 @@ import torch
 from accelerate import FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
-from many_worker import RANK, cut_short, disk_is_full, fails_at, on_given_rollouts, run, sends
+from many_worker import (
+    RANK,
+    cut_short,
+    disk_is_full,
+    fails_at,
+    on_given_rollouts,
+    run,
+    sends,
+    with_an_accelerator,
+)
 from torch.distributed.fsdp import FSDPModule
 from two_ranks import Figures, serve
 
@@ -24,6 +33,11 @@ from multiticket.train import saving, strategy
 from multiticket.train.trainer import RLVRTrainer
 
 make_accelerator = RLVRTrainer.create_accelerator_and_postprocess
+
+
+def set_to_fsdp2() -> str:
+    AcceleratorState._shared_state["distributed_type"] = DistributedType.FSDP
+    return strategy.FSDP2
 
 
 def sharded(trainer: Any) -> None:
@@ -71,7 +85,7 @@ def counted() -> Figures:
 if __name__ == "__main__":
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(RANK), "LOCAL_RANK": str(RANK), "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "TOKENIZERS_PARALLELISM": "false"}
-    strategy._of_accelerate = lambda: strategy.FSDP2
+    strategy._of_accelerate = set_to_fsdp2
     RLVRTrainer.create_accelerator_and_postprocess = sharded  # type: ignore[method-assign]
     torch.set_num_threads(1)
     serve(
@@ -83,6 +97,8 @@ if __name__ == "__main__":
             ),
             "no room": lambda: cut_short("values", fails_at(saving, "save_values", 0, 2, disk_is_full)),
             "counted": counted,
+            "given accelerator": partial(with_an_accelerator, "given-accelerator"),
+            "turns": partial(run, "turns", task="toy_turns:TASK", steps=3),
             "auto": partial(run, "auto", learning_rate="auto"),
             "full": partial(run, "full", arm="full"),
             "lora": partial(run, "lora", arm="lora"),

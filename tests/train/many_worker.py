@@ -21,6 +21,7 @@ from two_ranks import Figures, serve
 
 from multiticket.runs.checkpoints import Checkpoints
 from multiticket.runs.lines import StepLines
+from multiticket.sparse import choose_path
 from multiticket.train import saving
 from multiticket.train.callbacks.interrupt import RunInterrupted
 from multiticket.train.run import run_training
@@ -105,6 +106,23 @@ def on_given_rollouts(arm: str, optim: str) -> Figures:
         return run(f"given-{arm}-{optim}", **given(arm, optim))
 
 
+def with_an_accelerator(name: str) -> Figures:
+    """What `attach` chooses where the model may move to an accelerator, and what that learns from given rollouts."""
+    paths: set[str] = set()
+    make_optimizer = RLVRTrainer.create_optimizer
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        paths.add(self.attachment.path)
+        return make_optimizer(self, *args, **kwargs)
+
+    with (
+        mock.patch.object(choose_path, "_may_move_to_an_accelerator", return_value=True),
+        mock.patch.object(RLVRTrainer, "create_optimizer", watched),
+        told(RANK),
+    ):
+        return {**run(name, **given("ticket", "sgd")), "paths": sorted(paths)}
+
+
 if __name__ == "__main__":
     os.environ |= {"WORLD_SIZE": "2", "RANK": sys.argv[2], "LOCAL_RANK": sys.argv[2], "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -138,6 +156,8 @@ if __name__ == "__main__":
             ),
             "collapse": collapses,
             "score fails": score_fails,
+            "given accelerator": partial(with_an_accelerator, "given-accelerator"),
+            "turns": partial(run, "turns", task="toy_turns:TASK", steps=3),
             "auto": partial(run, "auto", learning_rate="auto"),
             "finished": partial(run, "whole", resume=True),
             "more steps": partial(run, "again", resume=True, steps=8),

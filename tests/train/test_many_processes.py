@@ -17,6 +17,7 @@ from told_rollouts import GIVEN, given, told
 from two_processes import PATH, SECONDS, in_two_processes, of_both
 
 from multiticket.train.run import run_training
+from multiticket.train.strategy import check_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,21 @@ def test_what_one_cannot_judge_ends_all(both: Any) -> None:
     ]
 
 
+def test_the_path_follows_from_what_accelerate_is_set_to(both: Any, folder: Path, tmp_path: Path) -> None:
+    assert [figures["paths"] for figures in of_both(both, "given accelerator")] == [["hooks"]] * 2
+    with told(0):
+        run_training(small(folder / "base", **given("ticket", "sgd")), tmp_path / "one", show_progress=False)
+    ours, theirs = kept_tensors(folder / "given-accelerator"), kept_tensors(tmp_path / "one")
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-6
+
+
+def test_conversations_of_different_lengths_are_held_in_step(both: Any) -> None:
+    """One process goes on when the other has nothing more to say."""
+    first, second = of_both(both, "turns")
+    assert first == second
+    assert len(first["made"]["metrics"]) == 3
+
+
 def test_the_rate_is_found_together(both: Any, folder: Path) -> None:
     first, second = of_both(both, "auto")
     assert first == second
@@ -112,6 +128,32 @@ def test_a_finished_run_is_told_and_goes_on_to_more_steps(both: Any) -> None:
     first, second = of_both(both, "more steps")
     assert first == second
     assert first["made"]["metrics"][:7] == whole["made"]["metrics"]
+
+
+def test_a_run_goes_on_by_another_number_of_processes(
+    both: Any, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    of_both(both, "unsaved")
+    shutil.copytree(folder / "micro", tmp_path / "run")
+    result = run_training(small(folder / "base", micro_batch=10, steps=5), tmp_path / "run", resume=True)
+    assert (result["steps"], result["processes"]) == (5, 1)
+    assert "begun by 2 processes, goes on by 1" in capfd.readouterr().err
+    assert metrics(tmp_path / "run")[:3] == metrics(folder / "micro")
+
+
+def test_a_checkpoint_that_these_processes_cannot_take_up_is_refused(tmp_path: Path) -> None:
+    for name in ("rng_state_0.pth", "rng_state_1.pth"):
+        (tmp_path / name).touch()
+    assert check_checkpoint(tmp_path, 2, "fsdp2") is None
+    with pytest.raises(ValueError, match="under FSDP2"):
+        check_checkpoint(tmp_path, 2, "ddp")
+    (tmp_path / "optimizer.pt").touch()
+    assert check_checkpoint(tmp_path, 2, "ddp") is None
+    with pytest.raises(ValueError, match="without FSDP2"):
+        check_checkpoint(tmp_path, 2, "fsdp2")
+    (tmp_path / "in-hand-0.pt").touch()
+    with pytest.raises(ValueError, match="rollouts of 2 processes"):
+        check_checkpoint(tmp_path, 1, None)
 
 
 @pytest.mark.parametrize(("arm", "optim"), GIVEN)

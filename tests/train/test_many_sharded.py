@@ -56,6 +56,21 @@ def test_weights_are_gathered_once_to_generate(both: Any) -> None:
             assert (gathers > 0) == (name == "loss")
 
 
+def test_the_path_follows_from_what_accelerate_is_set_to(both: Any, folder: Path, tmp_path: Path) -> None:
+    assert [figures["paths"] for figures in of_both(both, "given accelerator")] == [["direct"]] * 2
+    with told(0):
+        run_training(small(folder / "base", **given("ticket", "sgd")), tmp_path / "one", show_progress=False)
+    ours, theirs = kept_tensors(folder / "given-accelerator"), kept_tensors(tmp_path / "one")
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-6
+
+
+def test_conversations_of_different_lengths_are_held_in_step(both: Any) -> None:
+    """One process goes on when the other has nothing more to say."""
+    first, second = of_both(both, "turns")
+    assert first == second
+    assert len(first["made"]["metrics"]) == 3
+
+
 def test_the_rate_is_found_together(both: Any, folder: Path) -> None:
     first, second = of_both(both, "auto")
     assert first == second

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from multiticket.generate.prompts import render_reply, template_options
@@ -57,11 +58,16 @@ def converse(
     task: MultiTurnTask,
     tokenizer: PreTrainedTokenizerBase,
     generate: Generate,
+    going_on: Callable[[int], bool] = bool,
 ) -> list[Conversation]:
     """Whole conversations about problems, from rendered `prompts` (see `prompts.render`) and their `problems`.
 
     An answer that was cut off at its longest is ended for it, by the environment. Contexts are the tokens that were
     sampled, never tokenised anew.
+
+    Args:
+        going_on: whether there is another turn, by how many conversations go on here; `generate` is called with none
+            where others have some.
     """
     tokenised: Any = tokenizer(text=list(prompts))["input_ids"]
     everyone = [
@@ -71,6 +77,8 @@ def converse(
     options = template_options(task)
     speaking = everyone
     for turn in range(task.turns):
+        if not going_on(len(speaking)):
+            break
         contexts = [each.prompt_ids + each.completion_ids for each in speaking]
         said, logprobs = generate(contexts, turn)
         texts = tokenizer.batch_decode(said, skip_special_tokens=True)
@@ -83,8 +91,6 @@ def converse(
             if words is not None:
                 each.add_reply(_reply_ids(words, each.completion_ids, tokenizer, options))
         speaking = [each for each, words in replies if words is not None]
-        if not speaking:
-            break
     return everyone
 
 
@@ -97,6 +103,27 @@ def _reply_ids(
     ]
     ids = list(encoded)
     return ids[1:] if ids and so_far and ids[0] == so_far[-1] else ids
+
+
+class Together:
+    """Processes that generate turn by turn in step, until no conversation of any of them goes on."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._most = 0
+        self._some: list[int] = []
+
+    def going_on(self, here: int) -> bool:
+        """Whether any process has conversations that go on, of which this one has `here`."""
+        count = torch.tensor([here], device=self._trainer.accelerator.device)
+        self._most = int(self._trainer.accelerator.gather(count).max())
+        return self._most > 0
+
+    def filled(self, contexts: list[list[int]]) -> list[list[int]]:
+        """The contexts, and after them what is generated for nobody: a server takes as many from each process."""
+        self._some = contexts[0] if contexts else self._some
+        needed = self._most if self._trainer.use_vllm else 1
+        return contexts + [self._some] * (needed - len(contexts))
 
 
 def rollout_function(task: Task, problems: Any) -> Any:
@@ -121,14 +148,18 @@ def rollout_function(task: Task, problems: Any) -> Any:
     def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
         training = trainer.model.training
         group = trainer.num_generations if training else trainer.num_generations_eval
+        together = Together(trainer)
 
         def generate(
             contexts: list[list[int]], turn: int
         ) -> tuple[list[list[int]], list[list[float]] | None]:
             # a group shares its context in the first turn only
-            return trainer.generate_turn(contexts, group if turn == 0 else 1)
+            asked = together.filled(contexts)
+            said, logprobs = trainer.generate_turn(asked, group if turn == 0 else 1)
+            return said[: len(contexts)], logprobs[: len(contexts)] if logprobs is not None else None
 
-        done = converse(prompts, [problem_of[p] for p in prompts], task, trainer.processing_class, generate)
+        of_prompts = [problem_of[prompt] for prompt in prompts]
+        done = converse(prompts, of_prompts, task, trainer.processing_class, generate, together.going_on)
         has_logprobs = bool(trainer.use_vllm)
         return {
             "prompt_ids": [each.prompt_ids for each in done],

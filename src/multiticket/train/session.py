@@ -22,6 +22,7 @@ from multiticket.train.multi_turn import rollout_function
 from multiticket.train.recipe import grpo_config
 from multiticket.train.rewards import reward_function
 from multiticket.train.setup import Setup
+from multiticket.train.strategy import check_checkpoint
 from multiticket.train.trainer import RLVRTrainer
 
 
@@ -47,6 +48,10 @@ class Session:
 
     def _put_back(self) -> int | None:
         done = self.folder.checkpoints.last()
+        if done is not None:
+            note = check_checkpoint(self.folder.checkpoints.of(done), self.ranks.size, self.run.strategy)
+            if note is not None:
+                self.run.progress.note(note)
         self.folder.go_back_to(done or 0)
         return done
 

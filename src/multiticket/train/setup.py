@@ -13,6 +13,7 @@ from multiticket.bases import dequantised_from
 from multiticket.config import RunConfig
 from multiticket.generate.prompts import prompt_texts, refuse_too_long, rendered
 from multiticket.mask.names import candidate_shapes
+from multiticket.mask.quantised import is_quantised_model
 from multiticket.models import load_model
 from multiticket.runs.folder import RunFolder
 from multiticket.runs.progress import RunProgress
@@ -20,7 +21,7 @@ from multiticket.runs.ranks import Ranks
 from multiticket.runs.trackers import check_installed
 from multiticket.train.rate import RateController
 from multiticket.train.recipe import grpo_config
-from multiticket.train.strategy import strategy_of
+from multiticket.train.strategy import FSDP2, strategy_of
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,11 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
     for note in task.notes() if hasattr(task, "notes") else ():
         progress.note(note)
     numel = sum(math.prod(shape) for shape in candidate_shapes(model).values())
+    if strategy == FSDP2 and is_quantised_model(model):
+        raise ValueError("FSDP2 does not shard a quantised base: set accelerate to plain data parallelism.")
     arm = arms.get(config.arm)
     prepared = arm.prepare(model, tokenizer, config)
+    _check_same_for_all(prepared, ranks)
     rate = _rate_controller(config, prepared.typical_weight)
     tokens = _most_tokens(config, task)
     return Setup(
@@ -116,6 +120,16 @@ def _check(config: RunConfig, folder: RunFolder, task: Any) -> None:
     if config.eval_every and not len(task.problems("validation")):
         raise ValueError(f"Task {config.task} has no validation problems for eval_every: omit it.")
     check_installed(config.report_to)
+
+
+def _check_same_for_all(prepared: Prepared, ranks: Ranks) -> None:
+    """Raises ValueError where the processes would train other positions, or other weights. Collective."""
+    attachment = prepared.attachment
+    if len(set(ranks.gather(attachment.base_fingerprint if attachment is not None else None))) > 1:
+        raise ValueError(
+            "The processes do not have the same weights at the same positions: see that all load one model, and take "
+            "a mask's method that chooses alike on all of them."
+        )
 
 
 def _most_tokens(config: RunConfig, task: Any) -> int:

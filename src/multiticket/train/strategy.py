@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -49,6 +50,29 @@ def strategy_of(ranks: Ranks, config: RunConfig, note: Callable[[str], None]) ->
             "beta 0, or an arm that leaves the base as it is."
         )
     return strategy
+
+
+def check_checkpoint(checkpoint: Path, processes: int, strategy: str | None) -> str | None:
+    """What to say of a run that goes on from `checkpoint` by other processes; None: nothing.
+
+    Raises:
+        ValueError: these processes cannot take up what is in it.
+    """
+    sharded = not (checkpoint / "optimizer.pt").exists()
+    if sharded != (strategy == FSDP2):
+        raise ValueError(
+            f"The checkpoint {checkpoint} was written {'under' if sharded else 'without'} FSDP2, which shares the "
+            "optimiser's state otherwise: go on in the same way."
+        )
+    before = len(list(checkpoint.glob("rng_state*.pth")))
+    if before == processes:
+        return None
+    if any(checkpoint.glob("in-hand-*.pt")):
+        raise ValueError(
+            f"The checkpoint {checkpoint} holds rollouts of {before} processes that are still to be trained on: go on "
+            f"with {before}."
+        )
+    return f"begun by {before} processes, goes on by {processes}: rollouts are drawn from other random numbers now"
 
 
 def _of_accelerate() -> str:
