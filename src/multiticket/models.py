@@ -42,7 +42,7 @@ def load_model(
         tokenizer: Any = AutoTokenizer.from_pretrained(
             place, padding_side="left", truncation_side="left", **at
         )
-        commit = None if Path(place).is_dir() else _commit_in_cache(name, revision)
+        commit = None if Path(place).is_dir() else _commit_in_cache(place, revision)
         at = at if commit is None else {"revision": commit}  # both of one commit
         model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), **at)
     except (OSError, ValueError, KeyError) as error:
