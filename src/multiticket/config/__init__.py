@@ -61,7 +61,7 @@ class EvalConfig(BaseModel):
 
     @field_validator("problems", mode="before")
     @classmethod
-    def _nought_is_all(cls, value: Any) -> Any:
+    def _zero_is_all(cls, value: Any) -> Any:
         return None if isinstance(value, int) and value == 0 else value
 
 

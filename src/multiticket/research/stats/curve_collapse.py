@@ -27,7 +27,7 @@ class CurveCollapse:
     distance: float
     """Root mean square between curves at the exponent, in units of y."""
     apart: float | None
-    """The same with the exponent nought: curves against the rate alone. None where they do not face each other."""
+    """The same with exponent zero: curves against the rate alone. None where they do not overlap."""
     n: int
     """Runs."""
 

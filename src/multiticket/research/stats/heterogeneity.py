@@ -23,7 +23,7 @@ class Heterogeneity:
     masks: int
     runs: int
     between: float
-    """tau, the standard deviation of masks' effects, estimated by moments and not below nought."""
+    """tau, the standard deviation of masks' effects, estimated by moments and at least zero."""
     within: float
     """sigma, the standard deviation of runs of one mask."""
     ratio: float

@@ -15,7 +15,7 @@ from multiticket.research.study.questions import Question
 def answer_controls(question: Question, evidence: Evidence) -> PageSection:
     """The cells that `expect` names against `reference`; reproduced where each comes out as it says.
 
-    ``worse`` is met where the difference is below nought with all judged at once, ``not worse`` where it is above
+    ``worse`` is met where the difference is below zero with all judged at once, ``not worse`` where it is above
     minus `margin`, ``same`` where it is below plus `margin` too; ``any`` is shown and decides nothing.
     """
     expect = question.options["expect"]
