@@ -486,3 +486,37 @@ def test_a_wide_input_that_is_a_product_is_not_kept_beside_its_factors(least, mo
     assert all(len(shapes) == 3 for shapes in wide)
     loss.backward()
     assert_gradients_are_the_dense_ones(attachment, dense)
+
+
+@pytest.mark.parametrize("scope", ["norm.*", "*.bias", "all"])
+@pytest.mark.parametrize("embeds", [False, True])
+def test_norms_and_biases_alone_have_their_gradient_when_the_backward_pass_ends(scope, embeds):
+    """Clipping reads it before any optimiser's step; no weight's hook runs, and perhaps no embedding's node."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(8, 8) if embeds else None
+            self.up, self.norm, self.act = nn.Linear(8, 8), nn.LayerNorm(8), nn.PReLU(8)
+
+        def get_input_embeddings(self) -> nn.Module | None:
+            return self.embed
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.norm(self.up(x)))
+
+    torch.manual_seed(0)
+    model = Net()
+    dense = copy.deepcopy(model)
+    attachment = mt.attach(model, mt.Mask.from_rule(model, mt.MaskRule("random", 0.5, scope=scope)), "hooks")
+    x = torch.randn(4, 8)
+    for scale in (1.0, 2.0):
+        model.zero_grad()
+        dense.zero_grad()
+        model(scale * x).square().mean().backward()
+        dense(scale * x).square().mean().backward()
+        for name, values in attachment.named_parameters():
+            gradient = dict(dense.named_parameters())[name].grad
+            if gradient is not None:
+                wanted = gradient.flatten()[attachment.mask.indices(name)]
+                torch.testing.assert_close(values.grad, wanted, msg=name)

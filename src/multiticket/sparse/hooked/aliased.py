@@ -75,6 +75,8 @@ class AliasedAttachment(Attachment):
             tensor.alias = make_alias(tensor)
             if not tensor.is_vector:
                 tensor.alias.register_post_accumulate_grad_hook(self._collector.hook(tensor))
+            elif self._collector.matrices is None or not self._width:
+                tensor.alias.register_post_accumulate_grad_hook(lambda _: self._collector.noticed())
             for module, attribute in tensor.places:
                 module.__dict__[attribute] = tensor.alias
         for module in self._records:
