@@ -186,6 +186,25 @@ def test_one_that_ends_the_process_ends_a_call(module: Any, name: str) -> None:
     assert os._exit is kept
 
 
+def test_output_stays_open_and_signals_stay_handled(capsys: pytest.CaptureFixture[str]) -> None:
+    def careless(completion: str, answer: str) -> float:
+        print("said", file=sys.stderr)
+        sys.stdout.close()
+        sys.stderr.close()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return 1.0
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert scores(careless) == [1.0] * 6
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    print("out")
+    print("err", file=sys.stderr)
+    said = capsys.readouterr()
+    assert said.out == "out\n"
+    assert said.err == "said\n" * 6 + "err\n"
+
+
 def test_torch_is_afterwards_as_it_was() -> None:
     def careless(completion: str, answer: str) -> float:
         torch.set_grad_enabled(False)

@@ -1,8 +1,9 @@
 """Call a score function that somebody else wrote, whatever it does.
 
-It may raise anything, call `sys.exit` or `os._exit`, print (also from a process of its own), change the folder, fork,
-seed or draw random numbers, switch gradients off, or never return: the run goes on as if it had done none of that, and
-one failed call is one failed score. Not caught is what kills the process (a signal, a crash in C).
+It may raise anything, call `sys.exit` or `os._exit`, print (also from a process of its own) or close the output, change
+the folder, fork, seed or draw random numbers, handle signals, switch gradients off, or never return: the run goes on as
+if it had done none of that, and one failed call is one failed score. Not caught is what kills the process (a signal, a
+crash in C).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Guard:
                 self._own_random_numbers(),
                 _torch_as_it_was(),
                 _no_end(process),
+                _signals_as_they_were(),
                 _no_output(),
                 _limit(self.seconds),
             ):
@@ -64,10 +66,39 @@ class Guard:
             _set_random_states(outside)
 
 
+class _Open:
+    """A stream that its user cannot close."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
+@contextlib.contextmanager
+def _signals_as_they_were() -> Iterator[None]:
+    """Ctrl-C and SIGTERM still stop the run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is not handler and handler is not None:
+                signal.signal(number, handler)
+
+
 @contextlib.contextmanager
 def _no_output() -> Iterator[None]:
     """What it prints goes to standard error; so does what C code and processes of its own print, in the main thread."""
-    with contextlib.redirect_stdout(sys.stderr):
+    errors: Any = _Open(sys.stderr)
+    with contextlib.redirect_stdout(errors), contextlib.redirect_stderr(errors):
         try:
             kept = os.dup(1) if threading.current_thread() is threading.main_thread() else None
         except OSError:  # there is no standard output
