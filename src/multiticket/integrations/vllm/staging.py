@@ -32,9 +32,18 @@ class Staging:
         except ValueError:
             self.forget()
             raise
+        self._put(sync, offset, torch.frombuffer(bytearray(data), dtype=DTYPES[dtype]))
+
+    def add_tensor(self, sync: str, offset: int, piece: Tensor) -> None:
+        """One piece as values (n,), on any device."""
+        held = piece.cpu()
+        self.add(
+            sync, offset, str(held.dtype).removeprefix("torch."), held.view(torch.uint8).numpy().tobytes()
+        )
+
+    def _put(self, sync: str, offset: int, piece: Tensor) -> None:
         if self.sync is None:
-            self.sync, self._values = sync, torch.empty(self.k, dtype=DTYPES[dtype])
-        piece = torch.frombuffer(bytearray(data), dtype=DTYPES[dtype])
+            self.sync, self._values = sync, torch.empty(self.k, dtype=piece.dtype)
         self._values[offset : offset + len(piece)] = piece
         self.received = offset + len(piece)
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from multiticket.integrations.vllm.broadcast import Broadcast
 from multiticket.integrations.vllm.description import describe
 from multiticket.integrations.vllm.staging import DTYPES
 from multiticket.mask import Mask
@@ -38,11 +39,19 @@ class Engine(Protocol):
 class TicketSync:
     """Sends the values of one mask to one engine, step after step."""
 
-    def __init__(self, engine: Engine, mask: Mask, fingerprint: str, piece_bytes: int = PIECE_BYTES) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        mask: Mask,
+        fingerprint: str,
+        piece_bytes: int = PIECE_BYTES,
+        broadcast: Broadcast | None = None,
+    ) -> None:
         """Tell the engine which positions, once. The engine holds the base afterwards.
 
         Args:
             fingerprint: of the base at the mask's positions (`multiticket.mask.fingerprint`).
+            broadcast: how values travel by NCCL; None: in the engine's own requests.
 
         Raises what the engine's client raises where the engine refuses: another base, or weights that cannot be
         written in place.
@@ -50,7 +59,12 @@ class TicketSync:
         self.engine = engine
         self.mask = mask
         self._piece_bytes = piece_bytes
-        engine.init_weight_transfer_engine({**describe(mask), "fingerprint": fingerprint})
+        self._broadcast = broadcast
+        about = {**describe(mask), "fingerprint": fingerprint}
+        engine.init_weight_transfer_engine(about)  # which refuses before anyone waits for it
+        if broadcast is not None:
+            meeting = {**about, "nccl": broadcast.meeting}
+            broadcast.open(lambda: engine.init_weight_transfer_engine(meeting))
 
     def send(self, values: Tensor, version: str | None = None) -> None:
         """Pause the engine, replace its k values, and let it go on.
@@ -71,8 +85,8 @@ class TicketSync:
             raise ValueError(f"Values are sent as {', '.join(DTYPES)}, not {_name(values.dtype)}.")
         self.engine.pause()
         self._start()
-        for piece in self._pieces(values):
-            self.engine.update_weights(piece)
+        for request in self._pieces(values):
+            self._update(request, values)
         self.engine.finish_weight_update(version)
         self.engine.resume()
 
@@ -89,17 +103,26 @@ class TicketSync:
             self.engine.start_weight_update()
 
     def _pieces(self, values: Tensor) -> Iterator[dict[str, Any]]:
+        """The requests of one sync, with their values, or with how many come by NCCL."""
         sync = uuid.uuid4().hex
-        flat = values.detach().cpu().contiguous()
+        flat = values.detach().contiguous()
         count = max(1, self._piece_bytes // flat.element_size())
         for offset in range(0, len(flat), count):
-            data = flat[offset : offset + count].view(torch.uint8).numpy().tobytes()
-            yield {
-                "sync": sync,
-                "offset": offset,
-                "dtype": _name(values.dtype),
-                "values": base64.b64encode(data).decode(),
-            }
+            piece = flat[offset : offset + count]
+            about = {"sync": sync, "offset": offset, "dtype": _name(values.dtype)}
+            if self._broadcast is not None:
+                yield {**about, "broadcast": len(piece)}
+            else:
+                data = piece.cpu().view(torch.uint8).numpy().tobytes()
+                yield {**about, "values": base64.b64encode(data).decode()}
+
+    def _update(self, request: dict[str, Any], values: Tensor) -> None:
+        if self._broadcast is None:
+            self.engine.update_weights(request)
+            return
+        begin = request["offset"]
+        piece = values.detach()[begin : begin + request["broadcast"]]
+        self._broadcast.send(piece, lambda: self.engine.update_weights(request))
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -19,11 +19,12 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.logger import init_logger
 
 from multiticket.integrations.vllm.base import checked_places
+from multiticket.integrations.vllm.broadcast import Group, join_as_worker, receive
 from multiticket.integrations.vllm.compatibility import incompatibility
 from multiticket.integrations.vllm.description import described
 from multiticket.integrations.vllm.places import Places
 from multiticket.integrations.vllm.ranks import vllm_ranks
-from multiticket.integrations.vllm.staging import Staging
+from multiticket.integrations.vllm.staging import DTYPES, Staging
 
 logger = init_logger(__name__)
 
@@ -40,6 +41,8 @@ class TicketInitInfo(WeightTransferInitInfo):
     """For masks that do not follow from their rule: `multiticket.ticket.delta` bytes in base64."""
     fingerprint: str = ""
     """Of the base, at the mask's positions."""
+    nccl: dict[str, Any] | None = None
+    """Where the workers meet the trainer, as vLLM's ``NCCLWeightTransferInitInfo`` has it, if values come by NCCL."""
 
 
 @dataclass
@@ -54,6 +57,8 @@ class TicketUpdateInfo(WeightTransferUpdateInfo):
     """``bfloat16``, ``float16`` or ``float32``."""
     values: str | bytes = ""
     """Little-endian values: as bytes, or in base64 where they travel as JSON."""
+    broadcast: int = 0
+    """How many values of this piece come by NCCL, in the place of `values`."""
 
 
 class TicketTransferEngine(WeightTransferEngine[TicketInitInfo, TicketUpdateInfo]):
@@ -66,6 +71,7 @@ class TicketTransferEngine(WeightTransferEngine[TicketInitInfo, TicketUpdateInfo
     _places: Places | None = None
     _base: list[torch.Tensor]
     _staging: Staging
+    _group: Group | None = None
 
     def init_transfer_engine(self, init_info: TicketInitInfo) -> None:
         """Find the mask's places. The weights are the base's afterwards, whatever a trainer sent before.
@@ -81,6 +87,8 @@ class TicketTransferEngine(WeightTransferEngine[TicketInitInfo, TicketUpdateInfo
             self.model, mask, init_info.fingerprint, vllm_ranks(), dtype, incompatibility(self.vllm_config)
         )
         self._base, self._staging, self._places = places.save(), Staging(places.k), places
+        if init_info.nccl is not None:
+            self._group = join_as_worker(init_info.nccl, self.parallel_config)
 
     def start_weight_update(self) -> None:
         """Begin a sync; what an unfinished one left is forgotten."""
@@ -90,6 +98,9 @@ class TicketTransferEngine(WeightTransferEngine[TicketInitInfo, TicketUpdateInfo
     def receive_weights(self, update_info: TicketUpdateInfo) -> None:
         """Stage one piece."""
         self._ready()
+        if update_info.broadcast:
+            self._receive(update_info)
+            return
         data = update_info.values
         if isinstance(data, str):
             try:
@@ -97,6 +108,17 @@ class TicketTransferEngine(WeightTransferEngine[TicketInitInfo, TicketUpdateInfo
             except binascii.Error as error:
                 raise ValueError("The values are not valid base64; send all values again.") from error
         self._staging.add(update_info.sync, update_info.offset, update_info.dtype, data)
+
+    def _receive(self, update_info: TicketUpdateInfo) -> None:
+        """Take what the trainer broadcasts before looking at it, or the trainer would wait."""
+        if self._group is None:
+            raise ValueError(
+                "The engine has not met the trainer over NCCL: call init_weight_transfer_engine."
+            )
+        if update_info.dtype not in DTYPES:
+            raise ValueError(f"Values come as {', '.join(DTYPES)}, not {update_info.dtype!r}.")
+        piece = receive(self._group, update_info.broadcast, DTYPES[update_info.dtype], self.device)
+        self._staging.add_tensor(update_info.sync, update_info.offset, piece)
 
     @torch.no_grad()
     def finish_weight_update(self) -> None:
@@ -113,7 +135,10 @@ class TicketTransferEngine(WeightTransferEngine[TicketInitInfo, TicketUpdateInfo
             torch.accelerator.synchronize()
 
     def shutdown(self) -> None:
-        """Nothing is held but host memory."""
+        """Leave the trainer's group; nothing else is held but host memory."""
+        if self._group is not None and hasattr(self._group, "destroy"):
+            self._group.destroy()
+        self._group = None
 
     def _ready(self) -> Places:
         if self._places is None:
