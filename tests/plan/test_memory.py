@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import multiticket as mt
-from multiticket.plan.memory import RESERVE, ArmPlan, naive_head_bytes, plan
+from multiticket.plan.head import naive_head_bytes
+from multiticket.plan.memory import RESERVE, ArmPlan, plan
 from multiticket.sparse.gradient import native
 from multiticket.sparse.gradient.factored import factors_under_hooks
 from multiticket.sparse.hooked import layers as hooked_layers

@@ -48,7 +48,7 @@ def test_trained_positions_and_memory_are_those_of_the_mask_and_the_plan(
     assert found["memory"]["moments"] == 2 * 4 * mask.nnz
     device = "cuda" if torch.cuda.is_available() else "cpu"
     planned = plan(
-        str(without_weights), 0.1, 7, 16, "float32", ("ticket",), padded=True, completions=64, device=device
+        str(without_weights), 0.1, 7, 16, "float32", ("ticket",), padded=True, completions=512, device=device
     )
     whole = _preview(without_weights, density=0.1)["memory"]
     assert {name: whole[name] for name in asdict(planned.arms[0])} == asdict(planned.arms[0])

@@ -29,6 +29,9 @@ ROWS = (
     ("logits_fused", "logits, fused head"),
     ("logits_naive", "(logits, naive head)"),
     ("cache", "generation cache"),
+    ("drawn", "logits of drawn tokens"),
+    ("libraries", "libraries"),
+    ("holes", "holes in the heap"),
     ("training", "peak in training"),
     ("generation", "peak in generation"),
 )

@@ -35,11 +35,12 @@ def shares_prompts(model: Any) -> bool:
         set(inspect.signature(type(model).forward).parameters) >= NEEDED
         and not getattr(config, "is_encoder_decoder", False)
         and getattr(config, "_attn_implementation", None) in ("sdpa", "eager")
-        and _keeps_all_tokens(config)
+        and keeps_all_tokens(config)
     )
 
 
-def _keeps_all_tokens(config: Any) -> bool:
+def keeps_all_tokens(config: Any) -> bool:
+    """Whether each layer's cache is one of keys and values of all tokens."""
     layers = DynamicCache(config=config).layers
     return all(type(layer) is DynamicLayer for layer in layers)
 

@@ -21,6 +21,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from multiticket.train.allocator import LARGEST_KEPT
+from multiticket.train.shared_groups import PAYS
+
 FULL_ROWS = "multiticket_plan"
 """Attention implementation for batches without padding: no mask, so grouped keys and values are not repeated."""
 PADDED_ROWS = "multiticket_plan_padded"
@@ -45,6 +48,12 @@ class Saved:
             self.bytes += storage.nbytes()
         return tensor
 
+    def in_heap(self, share: float = 1.0) -> int:
+        """Bytes that a CPU's allocator takes from its heap, where each block is only a ``share`` of what it is here;
+        larger ones are mapped."""
+        sizes = [share * storage.nbytes() for storage in self.storages.values()]
+        return round(sum(size for size in sizes if size < LARGEST_KEPT))
+
 
 def saved_by_forward(model: nn.Module, batch: int, tokens: int) -> Saved:
     """What one forward pass over ``batch`` rows of ``tokens`` tokens saves for the backward pass, logits included.
@@ -66,6 +75,16 @@ def saved_by_forward(model: nn.Module, batch: int, tokens: int) -> Saved:
         for hook in hooks:
             hook.remove()
     return saved
+
+
+def share_of_tokens(batch: int, tokens: int, prompts: int, prompt: int) -> float:
+    """How many of a batch's tokens a pass on a CPU computes, which takes each different prompt once where that pays.
+
+    Args:
+        prompts, prompt: how many different ones, and tokens of each.
+    """
+    share = (prompts * (prompt - 1) + batch * (tokens - prompt + 1)) / (batch * tokens)
+    return share if share <= PAYS else 1.0
 
 
 def cache_bytes(model: nn.Module, tokens: int) -> int:

@@ -16,11 +16,19 @@ from multiticket import bases
 from multiticket.arms.facts import ARMS as FACTS
 from multiticket.config import RunConfig, build
 from multiticket.errors import first_sentence, why_not_loaded
+from multiticket.generate.shared_prompts import keeps_all_tokens
 from multiticket.mask import Mask
-from multiticket.plan.activations import FULL_ROWS, PADDED_ROWS, cache_bytes, inputs, saved_by_forward
+from multiticket.plan.activations import (
+    FULL_ROWS,
+    PADDED_ROWS,
+    cache_bytes,
+    inputs,
+    saved_by_forward,
+    share_of_tokens,
+)
+from multiticket.plan.head import fused_head_bytes, naive_head_bytes
 from multiticket.plan.quantised import quantised_bytes
 from multiticket.plan.units import Units, units_of
-from multiticket.sparse.gradient.blocks import rows_of_a_block
 from multiticket.sparse.gradient.factored import factors_under_hooks
 from multiticket.sparse.planned import planned_for
 
@@ -31,8 +39,11 @@ DTYPES = ("bfloat16", "float16", "float32")
 DEVICES = ("cuda", "cpu")
 RESERVE = 2**30
 """Left free when asking whether a GPU is large enough: the CUDA context, kernels' workspaces, the allocator's gaps."""
-TILE = (4096, 32768)
-"""Tokens and words of the logits that TRL's fused head holds at a time."""
+LIBRARIES = 5 * 2**27
+"""What a process on a CPU takes before it has a model: torch, transformers, datasets and TRL."""
+HOLES = 0.65
+"""Of the activations in glibc's heap: as much lies free between them. Blocks of torch are aligned, and until glibc 2.38
+a freed block does not fit the next aligned one of its size."""
 
 ASSUMPTIONS = (
     "One device; each component at its own largest, each stored once.",
@@ -44,7 +55,9 @@ ASSUMPTIONS = (
     "log-softmax and its gradients. The training peak counts the fused head.",
     "Quantised: linear layers but the head, and among the activations the largest layer's dense copy; full training "
     "has no quantised weights.",
-    "The peak is the larger of training (all but the cache) and generation (no gradients, activations or logits).",
+    "The peak is the larger of training (all but the cache) and generation (no gradients or activations).",
+    "On a CPU: the process, with its libraries and what glibc's heap cannot use again (two thirds of what autograd "
+    "keeps in blocks below 32 MiB, with glibc before 2.38).",
     f"Asking what fits keeps {RESERVE // 2**30} GiB free for what is not counted: the CUDA context, kernels' "
     "workspaces, gaps.",
 )
@@ -75,6 +88,12 @@ class ArmPlan:
     logits_naive: int
     cache: int
     """Keys and values of all completions that are generated at once."""
+    drawn: int = 0
+    """The logits that a token of each is drawn from."""
+    libraries: int = 0
+    """On a CPU, where they count: what is in memory before a model is."""
+    holes: int = 0
+    """On a CPU, memory that its allocator cannot use again while activations lie between."""
 
     @property
     def state(self) -> int:
@@ -84,11 +103,12 @@ class ArmPlan:
     @property
     def training(self) -> int:
         """The most that a forward and backward pass holds; the head's logits are gone when layers are recomputed."""
-        return self.state + self.activations + max(self.logits_fused, self.recomputed)
+        held = self.state + self.activations + max(self.logits_fused, self.recomputed)
+        return held + self.libraries + self.holes
 
     @property
     def generation(self) -> int:
-        return self.state - self.gradients + self.cache
+        return self.state - self.gradients + self.cache + self.drawn + self.libraries
 
     @property
     def peak(self) -> int:
@@ -149,6 +169,7 @@ def plan(
     device: str = "cuda",
     masters: bool = True,
     quantised: str | None = None,
+    prompts: tuple[int, int] | None = None,
 ) -> Plan:
     """What training ``model`` will cost in memory. Reads its configuration and no weights.
 
@@ -167,6 +188,8 @@ def plan(
         quantised: ``nf4`` or ``int8``: count the linear layers but the head as bitsandbytes stores them, in every arm
             but full, which cannot train them.
         masters: count the full arm's fp32 master weights beside a bf16 or fp16 model, as the paper has them.
+        prompts: how many different ones are in a batch, and of how many tokens: a pass on a CPU computes each once,
+            where that pays. None: every sequence has its own.
 
     Raises:
         ValueError: no such model or dtype or arm, a number out of bounds, or a model whose forward pass needs values.
@@ -188,8 +211,11 @@ def plan(
                     tokens,
                     gradient_checkpointing,
                     cache,
+                    completions,
+                    device,
                     masters,
                     quantised,
+                    prompts,
                 )
                 for arm in arms
             )
@@ -223,8 +249,11 @@ def _plan_arm(
     tokens: int,
     checkpointing: bool,
     cache: int,
+    completions: int,
+    device: str,
     masters: bool,
     quantised: str | None,
+    prompts: tuple[int, int] | None,
 ) -> ArmPlan:
     arm = all_arms.get(settings.arm)
     head = model.get_output_embeddings()
@@ -234,17 +263,23 @@ def _plan_arm(
     model, state = arm.plan(model, settings, mask, inputs(batch, tokens, model.device), masters)
     with nullcontext() if checkpointing else factors_under_hooks():  # checkpointing is hooks of its own
         saved = saved_by_forward(model, batch, tokens)
-    activations, recomputed = saved.bytes, 0
+    recomputed = 0
     if checkpointing:
         recomputed = saved.largest_layer
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if arm.graph_starts_late:
             model.enable_input_require_grads()  # as trainers do
-        activations = saved_by_forward(model, batch, tokens).bytes
+        saved = saved_by_forward(model, batch, tokens)
+    share = 1.0
+    if prompts is not None and device == "cpu" and not checkpointing and keeps_all_tokens(model.config):
+        share = share_of_tokens(batch, tokens, *prompts)
+    activations = round(share * saved.bytes)
+    if prompts is not None and share < 1:  # every sequence has keys and values of its prompt of its own
+        activations += batch * (prompts[1] - 1) * (cache // completions // tokens)
     state = replace(state, weights=state.weights - spared)
     vocabulary, width = model.config.get_text_config().vocab_size, head.weight.shape[1]
     itemsize = head.weight.dtype.itemsize
-    rows = min(vocabulary, rows_of_a_block(width, torch.device("cuda")))
+    on_a_cpu = device == "cpu"
     adapters = list(getattr(model, "peft_config", {}).values())
     return ArmPlan(
         arm=arm.name,
@@ -252,27 +287,13 @@ def _plan_arm(
         **asdict(state),
         activations=activations + copied,
         recomputed=recomputed,
-        logits_fused=arm.head(
-            tile=min(batch * tokens, TILE[0]) * min(vocabulary, TILE[1]) * itemsize,
-            hidden=batch * tokens * width * (itemsize + 4),
-            gradient=vocabulary * width * 4,
-            block=masked_head_bytes(batch * tokens, width, rows, itemsize),
-        ),
+        logits_fused=fused_head_bytes(arm, device, batch * tokens, vocabulary, width, itemsize),
         logits_naive=naive_head_bytes(batch * tokens, vocabulary, itemsize),
         cache=cache,
+        drawn=completions * vocabulary * (itemsize + 4),
+        libraries=LIBRARIES if on_a_cpu else 0,
+        holes=round(HOLES * saved.in_heap(share)) if on_a_cpu else 0,
     )
-
-
-def naive_head_bytes(tokens: int, vocabulary: int, itemsize: int) -> int:
-    """Whole logits at the backward pass: (tokens, vocabulary) in the weights' dtype, and in fp32 the log-softmax, the
-    gradient that arrives at it and the one that leaves it."""
-    return tokens * vocabulary * (itemsize + 3 * 4)
-
-
-def masked_head_bytes(tokens: int, width: int, rows: int, itemsize: int) -> int:
-    """For a ticket, a block of `rows` words at a time: its weights and their gradient in fp32, its tile of logits, and
-    the hidden states in fp32."""
-    return rows * width * 2 * 4 + min(tokens, TILE[0]) * rows * itemsize + tokens * width * 4
 
 
 def _check(

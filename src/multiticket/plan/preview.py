@@ -14,7 +14,8 @@ from multiticket.arms.masks import mask_by_shapes
 from multiticket.config import RunConfig, build
 from multiticket.errors import why_not_loaded
 from multiticket.generate.prompts import prompt_texts
-from multiticket.plan.memory import plan
+from multiticket.plan.fitting import machine_memory, what_fits
+from multiticket.plan.memory import ArmPlan, plan
 from multiticket.train.recipe import grpo_config
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2}
@@ -33,22 +34,24 @@ def preview(config: RunConfig, output: Path) -> dict[str, Any]:
     completion = config.max_completion_tokens or task.max_completion_tokens
     grpo_config(config, output / "checkpoints", completion)
     prompts = {split: _prompt_tokens(task, split, tokenizer) for split in ("train", config.eval.split)}
-    steps = work(config, len(prompts["train"]), max(prompts["train"]), completion)
-    planned = plan(
-        config.model,
-        density=config.density,
-        tokens=max(prompts["train"]) + completion,
-        batch=config.micro_batch,
-        dtype=config.dtype,
-        arms=(config.arm,),
-        gradient_checkpointing=_checkpoints_activations(config),
-        padded=True,
-        completions=config.rollouts,
-        make_mask=lambda model: mask_by_shapes(model, config),
-        lora_rank=config.lora_rank,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        masters=False,
-    )
+    longest = max(prompts["train"])
+    steps = work(config, len(prompts["train"]), longest, completion)
+    asked: dict[str, Any] = {
+        "density": config.density,
+        "tokens": longest + completion,
+        "batch": config.micro_batch,
+        "dtype": config.dtype,
+        "arms": (config.arm,),
+        "gradient_checkpointing": _checkpoints_activations(config),
+        "padded": True,
+        "completions": _completions_at_once(config, max(map(max, prompts.values())) + completion),
+        "make_mask": lambda model: mask_by_shapes(model, config),
+        "lora_rank": config.lora_rank,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "masters": False,
+        "prompts": (min(config.micro_batch, config.rollouts // config.group), longest),
+    }
+    planned = plan(config.model, **asked)
     arm = planned.arms[0]
     settings = config.model_dump(mode="json")
     return {
@@ -67,7 +70,7 @@ def preview(config: RunConfig, output: Path) -> dict[str, Any]:
         },
         "work": steps,
         "evaluation": evaluation_work(config, prompts[config.eval.split], completion),
-        "notes": notes(config),
+        "notes": [*notes(config), *_what_fits(config, asked, arm)],
     }
 
 
@@ -126,6 +129,27 @@ def notes(config: RunConfig) -> list[str]:
     if "optim" in config.grpo:
         said.append(f"The moments are those of AdamW; the optimiser is {config.grpo['optim']}.")
     return said + arms.get(config.arm).notes(config)
+
+
+def _completions_at_once(config: RunConfig, tokens: int) -> int:
+    """Of ``tokens`` with their prompts: all rollouts of a step, or what an evaluation takes together."""
+    problems = config.eval.problems or config.eval.batch_size
+    asked = min(problems * (config.eval.samples + 1), config.eval.batch_size)
+    return max(config.rollouts, min(asked, max(1, config.eval.batch_tokens // tokens)))
+
+
+def _what_fits(config: RunConfig, asked: dict[str, Any], arm: ArmPlan) -> list[str]:
+    """Where this machine has not enough memory: the settings nearest to the run's with which it has."""
+    memory = machine_memory()
+    if memory is None or arm.fits(memory):
+        return []
+    found = what_fits(config.model, memory, asked)
+    ways = [
+        f"micro_batch {batch}{' and gradient_checkpointing' * checkpointing} ({peak / 2**30:.1f} GiB)"
+        for batch, checkpointing, peak in found
+    ]
+    said = f"This needs {arm.peak / 2**30:.1f} GiB, and this machine has {memory / 2**30:.1f} GiB"
+    return [f"{said}. It fits with {', or '.join(ways)}." if ways else f"{said}; no micro_batch fits."]
 
 
 def _checkpoints_activations(config: RunConfig) -> bool:
