@@ -78,7 +78,7 @@ def _fsdp2(arm: ArmPlan, gpus: int, units: Units) -> GpuPlan:
         strategy="fsdp2",
         state=state,
         training=state + gathered + gradient + arm.activations + max(arm.logits_fused, arm.recomputed),
-        generation=state - -(-arm.gradients // gpus) + generated + arm.cache,
+        generation=state - -(-arm.gradients // gpus) + generated + arm.cache + arm.drawn,
         sent=_others_share(passed + generated + arm.gradients + beside, gpus),
     )
 
