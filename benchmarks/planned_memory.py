@@ -17,8 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-WORDS = "and"
+DIGIT = "1"
 """Repeated until a prompt is long enough; a token each in most vocabularies."""
+AROUND = 40
+"""Tokens left for what a chat template puts around a prompt."""
 
 
 class Rambling:
@@ -32,7 +34,7 @@ class Rambling:
     def problems(self, split: str) -> Any:
         from datasets import Dataset
 
-        prompts = [f"{n} {' '.join([WORDS] * self.prompt)}" for n in range(32)]
+        prompts = [f"{n:2} {DIGIT * self.prompt}" for n in range(32)]
         return Dataset.from_dict({"prompt": prompts, "answer": [str(n % 2) for n in range(32)]})
 
     def score(self, completion: str, answer: str) -> float:
@@ -55,7 +57,7 @@ def settings(model: str, case: str, arm: str, dtype: str, checkpointing: bool) -
     rows, tokens = map(int, case.split("x"))
     completion = tokens // 8
     return {
-        "task": f"planned_memory:task_{tokens - completion - 8}_{completion}",
+        "task": f"planned_memory:task_{tokens - completion - AROUND}_{completion}",
         "model": model,
         "arm": arm,
         "dtype": dtype,
@@ -93,7 +95,9 @@ def child(asked: dict[str, Any], folder: Path) -> None:
     from multiticket.config import build
     from multiticket.plan.preview import preview
 
-    planned = preview(build(asked), folder / "run")["memory"]
+    found = preview(build(asked), folder / "run")
+    work = found["work"]
+    planned = {**found["memory"], "tokens": work["longest_prompt"] + work["longest_completion"]}
     (folder / "planned.json").write_text(json.dumps(planned))
     subprocess.run([sys.executable, __file__, "--child", json.dumps(asked), str(folder)], check=True)
 
@@ -118,11 +122,9 @@ def main() -> None:
         for case in options.cases:
             one = measure(settings(options.model, case, arm, options.dtype, options.gradient_checkpointing))
             planned, measured = one["planned"]["peak"], one["measured"]
-            print(
-                f"{arm:8} {case:8} planned {planned / 2**30:6.2f} GiB  measured {measured / 2**30:6.2f} GiB  "
-                f"{planned / measured:5.2f}",
-                flush=True,
-            )
+            sizes = f"planned {planned / 2**30:6.2f} GiB  measured {measured / 2**30:6.2f} GiB"
+            tokens = one["planned"]["tokens"]
+            print(f"{arm:8} {case:8} ({tokens} tokens)  {sizes}  {planned / measured:5.2f}", flush=True)
             found.append({"case": case, "arm": arm, **one})
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1))
