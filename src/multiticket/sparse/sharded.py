@@ -51,8 +51,8 @@ def reshard(model: nn.Module) -> bool:
 def gathered(model: nn.Module) -> Iterator[None]:
     """Within, this rank holds every parameter whole and runs forward passes without the others. Begins collectively.
 
-    So ranks can generate completions of different lengths, which would leave some waiting in an all-gather, and gather
-    once instead of at every token. Nothing may be trained or written meanwhile.
+    So ranks generate at their own pace, and gather once instead of at every token, at each of which those that are done
+    would have to join in. Nothing may be trained or written meanwhile.
     """
     layers = sharded_layers(model)
     groups: list[Any] = []
