@@ -92,6 +92,20 @@ def test_the_table_says_what_fits(folder: str, capsys: pytest.CaptureFixture[str
     assert "18 bytes a parameter" in shown
 
 
+def test_where_a_plan_does_not_fit_it_says_what_does(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [folder, "--density", "0.1", "--batch", "8", "--tokens", "64", "--arms", "ticket"]
+    (needs,) = as_json(capsys, *options)["arms"]
+    size = f"{(2**30 + needs['peak'] - 1) / 10**6}MB"
+    (arm,) = as_json(capsys, *options, "--gpu-memory", size)["arms"]
+    assert (arm["fits"], [way["gradient_checkpointing"] for way in arm["fits_with"]]) == (
+        False,
+        [False, True],
+    )
+    assert [way["batch"] for way in arm["fits_with"]] == [4, 8]
+    assert run(*options, "--gpu-memory", size) == 0
+    assert "ticket fits with --batch 4 (" in capsys.readouterr().out
+
+
 def test_a_shipped_base_is_planned_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     from multiticket import bases
 

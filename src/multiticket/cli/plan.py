@@ -91,6 +91,7 @@ def plan(
 ) -> None:
     """Estimate the memory of full, LoRA and ticket training, by component, from the model's configuration alone."""
     from multiticket.plan import memory as planning
+    from multiticket.plan.fitting import in_words, what_fits
     from multiticket.plan.gpus import on_gpus
 
     model = one_model(model_argument, model)
@@ -99,28 +100,37 @@ def plan(
     refuse_unwritable(json)
     size = None if gpu_memory is None else parse_memory(gpu_memory)
     chosen = [arm.strip() for arm in arms.split(",")]
-    planned = planning.plan(
-        model,
-        density=density,
-        tokens=tokens,
-        batch=batch,
-        dtype=dtype,
-        arms=chosen,
-        lora_rank=lora_rank,
-        gradient_checkpointing=gradient_checkpointing,
-        padded=padded,
-        completions=completions,
-        device=device,
-        quantised=quantised,
-    )
+    asked = {
+        "density": density,
+        "tokens": tokens,
+        "batch": batch,
+        "dtype": dtype,
+        "lora_rank": lora_rank,
+        "gradient_checkpointing": gradient_checkpointing,
+        "padded": padded,
+        "completions": completions,
+        "device": device,
+        "quantised": quantised,
+    }
+    planned = planning.plan(model, arms=chosen, **asked)  # type: ignore[arg-type]
     shared = [on_gpus(planned, arm, gpus) if gpus > 1 else () for arm in planned.arms]
     told = planned.to_json(size)
     for arm, found in zip(told["arms"], shared, strict=True):
         arm["on_gpus"] = [each.to_json(size) for each in found]
-    give({**told, "gpus": gpus}, json, lambda: _print(planned, size, gpus, shared))
+    notes = []
+    for arm, one in zip(told["arms"], planned.arms, strict=True):
+        fits = size is None or one.fits(size)
+        ways = [] if size is None or fits else what_fits(model, size, {**asked, "arms": [one.arm]})
+        names = ("batch", "gradient_checkpointing", "peak")
+        arm["fits_with"] = [dict(zip(names, way, strict=True)) for way in ways]
+        if not fits:
+            notes.append(f"{one.arm} fits with {in_words(ways, '--batch', '--gradient-checkpointing')}.")
+    give({**told, "gpus": gpus}, json, lambda: _print(planned, size, gpus, shared, notes))
 
 
-def _print(plan: Plan, gpu_memory: int | None, gpus: int, shared: Sequence[Sequence[GpuPlan]]) -> None:
+def _print(
+    plan: Plan, gpu_memory: int | None, gpus: int, shared: Sequence[Sequence[GpuPlan]], notes: Sequence[str]
+) -> None:
     from rich import box
     from rich.table import Table
 
@@ -156,6 +166,8 @@ def _print(plan: Plan, gpu_memory: int | None, gpus: int, shared: Sequence[Seque
             table.add_row(f"  fits {binary_size(gpu_memory)}", *_verdicts(by_arm, gpu_memory), style="bold")
     console = wide_console()
     console.print(table)
+    for note in notes:
+        console.print(note)
     for assumption in (*ASSUMPTIONS, *(ON_SEVERAL if gpus > 1 else ())):
         console.print(f"- {assumption}", style="dim")
 

@@ -38,3 +38,12 @@ def what_fits(model: str, memory: int, asked: dict[str, Any]) -> list[tuple[int,
                 found.append((batch, checkpointing, arm.peak))
                 break
     return found
+
+
+def in_words(found: list[tuple[int, bool, int]], batch: str, checkpointing: str) -> str:
+    """What ``what_fits`` found, by the names of its settings."""
+    ways = [
+        f"{batch} {rows}{f' and {checkpointing}' * again} ({peak / 2**30:.1f} GiB)"
+        for rows, again, peak in found
+    ]
+    return ", or ".join(ways) or "no batch"

@@ -14,7 +14,7 @@ from multiticket.arms.masks import mask_by_shapes
 from multiticket.config import RunConfig, build
 from multiticket.errors import why_not_loaded
 from multiticket.generate.prompts import prompt_texts
-from multiticket.plan.fitting import machine_memory, what_fits
+from multiticket.plan.fitting import in_words, machine_memory, what_fits
 from multiticket.plan.memory import ArmPlan, plan
 from multiticket.train.recipe import grpo_config
 
@@ -143,13 +143,9 @@ def _what_fits(config: RunConfig, asked: dict[str, Any], arm: ArmPlan) -> list[s
     memory = machine_memory()
     if memory is None or arm.fits(memory):
         return []
-    found = what_fits(config.model, memory, asked)
-    ways = [
-        f"micro_batch {batch}{' and gradient_checkpointing' * checkpointing} ({peak / 2**30:.1f} GiB)"
-        for batch, checkpointing, peak in found
-    ]
+    ways = in_words(what_fits(config.model, memory, asked), "micro_batch", "gradient_checkpointing")
     said = f"This needs {arm.peak / 2**30:.1f} GiB, and this machine has {memory / 2**30:.1f} GiB"
-    return [f"{said}. It fits with {', or '.join(ways)}." if ways else f"{said}; no micro_batch fits."]
+    return [f"{said}. It fits with {ways}."]
 
 
 def _checkpoints_activations(config: RunConfig) -> bool:
