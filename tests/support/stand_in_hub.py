@@ -61,7 +61,11 @@ class Hub(BaseHTTPRequestHandler):
 
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            length = int(self.headers.get("Content-Length") or 0)
+            content = self.rfile.read(length)
+            if len(content) < length:
+                raise ConnectionAbortedError("the client is gone: half a request is none")
+            return content
         content = b""
         while size := int(self.rfile.readline(), 16):
             content += self.rfile.read(size)
