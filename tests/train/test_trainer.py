@@ -318,7 +318,12 @@ def test_the_head_reads_contiguous_tokens_while_rollouts_are_generated(
     """Of a slice, a CPU would copy a frozen head in bf16 for every rollout."""
     trainer = _trainer(toy_model_folder, tmp_path, rollouts=8, group=2, grpo=grpo)
     seen: list[bool] = []
-    trainer.model.lm_head.register_forward_hook(lambda _, read, made: seen.append(read[0].is_contiguous()))
+
+    def look(_: Any, read: tuple[Any, ...], made: Any) -> None:
+        if read[0].shape[1] == 1:  # what a training pass slices is another matter, and differs between TRLs
+            seen.append(read[0].is_contiguous())
+
+    trainer.model.lm_head.register_forward_hook(look)
     trainer.train()
     assert seen
     assert all(seen)
