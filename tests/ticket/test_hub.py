@@ -255,3 +255,13 @@ def test_the_cards_lines_run(tmp_path: Path) -> None:
     text = card.describe(ticket, str(tmp_path / "t.safetensors"), "tiny-qwen2", on_hub=False)
     code = text.split("```python\n")[1].split("```")[0].replace('tokenizer("...",', 'tokenizer("1+2=",')
     exec(compile(code, "card", "exec"), {})
+
+
+@pytest.mark.parametrize("odd", [1, None, "0.4", [], [0.1], [0.1, 0.2, 0.3], ["a", "b"], {"a": 1}])
+def test_a_card_leaves_out_what_is_no_interval(odd: object) -> None:
+    """Provenance is whatever its author wrote."""
+    ticket = make(scores={"before": SCORES["before"], "after": {**SCORES["after"], "interval": odd}})
+    assert "| with this ticket | 72.4% | 90.0% (87.0% to 92.0%) |" in card.describe(
+        ticket, "me/x", "tiny-qwen2", False
+    )
+    assert [result["metric_args"]["interval_95"] for result in card.results(ticket)] == [[], [0.87, 0.92]]

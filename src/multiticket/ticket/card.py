@@ -88,7 +88,7 @@ def results(ticket: Ticket) -> list[dict[str, Any]]:
             "dataset_split": str(after.get("split", "test")),
             "metric_type": metric,
             "metric_value": after[metric],
-            "metric_args": {"interval_95": list(after.get(interval, ())), "problems": after.get("n")},
+            "metric_args": {"interval_95": _interval(after, interval), "problems": after.get("n")},
         }
         for metric, interval in SCORES.items()
         if isinstance(after.get(metric), float)
@@ -115,13 +115,17 @@ def _score_table(scores: Mapping[str, Any]) -> list[str]:
 
 
 def _percent(scores: Mapping[str, Any], metric: str, interval: str) -> str:
-    value, between = scores.get(metric), scores.get(interval)
+    value, between = scores.get(metric), _interval(scores, interval)
     if not isinstance(value, float):
         return ""
-    around = (
-        f" ({between[0]:.1%} to {between[1]:.1%})" if isinstance(between, list) and len(between) == 2 else ""
-    )
-    return f"{value:.1%}{around}"
+    return f"{value:.1%}" + (f" ({between[0]:.1%} to {between[1]:.1%})" if between else "")
+
+
+def _interval(scores: Mapping[str, Any], name: str) -> list[float]:
+    """The two ends; none where the ticket's author wrote something else there."""
+    ends: Any = scores.get(name)
+    numbers = isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
+    return list(ends) if numbers else []
 
 
 def _use(ticket: Ticket, repo: str, base: str, on_hub: bool) -> list[str]:
