@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 import multiticket as mt
-from multiticket.sparse.attachment import attachments_of, watched_by
+from multiticket.sparse.watching import attachments_of, watched_by
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 QWEN_7B = {"width": 3584, "inner": 18_944, "layers": 28, "heads": 28, "groups": 4}

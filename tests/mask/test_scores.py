@@ -119,7 +119,7 @@ def test_bad_scores_are_refused(toy: torch.nn.Module, change: object, message: s
     ("rule", "message"),
     [
         (MaskRule("magnitude", 0.1, options={"which": "odd"}), "'largest' or 'smallest'"),
-        (MaskRule("magnitude", 0.1, part=1), "part 0 alone"),
+        (MaskRule("magnitude", 0.1, part=1), "part 0 only"),
         (MaskRule("principal", 0.1, options={"rank": 0}), "at least 1"),
         (MaskRule("magnitude"), "needs a density"),
     ],

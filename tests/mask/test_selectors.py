@@ -47,7 +47,7 @@ def test_numpy_is_pinned() -> None:
 
 
 def test_numpy_has_no_second_part() -> None:
-    with pytest.raises(ValueError, match="part 0 alone"):
+    with pytest.raises(ValueError, match="part 0 only"):
         mask("numpy", part=1)
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
 import multiticket as mt
+from multiticket.train.trl_compat import SCORES_BY_CALLING
 
 pytestmark = pytest.mark.usefixtures("path")
 
@@ -163,6 +164,7 @@ def test_the_sparse_head_gives_trls_own_numbers_in_bf16(tmp_path):
     torch.testing.assert_close(values.grad.to(torch.bfloat16), wanted, rtol=1e-2, atol=1e-6)
 
 
+@pytest.mark.skipif(not SCORES_BY_CALLING, reason="TRL 1.14 makes its logits whole")
 @pytest.mark.parametrize("masked", [True, False])
 def test_a_cpu_scores_a_part_of_the_vocabulary_at_a_time(masked, tmp_path, monkeypatch):
     """TRL's tiles of 32,768 words are several GB on a CPU, where seven tensors of that size are there at once."""

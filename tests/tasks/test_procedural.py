@@ -65,7 +65,7 @@ def test_all_of_them_can_be_asked_and_scored() -> None:
         ("reasoning_gym:chain_sum@terms=3", "chain_sum has no option 'terms'; it has .*min_terms"),
         ("reasoning_gym:chain_sum@min_terms=5,max_terms=2", "cannot be made with"),
         ("reasoning_gym:chain_sum@3", "written name=value, not '3'"),
-        ("reasoning_gym:chain_sum@problems=0", "problems takes a whole number"),
+        ("reasoning_gym:chain_sum@problems=0", "problems must be a whole number"),
     ],
 )
 def test_mistakes_are_said_in_one_sentence(name: str, message: str) -> None:

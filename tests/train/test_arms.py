@@ -249,7 +249,7 @@ def test_fisher_takes_the_largest_squared_gradients_of_own_rollouts(toy_model_fo
     [
         ({"method": "fisher", "mask_options": {"rollouts": 0}}, "whole number of at least 1"),
         ({"method": "fisher", "mask_options": {"batches": 2}}, "no option 'batches'"),
-        ({"method": "fisher", "part": 1}, "part 0 alone"),
+        ({"method": "fisher", "part": 1}, "part 0 only"),
         ({"method": "magnitude", "mask_options": {"which": "odd"}}, "'largest' or 'smallest'"),
     ],
 )

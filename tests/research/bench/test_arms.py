@@ -21,7 +21,7 @@ from multiticket.research.bench.timed_arms import (
     refuse_unmatched,
 )
 from multiticket.research.bench.timed_process import Step, StepSetup, build_model, prepare
-from multiticket.sparse.attachment import attachments_of
+from multiticket.sparse.watching import attachments_of
 
 TINY = choose_shape("36M", layers=2, width=128, vocabulary=1000)
 FLOOR = Arm("floor", "floor")

@@ -233,7 +233,7 @@ def test_the_table_by_value() -> None:
         (["--arms", "floor", "--tokens", "1"], "A row needs at least 2 tokens"),
         (["--densities", "some"], "--densities takes numbers separated by commas, not 'some'."),
         (["--shape", "7B"], "There is no shape '7B' to measure"),
-        (["--json", "absent/cost.json"], "There is no folder absent to write cost.json in"),
+        (["--json", "absent/cost.json"], "There is no folder absent to write cost.json to"),
         (["--device", "tpu"], "There is no device 'tpu' here"),
         (["--dtype", "int8", "--device", "cpu"], "There is no dtype 'int8'"),
         (["--values", "1,2"], "--values belongs to a --sweep"),
