@@ -26,6 +26,13 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return output.out
 
 
+def training(base: Path, output: Path, steps: int, rollouts: int) -> list[str]:
+    """The command's arguments."""
+    settings = f"--task toy_task:TASK --density 0.1 --steps {steps} --rollouts {rollouts} --group 8"
+    command = ["train", "--model", str(base), *settings.split(), "--learning-rate", "0.03"]
+    return [*command, *EVAL, "--output", str(output)]
+
+
 @pytest.fixture(scope="module")
 def base(toy_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("half") / "base"
@@ -37,20 +44,8 @@ def base(toy_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="module")
 def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("half") / "run"
-    arguments = ["train", "--model", str(base), "--task", "toy_task:TASK", "--density", "0.1", "--steps", "3"]
-    arguments += [
-        "--rollouts",
-        "32",
-        "--group",
-        "8",
-        "--learning-rate",
-        "0.03",
-        *EVAL,
-        "--output",
-        str(output),
-    ]
     with pytest.raises(SystemExit) as end:
-        main(arguments)
+        main(training(base, output, steps=3, rollouts=32))
     assert end.value.code == 0
     return output
 
@@ -95,18 +90,7 @@ def test_a_ticket_is_measured_in_the_dtype_of_its_training(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
-    arguments = ["train", "--model", str(base), "--task", "toy_task:TASK", "--density", "0.1", "--steps", "1"]
-    arguments += [
-        "--rollouts",
-        "16",
-        "--group",
-        "8",
-        "--learning-rate",
-        "0.03",
-        *EVAL,
-        "--output",
-        str(output),
-    ]
+    arguments = training(base, output, steps=1, rollouts=16)
     run(capsys, *arguments, "--dtype", "bfloat16", "--save-every", "1")
     result = json.loads((output / "result.json").read_text())
     assert "shipped" not in result["eval"]

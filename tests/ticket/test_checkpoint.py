@@ -10,32 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from ticket_models import bits, make_ticket, same_bits
+from tiny_models import tiny
 
 from multiticket.mask import Mask
 from multiticket.ticket import Ticket, changed_between, compose, merge_checkpoint
 from multiticket.ticket.changed import by_group
 from multiticket.ticket.checkpoint import Checkpoint
-
-
-def tiny(tied: bool = True, seed: int = 0, gpt2: bool = False) -> torch.nn.Module:
-    from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(seed)
-    if gpt2:
-        return GPT2LMHeadModel(
-            GPT2Config(vocab_size=40, n_positions=16, n_embd=16, n_layer=2, n_head=2)
-        ).bfloat16()
-    config = Qwen2Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=tied,
-        max_position_embeddings=32,
-    )
-    return Qwen2ForCausalLM(config).bfloat16()
 
 
 def load(folder: Path) -> torch.nn.Module:

@@ -9,27 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from ticket_models import bits, same_bits
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from tiny_models import tiny
+from transformers import AutoModelForCausalLM
 
 from multiticket.cli import main
 from multiticket.mask import Mask, fingerprint
 from multiticket.ticket import Ticket, merge_checkpoint
 from multiticket.ticket.cast import cast_file
 from multiticket.ticket.dense import gather
-
-
-def tiny() -> torch.nn.Module:
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
-    return Qwen2ForCausalLM(config).bfloat16()
 
 
 def fine_ticket(model: torch.nn.Module) -> Ticket:

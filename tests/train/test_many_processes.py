@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs_of_two import RunsOfTwo
 from small_runs import digest, kept_tensors, made, metrics, small
 from told_rollouts import GIVEN, given, told
 from two_processes import PATH, SECONDS, in_two_processes, of_both
@@ -100,26 +101,8 @@ def test_what_one_cannot_judge_ends_all(both: Any) -> None:
     ]
 
 
-def test_the_path_follows_from_what_accelerate_is_set_to(both: Any, folder: Path, tmp_path: Path) -> None:
-    assert [figures["paths"] for figures in of_both(both, "given accelerator")] == [["hooks"]] * 2
-    with told(0):
-        run_training(small(folder / "base", **given("ticket", "sgd")), tmp_path / "one", show_progress=False)
-    ours, theirs = kept_tensors(folder / "given-accelerator"), kept_tensors(tmp_path / "one")
-    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-6
-
-
-def test_conversations_of_different_lengths_are_held_in_step(both: Any) -> None:
-    """One process goes on when the other has nothing more to say."""
-    first, second = of_both(both, "turns")
-    assert first == second
-    assert len(first["made"]["metrics"]) == 3
-
-
-def test_the_rate_is_found_together(both: Any, folder: Path) -> None:
-    first, second = of_both(both, "auto")
-    assert first == second
-    kl = [line["kl_per_completion"] for line in metrics(folder / "auto")]
-    assert 0.15 / 4 < sum(kl) / len(kl) < 0.15 * 4
+class TestWhatOneProcessDoes(RunsOfTwo):
+    path = "hooks"
 
 
 def test_a_finished_run_is_told_and_goes_on_to_more_steps(both: Any) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_post_hook,
@@ -37,8 +37,7 @@ def unwatch(attachment: Attachment) -> None:
 
 def attachments_of(parameters: Iterable[Tensor]) -> list[Attachment]:
     """The attachments that an optimiser over these parameters trains."""
-    stepped = {id(parameter) for parameter in parameters}
-    return [attachment for attachment in list(_attachments) if attachment._holds_any(stepped)]
+    return _over({id(parameter) for parameter in parameters})
 
 
 @contextmanager
@@ -65,26 +64,32 @@ def _watch_every_optimizer() -> None:
 
 def _before_step(optimizer: Optimizer, *_: Any) -> None:
     stepped = _stepped(optimizer)
-    attachments = attachments_of(stepped)
+    attachments = _over(stepped)
     for attachment in attachments:
-        attachment._before_step({id(parameter) for parameter in stepped})
+        attachment._before_step(stepped)
     if attachments:
         take_loaded(optimizer, attachments)
 
 
 def _after_step(optimizer: Optimizer, *_: Any) -> None:
     stepped = _stepped(optimizer)
-    attachments = attachments_of(stepped)
+    attachments = _over(stepped)
     for attachment in attachments:
-        attachment._after_step({id(parameter) for parameter in stepped})
+        attachment._after_step(stepped)
     if attachments and optimizer not in _saving:
         _saving.add(optimizer)
         optimizer.register_state_dict_post_hook(_save_values)
 
 
 def _save_values(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-    return with_values(optimizer, saved, attachments_of(_stepped(optimizer)))
+    return with_values(optimizer, saved, _over(_stepped(optimizer)))
 
 
-def _stepped(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _stepped(optimizer: Optimizer) -> set[int]:
+    """The ``id`` of each parameter that it steps."""
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def _over(parameters: set[int]) -> list[Attachment]:
+    """The attachments that an optimiser over these parameters, by ``id``, trains."""
+    return [attachment for attachment in list(_attachments) if attachment._holds_any(parameters)]

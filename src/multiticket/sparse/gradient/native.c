@@ -269,6 +269,16 @@ void multiticket_column_sums(const void *dy, int64_t stride, const void *times, 
    for before they are written, and all threads share each tensor. */
 enum { AHEAD = 24 };
 
+/* `LOOP` over numbers of 2, 4 or 8 bytes. */
+#define OF_SIZE(size, LOOP)                                                                    \
+  if (size == 2) {                                                                             \
+    LOOP(uint16_t)                                                                             \
+  } else if (size == 4) {                                                                      \
+    LOOP(uint32_t)                                                                             \
+  } else {                                                                                     \
+    LOOP(uint64_t)                                                                             \
+  }
+
 #define WRITE(type)                                                                            \
   for (int64_t i = first; i < last; i++) {                                                     \
     if (i + AHEAD < last) __builtin_prefetch((type *)dense[w] + at[i + AHEAD], 1);             \
@@ -291,13 +301,7 @@ void multiticket_write(int64_t weights, void *const *dense, int size, const int3
     for (int64_t w = 0; w < weights; w++) {
       const int32_t *at = positions[w];
       int64_t first = counts[w] * me / all, last = counts[w] * (me + 1) / all;
-      if (size == 2) {
-        WRITE(uint16_t)
-      } else if (size == 4) {
-        WRITE(uint32_t)
-      } else {
-        WRITE(uint64_t)
-      }
+      OF_SIZE(size, WRITE)
       begin += counts[w];
     }
   }
@@ -327,13 +331,7 @@ void multiticket_changed(int64_t weights, void *const *dense, int size, const in
       const int32_t *at = positions[w];
       int64_t first = counts[w] * me / all, last = counts[w] * (me + 1) / all;
       int differs = 0;
-      if (size == 2) {
-        COMPARE(uint16_t)
-      } else if (size == 4) {
-        COMPARE(uint32_t)
-      } else {
-        COMPARE(uint64_t)
-      }
+      OF_SIZE(size, COMPARE)
       if (differs) changed[w] = 1;
     }
   }

@@ -187,21 +187,30 @@ def write_many(dense: Sequence[Tensor], positions: Sequence[Tensor], content: Te
         torch.autograd.graph.increment_version(one)
 
 
+class _Places:
+    """The C code's tables of the positions of many weights, for as long as these stay where they are."""
+
+    def __init__(self, dense: Sequence[Tensor], positions: Sequence[Tensor]) -> None:
+        counts = [one.numel() for one in positions]
+        pointers, numbers = ctypes.c_void_p * len(counts), ctypes.c_int64 * len(counts)
+        self.pointers = pointers
+        self.count, self.counts = len(counts), numbers(*counts)
+        self.dense, self.positions = (
+            pointers(*(one.data_ptr() for one in tensors)) for tensors in (dense, positions)
+        )
+        self.threads = torch.get_num_threads() if sum(counts) >= LEAST_WRITES else 1
+        self.held = (*dense, *positions)  # addresses stay theirs
+
+
 def writer(dense: Sequence[Tensor], positions: Sequence[Tensor]) -> Callable[[Tensor], None]:
     """A function that writes content into these weights, for as long as they stay where they are; torch is not told."""
-    built = library()
+    built, places = library(), _Places(dense, positions)
     assert built is not None
-    counts = [one.numel() for one in positions]
-    pointers, numbers = ctypes.c_void_p * len(counts), ctypes.c_int64 * len(counts)
-    threads = torch.get_num_threads() if sum(counts) >= LEAST_WRITES else 1
-    into, at = pointers(*(one.data_ptr() for one in dense)), pointers(*(one.data_ptr() for one in positions))
-    sizes = numbers(*counts)
-    held = (*dense, *positions)  # addresses stay theirs
 
     def put(content: Tensor) -> None:
-        assert held is not None
         built.multiticket_write(
-            len(counts), into, content.dtype.itemsize, at, sizes, content.data_ptr(), threads
+            *(places.count, places.dense, content.dtype.itemsize, places.positions, places.counts),
+            *(content.data_ptr(), places.threads),
         )
 
     return put
@@ -223,24 +232,19 @@ def comparer(dense: Sequence[Tensor], positions: Sequence[Tensor]) -> Callable[[
     hold the same. The comparison is bit for bit.
     All weights are such as `can_write` takes, and of one dtype.
     """
-    built = library()
+    built, places, size = library(), _Places(dense, positions), dense[0].dtype.itemsize
     assert built is not None
-    counts = [one.numel() for one in positions]
-    pointers, numbers = ctypes.c_void_p * len(counts), ctypes.c_int64 * len(counts)
-    size, sizes = dense[0].dtype.itemsize, numbers(*counts)
-    threads = torch.get_num_threads() if sum(counts) >= LEAST_WRITES else 1
-    at, place = (pointers(*(one.data_ptr() for one in tensors)) for tensors in (dense, positions))
-    held = (*dense, *positions)  # addresses stay theirs
     last: Sequence[int] = ()
     where = None
 
     def compare(content: Sequence[int]) -> list[int]:
         nonlocal last, where
-        assert held is not None
         if content is not last:
-            last, where = content, pointers(*content)
-        flags = (ctypes.c_uint8 * len(counts))()
-        built.multiticket_changed(len(counts), at, size, place, sizes, where, flags, threads)
+            last, where = content, places.pointers(*content)
+        flags = (ctypes.c_uint8 * places.count)()
+        built.multiticket_changed(
+            *(places.count, places.dense, size, places.positions, places.counts, where, flags, places.threads)
+        )
         return [index for index, flag in enumerate(flags) if flag] if any(flags) else []
 
     return compare
