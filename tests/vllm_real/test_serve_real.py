@@ -123,7 +123,11 @@ def test_broken_tickets_are_refused_while_others_serve(
     for thread in asking:
         thread.start()
     try:
-        for file, words in [(cut, "it is truncated"), (other, "another base"), (tmp_path / "none", "No such file")]:
+        for file, words in [
+            (cut, "it is truncated"),
+            (other, "another base"),
+            (tmp_path / "none", "No such file"),
+        ]:
             answer = requests.post(
                 f"{server.url}/v1/tickets", json={"name": "bad", "file": str(file)}, timeout=60
             )
