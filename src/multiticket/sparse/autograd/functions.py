@@ -45,8 +45,7 @@ class MaskedLinearFunction(torch.autograd.Function):
 
     ``positions`` and ``starts`` tell the entries within the ``rows`` and ``columns`` (None: all) that the mask touches.
     A masked bias is frozen too, and has values (k,) and positions of its own.
-    Of the input, backward keeps only those columns, or its ``factors`` in its place. ``again``: the masked layer before
-    read the same input, so that its backward pass comes next.
+    Of the input, backward keeps only those columns, or its ``factors`` in its place.
     """
 
     @staticmethod
@@ -64,11 +63,10 @@ class MaskedLinearFunction(torch.autograd.Function):
         columns: Tensor | None,
         method: str,
         factors: Factors | None,
-        again: bool,
     ) -> Tensor:
         kept = (x,) if columns is None else (take_columns(x, columns),)
         ctx.save_for_backward(dense, *(kept if factors is None else factors))
-        ctx.positions, ctx.starts, ctx.rows, ctx.method, ctx.again = positions, starts, rows, method, again
+        ctx.positions, ctx.starts, ctx.rows, ctx.method = positions, starts, rows, method
         ctx.values_dtype = values.dtype
         ctx.bias_positions = bias_positions
         ctx.bias_dtype = None if bias is None else (bias if bias_values is None else bias_values).dtype
@@ -100,11 +98,9 @@ class MaskedLinearFunction(torch.autograd.Function):
                 if factors and not (eager and x.dtype == dy.dtype):
                     x, factors = product(x, factors), []
                 operands = dy, as_dtype(x, dy.dtype), ctx.positions, ctx.starts, ctx.method
-                dvalues = (
-                    values_grad(*operands, factors, ctx.again) if eager else linear_values_grad(*operands)
-                )
+                dvalues = values_grad(*operands, factors) if eager else linear_values_grad(*operands)
                 dvalues = as_dtype(dvalues, ctx.values_dtype)
-        return dx, dbias, dbias_values, None, dvalues, *[None] * 8
+        return dx, dbias, dbias_values, None, dvalues, *[None] * 7
 
 
 def as_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,8 +7,6 @@ computes the k values' gradient alone. ``isinstance`` holds, parameter names sta
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -116,24 +114,7 @@ class MaskedLinear(nn.Linear):
             columns,
             method,
             factors(x, scaled=method == "native") if columns is None else None,
-            not torch.compiler.is_compiling() and _last_input.is_again(x),
         )
-
-
-class _LastInput(threading.local):
-    """What this thread's last masked linear layer read: queries, keys and values read one input, as gate and up do."""
-
-    def __init__(self) -> None:
-        self.seen: weakref.ref[Tensor] | None = None
-
-    def is_again(self, x: Tensor) -> bool:
-        """Whether ``x`` was the last input too; it is from now on."""
-        again = self.seen is not None and self.seen() is x
-        self.seen = weakref.ref(x)
-        return again
-
-
-_last_input = _LastInput()
 
 
 class MaskedEmbedding(nn.Embedding):

@@ -67,16 +67,14 @@ def values_grad(
     starts: Tensor,
     method: str,
     factors: Sequence[Tensor] = (),
-    again: bool = False,
 ) -> Tensor:
     """What ``linear_values_grad`` computes, without the operator's dispatch: for eager tensors.
 
     Args:
         factors: by which x is multiplied first, one after the other; as `native` takes them.
-        again: the next call will likely have the same x and factors.
     """
     if method == "native" and can_take(dy, positions):
-        return native(dy, x, positions, starts, factors, again)
+        return native(dy, x, positions, starts, factors)
     x = product(x, factors)
     if method in ("native", "sampled"):
         return sampled(dy, x, positions, starts)

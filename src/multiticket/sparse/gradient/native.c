@@ -193,15 +193,13 @@ EACH_CPU static void rows_of_product(const Input *dy, int64_t token, int n, int6
 /* `sums` has room for the result (k), and k more for each further thread that takes tokens of its own, `splits` in all.
    `scratch` has room for columns * 64 floats for each thread. Strides are between tokens, in elements. x has factors if
    they are not null, and is fp32 then: `times` with its stride, or `by_token` (tokens) and `by_column` (columns).
-   `turned`, if it is not null, has room for x transposed, 64 * columns numbers for each 64 tokens: put there, or read from
-   there if it `has_turned` it already. Then `splits` is `threads`.
 
    Threads divide the tokens, and wait for each other once; where so many sums would take too much memory, those with
    the same tokens divide the rows. */
 void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64_t x_stride, const float *times,
                          const float *by_token, const float *by_column, int bf16, int64_t tokens, int64_t rows,
                          int64_t columns, const int32_t *starts, const int32_t *positions, float *sums, float *scratch,
-                         float *turned, int has_turned, int splits, int threads) {
+                         int splits, int threads) {
   Input output_gradient = {dy, 0, 0, 0, dy_stride, bf16}, input = {x, times, by_token, by_column, x_stride, bf16};
   int64_t blocks = (tokens + B - 1) / B, parts = (rows + ROWS - 1) / ROWS, k = starts[rows];
 #ifndef _OPENMP
@@ -224,8 +222,8 @@ void multiticket_sampled(const void *dy, int64_t dy_stride, const void *x, int64
       for (int64_t block = blocks * mine / split; block < blocks * (mine + 1) / split; block++) {
         int64_t token = block * B;
         int n = tokens - token < B ? (int)(tokens - token) : B;
-        float *xt = turned ? turned + token * columns : scratch + me * columns * B;
-        if (!has_turned) columns_of(&input, token, n, 0, columns, xt);
+        float *xt = scratch + me * columns * B;
+        columns_of(&input, token, n, 0, columns, xt);
         rows_of_product(&output_gradient, token, n, first, last, columns, xt, starts, positions, result);
       }
     }

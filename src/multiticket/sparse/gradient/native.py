@@ -16,7 +16,6 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -41,8 +40,6 @@ LEAST_WRITES = 1 << 12
 """As many for writes, which wait for memory."""
 MOST_SUMS = 1 << 22
 """Sums that threads with tokens of their own may hold in all: 16 MiB."""
-MOST_TURNED = 1 << 22
-"""Entries of an input whose transpose is kept for the next layer that reads it: 16 MiB."""
 
 
 def can_take(dy: Tensor, positions: Tensor) -> bool:
@@ -51,20 +48,12 @@ def can_take(dy: Tensor, positions: Tensor) -> bool:
 
 
 def native(
-    dy: Tensor,
-    x: Tensor,
-    positions: Tensor,
-    starts: Tensor,
-    factors: Sequence[Tensor] = (),
-    again: bool = False,
+    dy: Tensor, x: Tensor, positions: Tensor, starts: Tensor, factors: Sequence[Tensor] = ()
 ) -> Tensor:
     """Gradient at sorted ``positions`` (k,) from dy (tokens, rows) and x (tokens, columns) of its dtype; fp32.
 
     With ``factors``, from the product of x and these, one after the other, with the same bits; in fp32 no product is
     made in memory. They are one of the shape of x, or one a token (tokens, 1) and one a column (1, columns).
-
-    ``again`` says that this thread's next call will likely have the same x and factors, as queries, keys and values do:
-    what was transposed is kept for it.
     """
     built = library()
     assert built is not None
@@ -78,52 +67,15 @@ def native(
     threads = torch.get_num_threads() if dy.numel() + x.numel() >= LEAST_FOR_THREADS else 1
     splits = max(1, min(threads, -(-tokens // BLOCK), MOST_SUMS // max(1, positions.numel())))
     sums = torch.empty(splits, positions.numel())
-    turned = _turned.find((x, *factors))
-    has_turned = turned is not None and splits == threads
-    if not has_turned and again and splits == threads and x.numel() <= MOST_TURNED:
-        turned = torch.empty(-(-tokens // BLOCK), columns * BLOCK)
-    _turned.keep((x, *factors), turned if again else None)
-    scratch = None if turned is not None else torch.empty(threads, columns * BLOCK)
+    scratch = torch.empty(threads, columns * BLOCK)
     built.multiticket_sampled(
         *(dy.data_ptr(), dy.stride(0), x.data_ptr(), x.stride(0)),
         *(times, by_token, by_column),
         *(dy.dtype == torch.bfloat16, tokens, rows, columns),
-        *(starts.data_ptr(), positions.data_ptr(), sums.data_ptr()),
-        None if scratch is None else scratch.data_ptr(),
-        None if turned is None else turned.data_ptr(),
-        *(has_turned, splits, threads),
+        *(starts.data_ptr(), positions.data_ptr(), sums.data_ptr(), scratch.data_ptr()),
+        *(splits, threads),
     )
     return sums[0]
-
-
-class _Turned(threading.local):
-    """An input that was transposed, and the transpose, from one call to the next."""
-
-    def __init__(self) -> None:
-        self.parts: tuple[Tensor, ...] = ()
-        self.versions: list[int] = []
-        self.turned: Tensor | None = None
-
-    def find(self, parts: tuple[Tensor, ...]) -> Tensor | None:
-        """The transpose of what these tensors multiply to, if it was kept and they have not changed since."""
-        if self.turned is None or len(parts) != len(self.parts):
-            return None
-        for part, kept, version in zip(parts, self.parts, self.versions, strict=True):
-            same = part.data_ptr() == kept.data_ptr() and part.dtype == kept.dtype
-            if not (same and part.shape == kept.shape and part.stride() == kept.stride()):
-                return None
-            if part._version != version:
-                return None
-        return self.turned
-
-    def keep(self, parts: tuple[Tensor, ...], turned: Tensor | None) -> None:
-        """Keep ``turned``, or nothing; ``parts`` are held with it, so that nothing else comes to lie where they lie."""
-        self.parts = () if turned is None else parts
-        self.versions = [part._version for part in self.parts]
-        self.turned = turned
-
-
-_turned = _Turned()
 
 
 def _can_multiply(x: Tensor, factors: Sequence[Tensor]) -> bool:
@@ -292,7 +244,7 @@ def _declare(built: ctypes.CDLL) -> None:
     pointer: Any = ctypes.c_void_p
     integer, number = ctypes.c_int, ctypes.c_int64
     operand = [pointer, number]
-    sampled = [*operand * 2, *[pointer] * 3, integer, *[number] * 3, *[pointer] * 5, *[integer] * 3]
+    sampled = [*operand * 2, *[pointer] * 3, integer, *[number] * 3, *[pointer] * 4, *[integer] * 2]
     built.multiticket_sampled.argtypes = sampled
     built.multiticket_columns.argtypes = [*operand, integer, number, *operand, pointer]
     built.multiticket_column_sums.argtypes = [*operand, pointer, integer, number, *operand, pointer]
