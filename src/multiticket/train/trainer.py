@@ -33,6 +33,7 @@ from multiticket.sparse.support import refuse_strategy
 from multiticket.train.callbacks.rounding import MeasureRounding
 from multiticket.train.engine_values import engine_as_trained, push_values
 from multiticket.train.engine_weights import push_plain_weights
+from multiticket.train.flat_groups import in_two_passes, with_gradient
 from multiticket.train.group_signal import GroupSignal, first_words
 from multiticket.train.noise import trains_with_noise, without_noise
 from multiticket.train.probe import FirstStepProbe
@@ -74,6 +75,7 @@ class RLVRTrainer(SavingTrainer):
         self._first_told = self._waits = False
         self._kept: Kept | None = None
         self._chosen: torch.Tensor | None = None
+        self._advantages: torch.Tensor | None = None
         use_sparse_head()  # for every arm: on a CPU it scores less of the vocabulary at a time
         self.generating: Callable[[bool], AbstractContextManager[None]] = lambda alone: nullcontext()
         """The block in which rollouts are generated; told whether each rank does so without the others."""
@@ -160,7 +162,21 @@ class RLVRTrainer(SavingTrainer):
     def loss(self, model: Any, batch: dict[str, Any]) -> Any:
         """TRL's own, remembering which tokens of a conversation are the environment's: they are no policy's."""
         self._chosen = batch.get("tool_mask")
-        return super().loss(model, batch)
+        self._advantages = batch["advantages"] if self._only_advantages_count() else None
+        try:
+            return super().loss(model, batch)
+        finally:
+            self._advantages = None
+
+    def _only_advantages_count(self) -> bool:
+        """Whether a rollout with an advantage of 0 has a gradient of 0, and may be scored by itself."""
+        return not (
+            self.beta
+            or self._noisy
+            or self.args.torch_compile
+            or self.rewards_entropy
+            or self.accelerator.distributed_type.name != "NO"
+        )
 
     def log_probs(self, model: Any, *asked: Any, **options: Any) -> Any:
         """TRL's own, remembering the first rollouts of a training pass for `step_kl`.
@@ -170,11 +186,25 @@ class RLVRTrainer(SavingTrainer):
         if model is not None and model is self.ref_model:
             with self.ref_model():
                 return self._shared_log_probs(self.model, *asked, **options)
-        found = self._shared_log_probs(model, *asked, **options)
+        found = self._learning_log_probs(model, *asked, **options)
         if torch.is_grad_enabled() and self.kl_rollouts:
             ids, attention, tokens = asked
             self._kept = Kept.first(self.kl_rollouts, (ids, attention, tokens), found[0], self._chosen)
         return found
+
+    def _learning_log_probs(self, model: Any, ids: Any, attention: Any, tokens: int, **options: Any) -> Any:
+        """`_shared_log_probs`, with a graph for those rollouts alone that have a gradient."""
+        advantages, self._advantages = self._advantages, None
+        extras = any(
+            value not in (None, False) for name, value in options.items() if name != "compute_entropy"
+        )
+        learning = None if advantages is None or extras else with_gradient(advantages)
+        if learning is None or not torch.is_grad_enabled():
+            return self._shared_log_probs(model, ids, attention, tokens, **options)
+        return in_two_passes(
+            lambda rows: self._shared_log_probs(model, ids[rows], attention[rows], tokens, **options),
+            learning,
+        )
 
     def _shared_log_probs(
         self, model: Any, ids: Any, attention: Any, tokens: int, batch_size: int | None = None, **options: Any

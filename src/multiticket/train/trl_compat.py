@@ -155,6 +155,11 @@ class OpenTrainer(GRPOTrainer):
     def rewarded(self, rewards: Any, truncated: float) -> None:
         """A step's rollouts of all ranks have their rewards (rollouts,), a group of each problem one after another."""
 
+    @property
+    def rewards_entropy(self) -> bool:
+        """Whether the loss has a term of the policy's entropy, beside that of the advantages."""
+        return bool(getattr(self, "_entropy_bonus_enabled", False))
+
     def sample(self, contexts: list[list[int]]) -> list[list[int]] | None:
         """Token ids of one completion for each context, its stop token included; None to leave it to TRL."""
         return None
