@@ -1,6 +1,6 @@
-"""A training pass with a graph for rollouts that have an advantage alone, against one for all: CPU seconds, interleaved.
+"""A training pass with a graph only for rollouts that have an advantage, against one for all: CPU seconds.
 
-    python benchmarks/flat_groups.py                   # random weights in the shape of SmolLM2-135M, three quarters flat
+    python benchmarks/flat_groups.py      # random weights in the shape of SmolLM2-135M, three quarters flat
     python benchmarks/flat_groups.py --flat 0.5 --rounds 3
 
 64 rollouts of 45 + 30 tokens, in groups of 8 with a prompt each, computed once as in a run. The process has one thread,
