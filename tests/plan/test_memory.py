@@ -95,7 +95,6 @@ def moments(optimizer: torch.optim.Optimizer) -> int:
 def living() -> int:
     """Bytes of all tensors that live in this process; the fake ones of compiled graphs have none."""
     gc.collect()
-    native._turned.keep((), None)  # what the last layer of another test left for a next one
     storages = {}
     for thing in gc.get_objects():
         if type(thing) in (Tensor, torch.nn.Parameter) and thing.device.type == "cpu":
