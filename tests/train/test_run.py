@@ -13,10 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import small
 from toy_task import TASK
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from multiticket import config, tasks
 from multiticket.config import EvalConfig
 from multiticket.evaluate.evaluation import evaluate
+from multiticket.generate.prompts import refuse_too_long
 from multiticket.mask import Mask
 from multiticket.models import load_model
 from multiticket.runs.folder import RunFolder
@@ -318,6 +320,23 @@ def test_prompts_longer_than_the_model_reads_are_refused_before_anything_is_writ
     model, tokenizer = load_model(str(toy_model_folder))
     with pytest.raises(ValueError, match="of 5 test prompts are longer"):
         evaluate(model, tokenizer, tasks.asked(TASK, tokenizer, Asking.of(asked)), EvalConfig(problems=5))
+
+
+def test_completions_past_a_models_positions_are_told_of_or_refused(toy_model_folder: Path) -> None:
+    """Computed positions go on, badly; a table of learned ones ends in an IndexError half-way through a run."""
+    model, tokenizer = load_model(str(toy_model_folder))
+    texts = ["1" * 10, "1" * 30]
+    assert refuse_too_long(texts, tokenizer, model, "test", 34) is None
+    told = refuse_too_long(texts, tokenizer, model, "test", 35)
+    assert told is not None
+    assert "30 tokens and a completion up to 35, more than the 64 positions" in told
+    shape = GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=64, n_positions=64)
+    learned = GPT2LMHeadModel(shape)
+    assert refuse_too_long(texts, tokenizer, learned, "test", 34) is None
+    with pytest.raises(ValueError, match=r"has 64 positions: set max_completion_tokens to 34 or less"):
+        refuse_too_long(texts, tokenizer, learned, "test", 35)
+    with pytest.raises(ValueError, match="1 of 2 test prompts are longer"):
+        refuse_too_long(["1" * 10, "1" * 70], tokenizer, learned, "test", 35)
 
 
 def test_a_checkpoint_of_another_mask_is_refused(

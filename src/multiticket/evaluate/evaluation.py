@@ -124,8 +124,8 @@ def _results(
     """Of the problems `own`, by their places in all."""
     problems = [everything[index] for index in own]
     texts = prompt_texts([problem.prompt for problem in problems], tokenizer, task)
-    refuse_too_long(texts, tokenizer, model, settings.split)
     tokens = max_completion_tokens or task.max_completion_tokens
+    refuse_too_long(texts, tokenizer, model, settings.split, tokens)
 
     each = 1 + settings.samples
     in_all = len(texts) * each

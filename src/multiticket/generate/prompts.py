@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +20,9 @@ from multiticket.tasks.asking import PLACE
 _ANSWER = "-=ANSWER=-"
 _MESSAGES = '[{"role": '
 """How a prompt begins that is a list of messages, written by `tasks.custom.messages_as_text`."""
+
+POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
+"""What transformers calls an embedding of learned positions: GPT-2, OPT, encoders."""
 
 
 def render(
@@ -90,22 +94,52 @@ def prompt_texts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, tas
     return [render(prompt, tokenizer, **named) for prompt in prompts]
 
 
-def refuse_too_long(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, model: Any, split: str) -> None:
-    """Raises ValueError where prompts are longer than the model reads: what it would cost grows with the square."""
+def refuse_too_long(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, model: Any, split: str, completion: int = 1
+) -> str | None:
+    """A warning where completions may go past the positions that the model was trained on; None where they cannot.
+
+    Args:
+        completion: tokens of the longest completion.
+
+    Raises:
+        ValueError: prompts are longer than the model reads (what they would cost grows with the square), or a model
+            that looks its positions up in a table has none for the end of a completion.
+    """
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(most, int):
-        return
+        return None
+    room = max(most - completion, 0)
     long = [
-        text for text in texts if len(text.encode(errors="replace")) >= most
+        text for text in texts if len(text.encode(errors="replace")) > room
     ]  # tokens are no shorter than a byte
     lengths = [len(ids) for ids in tokenizer(text=long)["input_ids"]] if long else []
-    beyond = [(length, text) for length, text in zip(lengths, long, strict=True) if length >= most]
-    if beyond:
-        length, text = max(beyond)
+    length, text = max(zip(lengths, long, strict=True), default=(0, ""))
+    if length >= most:
+        beyond = sum(one >= most for one in lengths)
         raise ValueError(
-            f"{len(beyond)} of {len(texts)} {split} prompts are longer than the {most} tokens that the model reads; "
+            f"{beyond} of {len(texts)} {split} prompts are longer than the {most} tokens that the model reads; "
             f"the longest has {length:,}, and begins {text[:40]!r}: shorten them, or leave them out."
         )
+    if length <= room:
+        return None
+    if _has_position_table(model):
+        raise ValueError(
+            f"The longest {split} prompt has {length:,} tokens and a completion up to {completion:,}, and the model "
+            f"has {most:,} positions: set max_completion_tokens to {most - length:,} or less, or shorten the prompts."
+        )
+    return (
+        f"the longest {split} prompt has {length:,} tokens and a completion up to {completion:,}, more than the "
+        f"{most:,} positions that the model was trained on"
+    )
+
+
+def _has_position_table(model: Any) -> bool:
+    """Whether positions are looked up, as in GPT-2, and not computed."""
+    return any(
+        isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES
+        for name, module in model.named_modules()
+    )
 
 
 def template_options(task: Any) -> dict[str, Any]:

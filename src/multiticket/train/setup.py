@@ -71,10 +71,13 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
         )
     task = tasks.asked(task, tokenizer, config.asking)
     problems = rendered(task.problems("train"), tokenizer, task)
-    refuse_too_long(problems["prompt"], tokenizer, model, "train")
+    tokens = _most_tokens(config, task)
+    long = refuse_too_long(problems["prompt"], tokenizer, model, "train", tokens)
+    if long is not None:
+        progress.note(long)
     for split in {config.eval.split, "validation" if config.eval_every else config.eval.split}:
         measured = task.problems(split)["prompt"][: config.eval.problems]
-        refuse_too_long(prompt_texts(measured, tokenizer, task), tokenizer, model, split)
+        refuse_too_long(prompt_texts(measured, tokenizer, task), tokenizer, model, split, tokens)
     for note in task.notes() if hasattr(task, "notes") else ():
         progress.note(note)
     numel = sum(math.prod(shape) for shape in candidate_shapes(model).values())
@@ -84,7 +87,6 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
     prepared = arm.prepare(model, tokenizer, config)
     _check_same_for_all(prepared, ranks)
     rate = _rate_controller(config, prepared.typical_weight)
-    tokens = _most_tokens(config, task)
     return Setup(
         config=config,
         folder=folder,
