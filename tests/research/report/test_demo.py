@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from multiticket.cli import main
-from multiticket.research.report.curves import running_mean
+from multiticket.research.stats.running_mean import running_mean
 
 RECIPE = "task: toy_task:TASK\nmodel: {model}\nrollouts: 64\ngroup: 8\nsteps: 3\neval: {{problems: 20, samples: 2}}\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from made_runs import make_runs
 
 from multiticket.config import RunConfig
+from multiticket.research.report.study_page import write_report
 from multiticket.research.study.answers import answers
 from multiticket.research.study.collect import TABLE, records, write_parquet
 from multiticket.research.study.grid import Study, build_study
@@ -370,3 +372,42 @@ def test_the_command_beside_a_run_gives_its_settings(settings, tmp_path: Path, m
     with pytest.raises(SystemExit):
         main(shlex.split(command)[1:])
     assert seen["config"] == config
+
+
+def test_what_runs_did_while_they_trained(tmp_path: Path):
+    """A band over the runs of a cell, phases of a step, and no verdict."""
+    cells = [FULL, {"label": "ticket", "seed": 0}]
+    study = study_of(*cells, kind="training", cells=["full", "ticket"])
+    assert answers(study, tmp_path, "c")[0].answer == "No run is finished."
+    make_runs(tmp_path, study.runs, lambda config: 0.8)
+    for number, run in enumerate(study.runs):
+        lines = [
+            {
+                "step": step,
+                "time": 2.0 * step,
+                "reward": 0.1 * step + 0.01 * number,
+                "kl_per_completion": 0.05,
+                "completion_length": 20.0,
+                "generate_s": 1.5,
+                "train_s": float(step),
+            }
+            for step in (1, 2, 3)
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / run.name / "metrics.jsonl").write_text(text)
+    section = answers(study, tmp_path, "c")[0]
+    assert section.verdict is None
+    assert section.n == "4 of 4 runs"
+    assert section.answer.startswith("arithmetic, tiny-qwen2: base ")
+    rewards, kl = section.figures
+    full, ticket = rewards.series
+    assert (full.name, ticket.name) == ("full, 3 runs", "ticket")
+    assert full.y == pytest.approx([0.11, 0.16, 0.21])
+    assert full.low == pytest.approx([0.10, 0.15, 0.20])
+    assert full.high == pytest.approx([0.12, 0.17, 0.22])
+    assert ticket.y == pytest.approx([0.13, 0.18, 0.23])
+    assert ticket.low is None
+    assert kl.y_log
+    columns = dict(zip(section.tables[0].columns, section.tables[0].rows[0], strict=True))
+    assert (columns["run"], columns["generating s"], columns["passes s"]) == ("full, seed 0", 1.5, 2.0)
+    assert write_report([section], tmp_path / "report", "t", "c").exists()

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from multiticket.research.stats.running_mean import WINDOW, running_mean
 from multiticket.research.study.page_section import Figure, Mark, Series
-
-WINDOW = 5
-"""Steps in the running mean."""
 
 
 def curves(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], Mapping[str, Any]]]) -> list[Figure]:
@@ -50,9 +48,3 @@ def curves(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]], Mapping[str, A
             marks=[Mark(at=100 * base["pass@1"], label=f"base {100 * base['pass@1']:.1f} %")],
         ),
     ]
-
-
-def running_mean(numbers: Sequence[float], window: int) -> list[float]:
-    """The mean of each number and up to `window` - 1 before it."""
-    recent = (numbers[max(0, place - window + 1) : place + 1] for place in range(len(numbers)))
-    return [sum(few) / len(few) for few in recent]

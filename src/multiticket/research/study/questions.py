@@ -28,6 +28,7 @@ REQUIRED = {
     "elsewhere": ("reference", "cell"),
     "law": ("cells", "exponent"),
     "collapse": ("cells", "exponent"),
+    "training": ("cells",),
     "record": ("record",),
     "none": ("why",),
 }

@@ -14,6 +14,7 @@ from multiticket.research.study.answers.laws import answer_collapse, answer_law
 from multiticket.research.study.answers.mask_overlap import answer_overlap
 from multiticket.research.study.answers.masks import answer_masks
 from multiticket.research.study.answers.recorded import answer_none, answer_record
+from multiticket.research.study.answers.training import answer_training
 from multiticket.research.study.evidence import Evidence
 from multiticket.research.study.grid import Study
 from multiticket.research.study.page_section import PageSection, Table
@@ -28,6 +29,7 @@ KINDS: dict[str, Callable[[Question, Evidence], PageSection]] = {
     "elsewhere": answer_other_tasks,
     "law": answer_law,
     "collapse": answer_collapse,
+    "training": answer_training,
     "record": answer_record,
     "none": answer_none,
 }
