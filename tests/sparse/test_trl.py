@@ -175,10 +175,27 @@ def test_a_cpu_scores_a_part_of_the_vocabulary_at_a_time(masked, tmp_path, monke
     mt.attach(model, mt.Mask.random(model, 0.2, scope="*" if masked else "*mlp*"))
     trainer = grpo(model, tmp_path)
     batch = rollouts()
-    scored = batch["prompt_ids"].shape[0] * (
-        batch["prompt_ids"].shape[1] + batch["completion_ids"].shape[1] - 1
-    )
+    batch["completion_mask"][1, 2:] = 0
     with Sizes() as sizes:
         trainer.compute_loss(trainer.model, batch).backward()
+    scored = int(batch["completion_mask"].sum())  # neither prompts nor padding
     assert scored * 16 in sizes.seen
     assert scored * vocabulary not in sizes.seen
+
+
+@pytest.mark.skipif(not SCORES_BY_CALLING, reason="TRL 1.14 makes its logits whole")
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_batch_in_which_no_token_counts_has_gradients_of_zero(masked, tmp_path):
+    """All completions were cut off, say, and ``mask_truncated_completions`` is set."""
+    torch.manual_seed(0)
+    model = qwen2(tied=False).train()
+    attachment = mt.attach(model, mt.Mask.random(model, 0.2)) if masked else None
+    trainer = grpo(model, tmp_path)
+    batch = rollouts()
+    batch["completion_mask"][:] = 0
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    assert loss == 0
+    trained = dict(attachment.named_parameters() if attachment else model.named_parameters())
+    assert trained
+    assert all(value.grad is None or not value.grad.any() for value in trained.values())

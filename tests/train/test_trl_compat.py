@@ -15,7 +15,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import utils
 
 import multiticket
-from multiticket.train.trl_compat import READ_IN, SERIES, require_tested
+from multiticket.train.trl_compat import READ_IN, SCORES_BY_CALLING, SERIES, require_tested
 
 ROOT = Path(multiticket.__file__).parent
 OWNERS = {"GRPOTrainer": GRPOTrainer, "VLLMGeneration": VLLMGeneration, "utils": utils}
@@ -23,6 +23,8 @@ OWNERS = {"GRPOTrainer": GRPOTrainer, "VLLMGeneration": VLLMGeneration, "utils":
 
 @pytest.mark.parametrize("name", READ_IN)
 def test_the_installed_version_has_every_name(name: str) -> None:
+    if name == "utils._use_triton" and not SCORES_BY_CALLING:
+        pytest.skip("TRL 1.14 scores completions alone on every device")
     owner, _, attribute = name.partition(".")
     source = Path(sys.modules[OWNERS[owner].__module__].__file__ if owner != "utils" else utils.__file__)
     assert hasattr(OWNERS[owner], attribute) or f"self.{attribute} =" in source.read_text(encoding="utf-8")

@@ -33,6 +33,7 @@ READ_IN = {
     "GRPOTrainer._last_world_entropy": "1.16.0",
     "VLLMGeneration._iter_named_params": "1.16.0",
     "utils._ChunkedLogProbFunction": "1.16.0",  # in sparse.autograd.fused_head, which finds it without importing TRL
+    "utils._use_triton": "1.16.0",  # there too: whether only the tokens that count are scored
 }
 """Each private name that is used, and the version whose source was read for it."""
 

@@ -4,6 +4,8 @@ TRL scores completions without whole logits, by an autograd function over ``lm_h
 layer. Its backward pass allocates the weight's whole gradient in fp32. Here that backward is called for a block of the
 vocabulary at a time: with the normaliser known, a block's gradient needs nothing of the others. Each block's weight
 gradient is gathered at the mask's positions and dropped. The numbers are TRL's own.
+
+On a CPU, for every arm, completions alone are scored, as TRL does on GPUs: elsewhere it scores prompts and padding too.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from multiticket.sparse.gradient.blocks import row_blocks
 
-_TRL, _NAME = "trl.trainer.utils", "_ChunkedLogProbFunction"
+_TRL, _NAME, _COMPACT = "trl.trainer.utils", "_ChunkedLogProbFunction", "_use_triton"
 HOST_CHUNK = 1 << 12
 """Words of the vocabulary that a CPU scores together. TRL's 32,768 suit a GPU; where torch does a kernel's work, five
 to seven fp32 tensors of (4,096 tokens, chunk) are there at once, which are 3 GB for those and 0.4 GB for these."""
@@ -108,5 +110,9 @@ def use_sparse_head() -> None:
     """
     module = sys.modules.get(_TRL)
     function = getattr(module, _NAME, None)
-    if isinstance(function, type) and issubclass(function, torch.autograd.Function):
-        setattr(module, _NAME, _Head(function))
+    if not isinstance(function, type) or not issubclass(function, torch.autograd.Function):
+        return
+    setattr(module, _NAME, _Head(function))
+    compact = getattr(module, _COMPACT, None)
+    if callable(compact):
+        setattr(module, _COMPACT, lambda device: device.type == "cpu" or compact(device))
