@@ -399,7 +399,10 @@ def test_what_runs_did_while_they_trained(tmp_path: Path):
     assert section.verdict is None
     assert section.n == "4 of 4 runs"
     assert section.answer.startswith("arithmetic, tiny-qwen2: base ")
-    rewards, kl = section.figures
+    scores, rewards, kl = section.figures
+    assert [one.name for one in scores.series] == ["full", "ticket"]
+    assert scores.series[0].x == ["full, seed 0", "full, seed 1", "full, seed 2"]
+    assert scores.marks[0].label.startswith("base ")
     full, ticket = rewards.series
     assert (full.name, ticket.name) == ("full, 3 runs", "ticket")
     assert full.y == pytest.approx([0.11, 0.16, 0.21])

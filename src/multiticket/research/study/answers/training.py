@@ -9,7 +9,7 @@ from typing import Any
 from multiticket.research.stats.running_mean import WINDOW, running_mean
 from multiticket.research.study.answers.formatting import rounded
 from multiticket.research.study.evidence import Evidence, Finished, by, setting_name
-from multiticket.research.study.page_section import Figure, PageSection, Series, Table
+from multiticket.research.study.page_section import Figure, Mark, PageSection, Series, Table
 from multiticket.research.study.questions import Question
 from multiticket.runs.folder import RunFolder, read_metrics
 
@@ -82,10 +82,36 @@ def _figures(setting: str, runs: Mapping[str, Sequence[tuple[Finished, list[Line
         )
 
     drawn = [
+        _scores(setting, runs),
         chart("reward", "Reward of each step's rollouts on training problems", "reward", log=False),
         chart("kl_per_completion", "KL that each step moved", "nats a completion", log=True),
     ]
     return [figure for figure in drawn if figure is not None]
+
+
+def _scores(setting: str, runs: Mapping[str, Sequence[tuple[Finished, list[Line]]]]) -> Figure:
+    """Each run's accuracy with its interval over problems, and the base's."""
+    every = [(label, run) for label, own in runs.items() for run, _ in own]
+    base = every[0][1].result["eval"]["before"]
+    series = [
+        Series.with_ends(
+            label,
+            [f"{label}, seed {run.config.training_seed}" for run, _ in own],
+            [run.score("pass@1") for run, _ in own],
+            [run.result["eval"]["after"]["interval"] for run, _ in own],
+            scale=100,
+        )
+        for label, own in runs.items()
+    ]
+    said = "; ".join(f"{label} {100 * run.score('pass@1'):.1f} %" for label, run in every)
+    return Figure(
+        kind="intervals",
+        caption=f"{setting}: accuracy on {base['n']} {base['split']} problems, 95 % intervals over problems.",
+        alternative=f"Accuracy, of the base {100 * base['pass@1']:.1f} %: {said}.",
+        x_label=f"accuracy on {base['n']} {base['split']} problems, %",
+        series=series,
+        marks=[Mark(at=100 * base["pass@1"], label=f"base {100 * base['pass@1']:.1f} %")],
+    )
 
 
 def _over_steps(label: str, runs: Sequence[list[Line]], key: str) -> Series:
