@@ -116,7 +116,7 @@ def test_inverse_transform_is_that_over_the_whole_vocabulary(
     found = inverse_transform(logits, torch.tensor([uniform], dtype=torch.float64))
     assert probabilities[0, found] > 0
     before = running[0, found - 1] if found else 0.0
-    assert before - 1e-12 <= target.squeeze() <= running[0, found] + 1e-12
+    assert before - 1e-6 <= target.squeeze() <= running[0, found] + 1e-6  # a block is summed in fp32
 
 
 def test_sampled_tokens_follow_the_models_distribution() -> None:

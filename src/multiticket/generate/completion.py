@@ -182,7 +182,8 @@ class _Choose:
         likeliest = logits.argmax(-1)
         if self.sampled is None:
             return likeliest
-        scaled = logits.float() / self.temperatures[rows, None]
+        temperatures = self.temperatures[rows, None]
+        scaled = logits if bool((temperatures == 1).all()) else logits.float() / temperatures
         drawn = inverse_transform(scaled, self.uniforms[rows, step])
         return torch.where(self.sampled[rows], drawn, likeliest)
 

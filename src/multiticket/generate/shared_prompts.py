@@ -165,7 +165,8 @@ def drawn(uniforms: Tensor, temperature: float) -> Choose:
 
 
 def _draw(uniforms: Tensor, temperature: float, logits: Tensor, rows: Tensor, step: int) -> Tensor:
-    return inverse_transform(logits / temperature, uniforms[rows, step])
+    scaled = logits if temperature == 1 else logits / temperature
+    return inverse_transform(scaled, uniforms[rows, step])
 
 
 TOGETHER = 1 << 23
@@ -177,22 +178,26 @@ BLOCK = 512
 def inverse_transform(logits: Tensor, uniform: Tensor) -> Tensor:
     """(rows,) the token at which the probabilities' running sum passes `uniform` (rows,) of all of it.
 
-    The running sum is in float64 and over blocks of the vocabulary, then within the one block that counts: for a large
-    vocabulary a tenth of the work of a running sum over all. Rows go through it a few at a time, since each of four
-    steps makes as many numbers as there are logits.
+    The running sum is over blocks of the vocabulary, then within the one block that counts, both in float64: for a
+    large vocabulary a tenth of the work of a running sum over all. Rows go through it a few at a time, since it makes
+    as many numbers as there are logits.
     """
     some = max(1, TOGETHER // logits.shape[1])
     if len(logits) > some:
         pieces = zip(logits.split(some), uniform.split(some), strict=True)
         return torch.cat([inverse_transform(*piece) for piece in pieces])
-    probabilities = logits.float().softmax(-1)
-    rows, size = probabilities.shape
-    padded = torch.nn.functional.pad(probabilities, (0, -size % BLOCK)).view(rows, -1, BLOCK)
-    ends = padded.sum(-1, dtype=torch.float64).cumsum(-1)
+    rows, size = logits.shape
+    weights = (
+        logits.float() - logits.amax(-1, keepdim=True)
+    ).exp_()  # probabilities but for one factor a row
+    whole = size - size % BLOCK
+    sums = [weights[:, :whole].reshape(rows, -1, BLOCK).sum(-1), weights[:, whole:].sum(-1, keepdim=True)]
+    ends = torch.cat(sums, dim=1).double().cumsum(-1)
     target = uniform[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[1] - 1)
     before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
-    inside = padded.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).squeeze(1)
+    places = block * BLOCK + torch.arange(BLOCK, device=logits.device)
+    inside = weights.gather(1, places.clamp(max=size - 1)).masked_fill(places >= size, 0.0)
     running = inside.cumsum(-1, dtype=torch.float64)
     place = torch.searchsorted(running, target - before, right=True)
     # rounding may leave the target at the block's very end: the last token in it that has any probability
