@@ -17,6 +17,7 @@ from multiticket.arms.adapter import with_adapter
 from multiticket.evaluate.trained import Trained, measure, measure_kept
 from multiticket.models import load_model
 from multiticket.plan.memory import plan
+from multiticket.plan.workload import Workload
 from multiticket.research.bench.operations import predicted_over_floor
 from multiticket.research.bench.shapes import SHAPES
 from multiticket.research.bench.timed_arms import KINDS, choose_arms, expected_values
@@ -100,15 +101,16 @@ def test_what_a_run_kept_is_read_back(run: tuple[Path, dict[str, Any]]) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_plan_is_what_real_tensors_take(dtype: str, checkpointing: bool) -> None:
-    expected = plan(
+    workload = Workload(
         MODEL,
-        arms=["shira"],
+        arms=("shira",),
         dtype=dtype,
         batch=3,
         tokens=20,
         lora_rank=2,
         gradient_checkpointing=checkpointing,
-    ).arms[0]
+    )
+    (expected,) = plan(workload).arms
     model: Any = load_model(MODEL, dtype)[0]
     held = {parameter.data_ptr() for parameter in model.parameters()}
     settings = ShiraConfig(r=2, random_seed=0, target_modules="all-linear", task_type="CAUSAL_LM")

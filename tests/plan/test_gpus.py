@@ -9,6 +9,7 @@ from transformers import Qwen2Config
 
 from multiticket.plan.gpus import GpuPlan, on_gpus
 from multiticket.plan.memory import Plan, plan
+from multiticket.plan.workload import Workload
 
 WIDTH, INNER, WORDS, LAYERS = 64, 128, 256, 3
 
@@ -29,7 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(folder: Path, arm: str, **more: object) -> Plan:
-    return plan(str(folder), density=0.05, tokens=32, batch=2, arms=(arm,), **more)  # type: ignore[arg-type]
+    workload = Workload(str(folder), density=0.05, tokens=32, batch=2, arms=(arm,), **more)  # type: ignore[arg-type]
+    return plan(workload)
 
 
 def each(plan: Plan, gpus: int) -> dict[str, GpuPlan]:

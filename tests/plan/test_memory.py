@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import multiticket as mt
 from multiticket.plan.head import naive_head_bytes
 from multiticket.plan.memory import RESERVE, ArmPlan, plan
+from multiticket.plan.workload import Workload
 from multiticket.sparse.gradient import native
 from multiticket.sparse.gradient.factored import factors_under_hooks
 from multiticket.sparse.hooked import layers as hooked_layers
@@ -60,7 +61,7 @@ def planned(folder: str, arm: str, dtype: str, **settings: Any) -> ArmPlan:
         "device": "cpu",
         **settings,
     }
-    return plan(folder, arms=[arm], dtype=dtype, **settings).arms[0]
+    return plan(Workload(folder, arms=(arm,), dtype=dtype, **settings)).arms[0]
 
 
 def real(config: Any, dtype: str) -> Any:
@@ -256,7 +257,7 @@ def test_qwen2_5_at_one_percent_stays_below_2_25_bytes_a_parameter(
         num_key_value_heads=2,
         tie_word_embeddings=True,
     ).save_pretrained(tmp_path)
-    whole = plan(str(tmp_path), arms=["ticket"], batch=4, tokens=512)
+    whole = plan(Workload(str(tmp_path), arms=("ticket",), batch=4, tokens=512))
     assert 2 < whole.arms[0].state / whole.parameters <= 2.25
 
 
@@ -430,7 +431,7 @@ def test_a_naive_head_needs_the_logits_four_times(dtype: torch.dtype) -> None:
 def test_only_a_trained_head_needs_a_gradient_of_its_width(tmp_path: Path) -> None:
     config = SHAPES["qwen2-tied"]
     config.save_pretrained(tmp_path)
-    arms = {arm.arm: arm for arm in plan(str(tmp_path), density=0.1, tokens=TOKENS).arms}
+    arms = {arm.arm: arm for arm in plan(Workload(str(tmp_path), density=0.1, tokens=TOKENS)).arms}
     gradient = config.vocab_size * config.hidden_size * 4
     assert arms["full"].logits_fused - arms["lora"].logits_fused == gradient
     assert arms["ticket"].logits_naive == arms["lora"].logits_naive
@@ -471,8 +472,8 @@ def test_twice_the_batch_takes_twice_the_activations(shape: tuple[str, Any]) -> 
     [
         ({"dtype": "int8"}, "no dtype 'int8'"),
         ({"device": "tpu"}, "no device 'tpu'"),
-        ({"arms": ["full", "half"]}, "full, ticket, lora"),
-        ({"arms": []}, "full, ticket, lora"),
+        ({"arms": ("full", "half")}, "full, ticket, lora"),
+        ({"arms": ()}, "full, ticket, lora"),
         ({"density": 0.0}, "density must be above 0"),
         ({"tokens": 0}, "tokens must be at least 1"),
         ({"completions": -1}, "completions must be at least 1"),
@@ -483,18 +484,18 @@ def test_twice_the_batch_takes_twice_the_activations(shape: tuple[str, Any]) -> 
 def test_mistakes_are_told_in_a_sentence(settings: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     SHAPES["llama"].save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=sentence):
-        plan(str(tmp_path), **settings)
+        plan(Workload(str(tmp_path), **settings))
 
 
 def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no config\.json"):
-        plan(str(tmp_path))
+        plan(Workload(str(tmp_path)))
 
 
 def test_a_model_that_is_no_language_model_is_refused(tmp_path: Path) -> None:
     hf.ViTConfig(hidden_size=16, num_hidden_layers=1).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="not a causal language model"):
-        plan(str(tmp_path))
+        plan(Workload(str(tmp_path)))
 
 
 def test_lora_that_peft_refuses_is_told(tmp_path: Path) -> None:

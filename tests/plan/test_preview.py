@@ -18,6 +18,7 @@ from multiticket.mask import Mask, MaskRule
 from multiticket.models import load_model
 from multiticket.plan.memory import plan
 from multiticket.plan.preview import preview
+from multiticket.plan.workload import Workload
 from multiticket.train.recipe import grpo_config
 from multiticket.train.rewards import reward_function
 from multiticket.train.trainer import RLVRTrainer
@@ -47,9 +48,8 @@ def test_trained_positions_and_memory_are_those_of_the_mask_and_the_plan(
     assert (found["trained"], found["parameters"]) == (mask.nnz, everywhere.numel)
     assert found["memory"]["moments"] == 2 * 4 * mask.nnz
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    planned = plan(
-        str(without_weights), 0.1, 7, 16, "float32", ("ticket",), padded=True, completions=512, device=device
-    )
+    asked: dict[str, Any] = {"density": 0.1, "tokens": 7, "batch": 16, "dtype": "float32", "padded": True}
+    planned = plan(Workload(str(without_weights), arms=("ticket",), completions=512, device=device, **asked))
     whole = _preview(without_weights, density=0.1)["memory"]
     assert {name: whole[name] for name in asdict(planned.arms[0])} == asdict(planned.arms[0])
     assert found["memory"]["activations"] < whole["activations"]  # what only the other layers' gradients need

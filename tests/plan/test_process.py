@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from multiticket import arms
 from multiticket.plan.fitting import what_fits
 from multiticket.plan.head import fused_head_bytes
 from multiticket.plan.memory import RESERVE, plan
+from multiticket.plan.workload import Workload
 from multiticket.sparse.autograd.fused_head import use_sparse_head
 from multiticket.train.shared_groups import after_prompts
 
@@ -84,10 +86,11 @@ def test_prompts_computed_once_save_what_is_planned(tmp_path: Path) -> None:
         continued = after_prompts(model, ids[:, :before], attended[:, :before], first, which)
         continued(input_ids=ids[:, before:], attention_mask=attended[:, before:])
     measured = sum(t.untyped_storage().nbytes() for at, t in seen.items() if at not in own)
-    asked: dict[str, Any] = {"dtype": "float32", "arms": ["full"], "device": "cpu", "padded": True}
+    asked: dict[str, Any] = {"dtype": "float32", "arms": ("full",), "device": "cpu", "padded": True}
     asked |= {"tokens": prompt + completion, "batch": rows}
     alone, shared = (
-        plan(str(tmp_path), **asked, prompts=prompts).arms[0] for prompts in (None, (groups, prompt))
+        plan(Workload(str(tmp_path), **asked, prompts=prompts)).arms[0]
+        for prompts in (None, (groups, prompt))
     )
     assert shared.activations < 0.6 * alone.activations
     assert shared.activations == pytest.approx(measured, rel=0.15)
@@ -95,18 +98,18 @@ def test_prompts_computed_once_save_what_is_planned(tmp_path: Path) -> None:
 
 def test_what_fits_is_the_largest_batch_that_does(tmp_path: Path) -> None:
     config().save_pretrained(tmp_path)
-    asked: dict[str, Any] = {"batch": 12, "tokens": 64, "arms": ("ticket",), "density": 0.1}
+    workload = Workload(str(tmp_path), batch=12, tokens=64, arms=("ticket",), density=0.1)
     peaks: dict[tuple[int, bool], int] = {}
     for batch in (1, 2, 3, 4, 6, 12):
         for checkpointing in (False, True):
-            tried = {**asked, "batch": batch, "completions": 12, "gradient_checkpointing": checkpointing}
-            peaks[batch, checkpointing] = plan(str(tmp_path), **tried).arms[0].peak
+            tried = replace(workload, batch=batch, completions=12, gradient_checkpointing=checkpointing)
+            peaks[batch, checkpointing] = plan(tried).arms[0].peak
     most = peaks[4, False]
     larger = max(batch for batch, checkpointing in peaks if checkpointing and peaks[batch, True] <= most)
     assert larger > 4
-    found = what_fits(str(tmp_path), RESERVE + most, asked)
+    found = what_fits(workload, RESERVE + most)
     assert found == [(4, False, most), (larger, True, peaks[larger, True])]
-    assert what_fits(str(tmp_path), RESERVE, asked) == []
+    assert what_fits(workload, RESERVE) == []
 
 
 def test_the_process_of_a_run_takes_what_was_planned(tmp_path: Path) -> None:

@@ -110,7 +110,9 @@ class AdapterArm(Arm):
         rank = config.lora_rank or max(1, round(mask.nnz / max(1, values_per_rank(model))))
         adapted = self._adapt(model, rank, config, low_cpu_mem_usage=True)
         trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-        return adapted, count_state(held, adapted.buffers(), trained, values=storage_bytes(trained))
+        return adapted, count_state(
+            held, adapted.buffers(), trained, values=storage_bytes(trained), rank=rank
+        )
 
     def kept_dtype(self, config: RunConfig) -> str:
         return "float32"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,26 +94,28 @@ def plan(
     from multiticket.plan import memory as planning
     from multiticket.plan.fitting import in_words, what_fits
     from multiticket.plan.gpus import on_gpus
+    from multiticket.plan.workload import Workload
 
     model = one_model(model_argument, model)
     if model is None:
         raise ValueError("Give a model: multiticket plan MODEL.")
     refuse_unwritable(json)
     size = None if gpu_memory is None else parse_memory(gpu_memory)
-    chosen = [arm.strip() for arm in arms.split(",")]
-    asked = {
-        "density": density,
-        "tokens": tokens,
-        "batch": batch,
-        "dtype": dtype,
-        "lora_rank": lora_rank,
-        "gradient_checkpointing": gradient_checkpointing,
-        "padded": padded,
-        "completions": completions,
-        "device": device,
-        "quantised": quantised,
-    }
-    planned = planning.plan(model, arms=chosen, **asked)  # type: ignore[arg-type]
+    workload = Workload(
+        model=model,
+        density=density,
+        tokens=tokens,
+        batch=batch,
+        dtype=dtype,
+        arms=tuple(arm.strip() for arm in arms.split(",")),
+        lora_rank=lora_rank,
+        gradient_checkpointing=gradient_checkpointing,
+        padded=padded,
+        completions=completions,
+        device=device,
+        quantised=quantised,
+    )
+    planned = planning.plan(workload)
     shared = [on_gpus(planned, arm, gpus) if gpus > 1 else () for arm in planned.arms]
     told = planned.to_json(size)
     for arm, found in zip(told["arms"], shared, strict=True):
@@ -120,9 +123,8 @@ def plan(
     notes = []
     for arm, one in zip(told["arms"], planned.arms, strict=True):
         fits = size is None or one.fits(size)
-        ways = [] if size is None or fits else what_fits(model, size, {**asked, "arms": [one.arm]})
-        names = ("batch", "gradient_checkpointing", "peak")
-        arm["fits_with"] = [dict(zip(names, way, strict=True)) for way in ways]
+        ways = [] if size is None or fits else what_fits(replace(workload, arms=(one.arm,)), size)
+        arm["fits_with"] = [way._asdict() for way in ways]
         if not fits:
             notes.append(f"{one.arm} fits with {in_words(ways, '--batch', '--gradient-checkpointing')}.")
     give({**told, "gpus": gpus}, json, lambda: _print(planned, size, gpus, shared, notes))
@@ -138,14 +140,15 @@ def _print(
     from multiticket.plan.memory import ASSUMPTIONS
     from multiticket.research.report.tables import wide_console
 
-    details = [f"{plan.batch} x {plan.tokens} tokens", plan.dtype, f"{plan.completions} completions at once"]
-    details += [f"quantised to {plan.quantised}"] if plan.quantised else []
-    details += ["padded rows"] * plan.padded + ["gradient checkpointing"] * plan.gradient_checkpointing
-    title = f"{plan.model}: {plan.parameters:,} parameters, {', '.join(details)}"
+    of = plan.workload
+    details = [f"{of.batch} x {of.tokens} tokens", of.dtype, f"{of.at_once} completions at once"]
+    details += [f"quantised to {of.quantised}"] if of.quantised else []
+    details += ["padded rows"] * of.padded + ["gradient checkpointing"] * of.gradient_checkpointing
+    title = f"{of.model}: {plan.parameters:,} parameters, {', '.join(details)}"
     table = Table(title=title, box=box.SIMPLE, title_justify="left")
     table.add_column("memory")
     for arm in plan.arms:
-        table.add_column(ARMS[arm.arm].title(plan.density, arm.lora_rank), justify="right")
+        table.add_column(ARMS[arm.arm].title(of.density, arm.lora_rank), justify="right")
     table.add_row("trained values", *(f"{arm.trained:,}" for arm in plan.arms), end_section=True)
     for name, label in ROWS:
         amounts = [getattr(arm, name) for arm in plan.arms]

@@ -8,7 +8,6 @@ flash path, as it does on a CPU and on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +20,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from multiticket.arms.state import held_tensors
 from multiticket.train.allocator import LARGEST_KEPT
-from multiticket.train.shared_groups import PAYS
 
 FULL_ROWS = "multiticket_plan"
 """Attention implementation for batches without padding: no mask, so grouped keys and values are not repeated."""
@@ -32,10 +31,10 @@ PADDED_ROWS = "multiticket_plan_padded"
 
 @dataclass
 class Saved:
-    """Bytes that autograd saves; each storage once, what the model itself holds (weights, buffers) not at all."""
+    """Bytes that autograd saves, each storage once."""
 
     held: set[int]
-    """Addresses of the storages that do not count."""
+    """Addresses of the storages that do not count: weights and buffers."""
     storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
     bytes: int = 0
     largest_layer: int = 0
@@ -56,51 +55,9 @@ class Saved:
 
 
 def saved_by_forward(model: nn.Module, batch: int, tokens: int) -> Saved:
-    """What one forward pass over ``batch`` rows of ``tokens`` tokens saves for the backward pass, logits included.
-
-    The output itself is not counted unless the backward pass needs it. ``model`` is on the meta device or a real one.
-    """
-    device = next(model.parameters()).device
+    """What one forward pass over ``batch`` rows of ``tokens`` tokens saves for the backward pass, and no more of its
+    output than that needs. ``model`` is on the meta device or a real one."""
     saved = Saved({tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())})
-    hooks = [
-        hook
-        for layer in model.modules()
-        if isinstance(layer, GradientCheckpointingLayer)
-        for hook in _watch(layer, saved)
-    ]
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-            model(**inputs(batch, tokens, device), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return saved
-
-
-def share_of_tokens(batch: int, tokens: int, prompts: int, prompt: int) -> float:
-    """How many of a batch's tokens a pass on a CPU computes, which takes each different prompt once where that pays.
-
-    Args:
-        prompts, prompt: how many different ones, and tokens of each.
-    """
-    share = (prompts * (prompt - 1) + batch * (tokens - prompt + 1)) / (batch * tokens)
-    return share if share <= PAYS else 1.0
-
-
-def cache_bytes(model: nn.Module, tokens: int) -> int:
-    """Bytes of the generation cache of one sequence of ``tokens`` tokens (keys and values, or a recurrent state)."""
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        output = model(**inputs(1, tokens, device), use_cache=True)
-    cache = output.get("past_key_values", output.get("cache_params"))
-    if cache is None:
-        raise NotImplementedError("it returns no generation cache")
-    layers = getattr(cache, "layers", [cache])
-    return sum({id(t): t.nbytes for layer in layers for t in _tensors(vars(layer))}.values())
-
-
-def _watch(layer: nn.Module, saved: Saved) -> list[Any]:
-    """Hooks that note how much ``layer`` adds to ``saved``."""
     before: list[int] = []
 
     def enter(*_: Any) -> None:
@@ -109,24 +66,31 @@ def _watch(layer: nn.Module, saved: Saved) -> list[Any]:
     def leave(*_: Any) -> None:
         saved.largest_layer = max(saved.largest_layer, saved.bytes - before.pop())
 
-    return [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    hooks = [layer.register_forward_pre_hook(enter) for layer in layers]
+    hooks += [layer.register_forward_hook(leave) for layer in layers]
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+        model(**inputs(model, batch, tokens), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return saved
 
 
-def inputs(batch: int, tokens: int, device: torch.device) -> dict[str, Tensor]:
+def cache_bytes(model: nn.Module, tokens: int) -> int:
+    """Bytes of the generation cache of one sequence of ``tokens`` tokens (keys and values, or a recurrent state)."""
+    with torch.no_grad():
+        output = model(**inputs(model, 1, tokens), use_cache=True)
+    cache = output.get("past_key_values", output.get("cache_params"))
+    if cache is None:
+        raise NotImplementedError("it returns no generation cache")
+    layers = [vars(layer) for layer in getattr(cache, "layers", [cache])]
+    return sum({id(tensor): tensor.nbytes for _, tensor in held_tensors("", layers, set())}.values())
+
+
+def inputs(model: nn.Module, batch: int, tokens: int) -> dict[str, Tensor]:
     """What a forward pass reads: rows without padding, of one token."""
-    ids = torch.zeros(batch, tokens, dtype=torch.long, device=device)
+    ids = torch.zeros(batch, tokens, dtype=torch.long, device=next(model.parameters()).device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
 
 
 class _Flash(TorchFunctionMode):
@@ -137,24 +101,14 @@ class _Flash(TorchFunctionMode):
         return chosen(*args, **(kwargs or {}))
 
 
-def _flash(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
+def _flash(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
     """Attention as flash kernels do it: query, key, value, output and one fp32 number a row and head are saved."""
-    if dropout_p or query.shape[-1] != value.shape[-1]:  # not for the flash kernel of the CPU
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-        )
-    bias = None if attn_mask is None else attn_mask.to(query.dtype)
+    if options.get("dropout_p") or query.shape[-1] != value.shape[-1]:  # not for the flash kernel of the CPU
+        return F.scaled_dot_product_attention(query, key, value, **options)
+    causal, mask, scale = (options.get(name) for name in ("is_causal", "attn_mask", "scale"))
+    bias = None if mask is None else mask.to(query.dtype)
     operator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return operator(query, key, value, dropout_p, is_causal, attn_mask=bias, scale=scale)[0]
+    return operator(query, key, value, 0.0, bool(causal), attn_mask=bias, scale=scale)[0]
 
 
 def _attention(*args: Any, **kwargs: Any) -> Any:

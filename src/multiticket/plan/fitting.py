@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
 from multiticket.plan.memory import plan
+from multiticket.plan.workload import Workload
+
+
+class Way(NamedTuple):
+    """Settings that fit, and their peak in bytes."""
+
+    batch: int
+    gradient_checkpointing: bool
+    peak: int
 
 
 def machine_memory() -> int | None:
@@ -20,30 +31,31 @@ def machine_memory() -> int | None:
         return None
 
 
-def what_fits(model: str, memory: int, asked: dict[str, Any]) -> list[tuple[int, bool, int]]:
-    """(batch, gradient checkpointing, peak in bytes) of the largest batch that fits, without and with checkpointing.
+def what_fits(workload: Workload, memory: int) -> list[Way]:
+    """The largest batch of a workload of one arm that fits ``memory`` bytes, without and with checkpointing.
 
-    Args:
-        memory: in bytes.
-        asked: what ``plan`` was asked beside the model, for one arm. Batches are divisors of the one in it; with
-            checkpointing already, only that is tried.
+    Batches are divisors of the workload's; with checkpointing already, only that is tried.
     """
     found = []
-    for checkpointing in sorted({bool(asked.get("gradient_checkpointing")), True}):
-        for batch in (b for b in range(asked["batch"], 0, -1) if asked["batch"] % b == 0):
-            completions = asked.get("completions") or asked["batch"]
-            tried = {"batch": batch, "gradient_checkpointing": checkpointing, "completions": completions}
-            arm = plan(model, **{**asked, **tried}).arms[0]
+    for checkpointing in sorted({workload.gradient_checkpointing, True}):
+        for batch in (size for size in range(workload.batch, 0, -1) if workload.batch % size == 0):
+            tried = replace(
+                workload,
+                batch=batch,
+                gradient_checkpointing=checkpointing,
+                completions=workload.at_once,
+            )
+            (arm,) = plan(tried).arms
             if arm.fits(memory):
-                found.append((batch, checkpointing, arm.peak))
+                found.append(Way(batch, checkpointing, arm.peak))
                 break
     return found
 
 
-def in_words(found: list[tuple[int, bool, int]], batch: str, checkpointing: str) -> str:
-    """What ``what_fits`` found, by the names of its settings."""
-    ways = [
-        f"{batch} {rows}{f' and {checkpointing}' * again} ({peak / 2**30:.1f} GiB)"
-        for rows, again, peak in found
+def in_words(ways: Iterable[Way], batch: str, checkpointing: str) -> str:
+    """The ways, by what their settings are called."""
+    said = [
+        f"{batch} {way.batch}{f' and {checkpointing}' * way.gradient_checkpointing} ({way.peak / 2**30:.1f} GiB)"
+        for way in ways
     ]
-    return ", or ".join(ways) or "no batch"
+    return ", or ".join(said) or "no batch"

@@ -49,7 +49,7 @@ def on_gpus(plan: Plan, arm: ArmPlan, gpus: int) -> tuple[GpuPlan, ...]:
     """
     if gpus < 1:
         raise ValueError(f"gpus must be at least 1, but is {gpus}.")
-    if plan.quantised is not None:
+    if plan.workload.quantised is not None:
         return (_ddp(arm, gpus),)
     return _ddp(arm, gpus), _fsdp2(arm, gpus, plan.units)
 

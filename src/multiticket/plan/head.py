@@ -13,7 +13,7 @@ TILE = (4096, 32768)
 
 
 def fused_head_bytes(arm: Arm, device: str, tokens: int, vocabulary: int, width: int, itemsize: int) -> int:
-    """TRL's fused head, a tile of logits at a time.
+    """TRL's fused head, a tile of logits at a time; of a ticket's, a block of words in fp32 in its place.
 
     A GPU's kernel works in the tile itself, in the weights' dtype. On a CPU torch does its work, with seven fp32
     tensors and one of bytes beside it.
@@ -25,7 +25,8 @@ def fused_head_bytes(arm: Arm, device: str, tokens: int, vocabulary: int, width:
         tile=a_word * min(vocabulary, words),
         hidden=tokens * width * (itemsize + 4),
         gradient=vocabulary * width * 4,
-        block=masked_head_bytes(tokens, width, rows, a_word),
+        block=rows * (2 * width * 4 + a_word)
+        + tokens * width * 4,  # weights, gradient, logits; hidden states
     )
 
 
@@ -33,9 +34,3 @@ def naive_head_bytes(tokens: int, vocabulary: int, itemsize: int) -> int:
     """Whole logits at the backward pass: (tokens, vocabulary) in the weights' dtype, and in fp32 the log-softmax, the
     gradient that arrives at it and the one that leaves it."""
     return tokens * vocabulary * (itemsize + 3 * 4)
-
-
-def masked_head_bytes(tokens: int, width: int, rows: int, a_word: int) -> int:
-    """For a ticket, a block of ``rows`` words at a time: its weights and their gradient in fp32, its logits of
-    ``a_word`` bytes a word, and the hidden states in fp32."""
-    return rows * (width * 2 * 4 + a_word) + tokens * width * 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from multiticket.errors import why_not_loaded
 from multiticket.generate.prompts import prompt_texts
 from multiticket.plan.fitting import in_words, machine_memory, what_fits
 from multiticket.plan.memory import ArmPlan, plan
-from multiticket.train.recipe import grpo_config
-
-ITEMSIZE = {"float32": 4, "bfloat16": 2}
+from multiticket.plan.workload import Workload
+from multiticket.runs.folder import RunFolder
+from multiticket.train.setup import most_tokens, refuse_early
 
 
 def preview(config: RunConfig, output: Path) -> dict[str, Any]:
@@ -31,46 +30,42 @@ def preview(config: RunConfig, output: Path) -> dict[str, Any]:
     """
     tokenizer = _tokenizer(config.model)
     task = tasks.asked(tasks.get(config.task), tokenizer, config.asking)
-    completion = config.max_completion_tokens or task.max_completion_tokens
-    grpo_config(config, output / "checkpoints", completion)
+    refuse_early(config, RunFolder(output), task)
+    completion = most_tokens(config, task)
     prompts = {split: _prompt_tokens(task, split, tokenizer) for split in ("train", config.eval.split)}
     longest = max(prompts["train"])
-    steps = work(config, len(prompts["train"]), longest, completion)
-    asked: dict[str, Any] = {
-        "density": config.density,
-        "tokens": longest + completion,
-        "batch": config.micro_batch,
-        "dtype": config.dtype,
-        "arms": (config.arm,),
-        "gradient_checkpointing": _checkpoints_activations(config),
-        "padded": True,
-        "completions": _completions_at_once(config, max(map(max, prompts.values())) + completion),
-        "make_mask": lambda model: mask_by_shapes(model, config),
-        "lora_rank": config.lora_rank,
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "masters": False,
-        "prompts": (min(config.micro_batch, config.rollouts // config.group), longest),
-    }
-    planned = plan(config.model, **asked)
-    arm = planned.arms[0]
-    settings = config.model_dump(mode="json")
+    workload = Workload(
+        model=config.model,
+        density=config.density,
+        tokens=longest + completion,
+        batch=config.micro_batch,
+        dtype=config.dtype,
+        arms=(config.arm,),
+        lora_rank=config.lora_rank,
+        gradient_checkpointing=any(
+            config.grpo.get(f"{what}_checkpointing") for what in ("gradient", "activation")
+        ),
+        padded=True,
+        completions=_completions_at_once(config, max(map(max, prompts.values())) + completion),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        make_mask=lambda model: mask_by_shapes(model, config),
+        masters=False,
+        prompts=(min(config.micro_batch, config.rollouts // config.group), longest),
+    )
+    planned = plan(workload)
+    (arm,) = planned.arms
+    kept = getattr(torch, arms.get(config.arm).kept_dtype(config))
     return {
         "output": str(output),
-        "settings": settings,
+        "settings": config.model_dump(mode="json"),
         "changed": changed(config),
         "parameters": planned.parameters,
         "trained": arm.trained,
-        "trained_bytes": arm.trained * ITEMSIZE[arms.get(config.arm).kept_dtype(config)],
-        "memory": {
-            **asdict(arm),
-            "state": arm.state,
-            "training": arm.training,
-            "generation": arm.generation,
-            "peak": arm.peak,
-        },
-        "work": steps,
-        "evaluation": evaluation_work(config, prompts[config.eval.split], completion),
-        "notes": [*notes(config), *_what_fits(config, asked, arm)],
+        "trained_bytes": arm.trained * kept.itemsize,
+        "memory": arm.to_json(),
+        "work": work(config, len(prompts["train"]), longest, completion),
+        "evaluation": evaluation_work(config, len(prompts[config.eval.split]), completion),
+        "notes": [*notes(config), *_what_fits(workload, arm)],
     }
 
 
@@ -82,17 +77,8 @@ def changed(config: RunConfig) -> list[str]:
 
 
 def work(config: RunConfig, problems: int, longest_prompt: int, completion: int) -> dict[str, Any]:
-    """What the training does: counts, and tokens at most (every prompt the longest, every completion cut off).
-
-    Raises:
-        ValueError: the task has fewer problems than a step takes.
-    """
+    """What the training does: counts, and tokens at most (every prompt the longest, every completion cut off)."""
     a_step = config.rollouts // config.group
-    if problems < a_step:
-        raise ValueError(
-            f"A step takes {a_step} problems (rollouts / group) and task {config.task} has {problems} to train on: "
-            "lower rollouts or raise group."
-        )
     rollouts = config.steps * config.rollouts
     return {
         "optimiser_steps": config.steps,
@@ -109,9 +95,9 @@ def work(config: RunConfig, problems: int, longest_prompt: int, completion: int)
     }
 
 
-def evaluation_work(config: RunConfig, prompt_tokens: list[int], completion: int) -> dict[str, Any]:
+def evaluation_work(config: RunConfig, problems: int, completion: int) -> dict[str, Any]:
     """The two measurements, before and after: completions and tokens at most, of both together."""
-    problems = min(config.eval.problems or len(prompt_tokens), len(prompt_tokens))
+    problems = min(config.eval.problems or problems, problems)
     completions = 2 * problems * (config.eval.samples + 1)
     return {
         "split": config.eval.split,
@@ -138,18 +124,14 @@ def _completions_at_once(config: RunConfig, tokens: int) -> int:
     return max(config.rollouts, min(asked, max(1, config.eval.batch_tokens // tokens)))
 
 
-def _what_fits(config: RunConfig, asked: dict[str, Any], arm: ArmPlan) -> list[str]:
+def _what_fits(workload: Workload, arm: ArmPlan) -> list[str]:
     """Where this machine has not enough memory: the settings nearest to the run's with which it has."""
     memory = machine_memory()
     if memory is None or arm.fits(memory):
         return []
-    ways = in_words(what_fits(config.model, memory, asked), "micro_batch", "gradient_checkpointing")
+    ways = in_words(what_fits(workload, memory), "micro_batch", "gradient_checkpointing")
     said = f"This needs {arm.peak / 2**30:.1f} GiB, and this machine has {memory / 2**30:.1f} GiB"
     return [f"{said}. It fits with {ways}."]
-
-
-def _checkpoints_activations(config: RunConfig) -> bool:
-    return any(bool(config.grpo.get(f"{what}_checkpointing")) for what in ("gradient", "activation"))
 
 
 def _prompt_tokens(task: Any, split: str, tokenizer: Any) -> list[int]:

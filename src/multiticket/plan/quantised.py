@@ -17,18 +17,9 @@ BYTES: dict[str, Callable[[nn.Linear], float]] = {
 
 
 def quantised_bytes(model: Any, quantised: str) -> tuple[int, int]:
-    """How much smaller the model's weights are when quantised, and the largest copy that a product is made with.
-
-    Args:
-        model: on any device, with dense weights in the dtype that it computes in.
-        quantised: a format of ``BYTES``.
-
-    Raises:
-        ValueError: there is no such format.
-    """
-    if quantised not in BYTES:
-        raise ValueError(f"There is no format {quantised!r} to plan for; give {' or '.join(BYTES)}.")
+    """How much smaller a dense model's weights are in a format of ``BYTES``, and the largest copy that a product is
+    made with, in the dtype it computes in."""
     head = model.get_output_embeddings()
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not head]
-    dense = [layer.weight.numel() * layer.weight.itemsize for layer in layers]
+    dense = [layer.weight.nbytes for layer in layers]
     return round(sum(dense) - sum(map(BYTES[quantised], layers))), max(dense, default=0)

@@ -61,7 +61,7 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
     Raises:
         ValueError: for settings that do not fit the task, the model, or what is installed.
     """
-    _check(config, folder, task)
+    refuse_early(config, folder, task)
     strategy = strategy_of(ranks, config, progress.note)
     model, tokenizer = load_model(config.model, config.dtype)
     origin = dequantised_from(config.model)
@@ -71,7 +71,7 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
         )
     task = tasks.asked(task, tokenizer, config.asking)
     problems = rendered(task.problems("train"), tokenizer, task)
-    tokens = _most_tokens(config, task)
+    tokens = most_tokens(config, task)
     long = refuse_too_long(problems["prompt"], tokenizer, model, "train", tokens)
     if long is not None:
         progress.note(long)
@@ -104,9 +104,9 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
     )
 
 
-def _check(config: RunConfig, folder: RunFolder, task: Any) -> None:
-    """Refuse what can be refused before a model is loaded."""
-    options = grpo_config(config, folder.checkpoints.path, _most_tokens(config, task))
+def refuse_early(config: RunConfig, folder: RunFolder, task: Any) -> None:
+    """Raises ValueError for what can be refused before a model is loaded."""
+    options = grpo_config(config, folder.checkpoints.path, most_tokens(config, task))
     available, needed = len(task.problems("train")), config.rollouts // config.group
     if available < needed:
         raise ValueError(
@@ -134,7 +134,8 @@ def _check_same_for_all(prepared: Prepared, ranks: Ranks) -> None:
         )
 
 
-def _most_tokens(config: RunConfig, task: Any) -> int:
+def most_tokens(config: RunConfig, task: Any) -> int:
+    """Of a completion."""
     return int(config.max_completion_tokens or task.max_completion_tokens)
 
 

@@ -46,6 +46,13 @@ def can_share(model: Any) -> bool:
     )
 
 
+def share_of_tokens(prompts: int, prompt: int, rows: int, tokens: int) -> float:
+    """How many of a pass's (rows, tokens) are computed where each of so many different prompts, of so many tokens, is
+    taken once; 1 where that does not pay."""
+    shared, whole = prompts * (prompt - 1) + rows * (tokens - prompt + 1), rows * tokens
+    return shared / whole if shared <= PAYS * whole else 1.0
+
+
 def prompts_of(ids: Tensor, attention: Tensor, tokens: int) -> tuple[Tensor, Tensor] | None:
     """The rollout that stands for each different prompt (prompts,), and each rollout's prompt (rollouts,).
 
@@ -60,8 +67,7 @@ def prompts_of(ids: Tensor, attention: Tensor, tokens: int) -> tuple[Tensor, Ten
         return None
     both = torch.cat([ids[:, :width], attention[:, :width]], dim=1)
     different, which = torch.unique(both, dim=0, return_inverse=True)
-    shared = len(different) * (width - 1) + len(ids) * (tokens + 1)
-    if shared > PAYS * ids.numel():
+    if share_of_tokens(len(different), width, *ids.shape) == 1:
         return None
     first = torch.empty(len(different), dtype=torch.long, device=ids.device)
     first[which.flip(0)] = torch.arange(len(ids) - 1, -1, -1, device=ids.device)
