@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +40,13 @@ def load_model(
             f"There is no folder {name}: give a shipped base, a checkpoint folder, or a hub name."
         )
     at = {"revision": revision} if revision is not None and not Path(place).is_dir() else {}
-    try:
+    with reading("load the model", name):
         tokenizer: Any = AutoTokenizer.from_pretrained(
             place, padding_side="left", truncation_side="left", **at
         )
         commit = None if Path(place).is_dir() else _commit_in_cache(place, revision)
         at = at if commit is None else {"revision": commit}  # both of one commit
         model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), **at)
-    except (OSError, ValueError, KeyError) as error:
-        if name in KNOWN:
-            raise ValueError(f"{name} is not here: {both_ways(name)}; {why_not_loaded(error)}.") from None
-        known = ", ".join(bases.names())
-        raise ValueError(
-            f"Cannot load the model {name!r}: give a shipped base ({known}), a checkpoint folder, or a hub name; "
-            f"{why_not_loaded(error)}."
-        ) from None
     if commit is not None:
         model.config._commit_hash = commit  # as transformers called it while it kept it
     if tokenizer.pad_token is None:
@@ -60,6 +54,21 @@ def load_model(
     if torch.cuda.is_available():
         model.to("cuda")
     return model, tokenizer
+
+
+@contextmanager
+def reading(what: str, name: str) -> Iterator[None]:
+    """Where transformers cannot do `what` with a model, a ValueError that says what else to give."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        if name in KNOWN:
+            raise ValueError(f"{name} is not here: {both_ways(name)}; {why_not_loaded(error)}.") from None
+        known = ", ".join(bases.names())
+        raise ValueError(
+            f"Cannot {what} {name!r}: give a shipped base ({known}), a model's folder, or a hub name; "
+            f"{why_not_loaded(error)}."
+        ) from None
 
 
 def _commit_in_cache(name: str, revision: str | None) -> str | None:

@@ -94,21 +94,19 @@ def inputs(model: nn.Module, batch: int, tokens: int) -> dict[str, Tensor]:
 
 
 class _Flash(TorchFunctionMode):
-    """Sends ``scaled_dot_product_attention`` to the flash operator."""
+    """Attention as flash kernels do it: query, key, value, output and one fp32 number a row and head are saved."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        chosen = _flash if func is F.scaled_dot_product_attention else func
-        return chosen(*args, **(kwargs or {}))
-
-
-def _flash(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-    """Attention as flash kernels do it: query, key, value, output and one fp32 number a row and head are saved."""
-    if options.get("dropout_p") or query.shape[-1] != value.shape[-1]:  # not for the flash kernel of the CPU
-        return F.scaled_dot_product_attention(query, key, value, **options)
-    causal, mask, scale = (options.get(name) for name in ("is_causal", "attn_mask", "scale"))
-    bias = None if mask is None else mask.to(query.dtype)
-    operator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return operator(query, key, value, 0.0, bool(causal), attn_mask=bias, scale=scale)[0]
+        options = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **options)
+        query, key, value = args
+        if options.get("dropout_p") or query.shape[-1] != value.shape[-1]:  # not for the CPU's flash kernel
+            return func(*args, **options)
+        causal, mask, scale = (options.get(name) for name in ("is_causal", "attn_mask", "scale"))
+        bias = None if mask is None else mask.to(query.dtype)
+        operator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return operator(query, key, value, 0.0, bool(causal), attn_mask=bias, scale=scale)[0]
 
 
 def _attention(*args: Any, **kwargs: Any) -> Any:

@@ -36,20 +36,16 @@ def what_fits(workload: Workload, memory: int) -> list[Way]:
 
     Batches are divisors of the workload's; with checkpointing already, only that is tried.
     """
-    found = []
+    batches = [size for size in range(workload.batch, 0, -1) if workload.batch % size == 0]
+    ways = []
     for checkpointing in sorted({workload.gradient_checkpointing, True}):
-        for batch in (size for size in range(workload.batch, 0, -1) if workload.batch % size == 0):
-            tried = replace(
-                workload,
-                batch=batch,
-                gradient_checkpointing=checkpointing,
-                completions=workload.at_once,
-            )
-            (arm,) = plan(tried).arms
+        changed = replace(workload, gradient_checkpointing=checkpointing, completions=workload.at_once)
+        for batch in batches:
+            (arm,) = plan(replace(changed, batch=batch)).arms
             if arm.fits(memory):
-                found.append(Way(batch, checkpointing, arm.peak))
+                ways.append(Way(batch, checkpointing, arm.peak))
                 break
-    return found
+    return ways
 
 
 def in_words(ways: Iterable[Way], batch: str, checkpointing: str) -> str:

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from multiticket.arms.facts import ARMS
-from multiticket.plan.memory import RESERVE, ArmPlan, Plan
-from multiticket.plan.units import Units
+from multiticket.plan.memory import RESERVE, ArmPlan, Plan, Units
 
 ASSUMPTIONS = (
     "Several GPUs: batch and completions are those of each. DDP keeps a second copy of the gradients, in which it "
@@ -42,11 +41,7 @@ class GpuPlan:
 
 
 def on_gpus(plan: Plan, arm: ArmPlan, gpus: int) -> tuple[GpuPlan, ...]:
-    """Each strategy, of an arm on `gpus` of them. A quantised base is not shared by FSDP2.
-
-    Raises:
-        ValueError: `gpus` is below 1.
-    """
+    """Each strategy, of an arm on `gpus` (ValueError below 1). A quantised base is not shared by FSDP2."""
     if gpus < 1:
         raise ValueError(f"gpus must be at least 1, but is {gpus}.")
     if plan.workload.quantised is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from multiticket import arms
-from multiticket.arms.state import State
+from multiticket.arms.state import State, storage_bytes
 from multiticket.config import build
 from multiticket.errors import first_sentence
 from multiticket.generate.shared_prompts import keeps_all_tokens
@@ -15,7 +16,6 @@ from multiticket.mask import Mask
 from multiticket.plan.activations import cache_bytes, inputs, saved_by_forward
 from multiticket.plan.head import fused_head_bytes, naive_head_bytes
 from multiticket.plan.quantised import quantised_bytes
-from multiticket.plan.units import Units, units_of
 from multiticket.plan.workload import Workload
 from multiticket.sparse.gradient.factored import factors_under_hooks
 from multiticket.sparse.planned import planned_for
@@ -96,6 +96,18 @@ class ArmPlan(State):
 
 
 @dataclass(frozen=True)
+class Units:
+    """Bytes of the weights that FSDP2 gathers at a time."""
+
+    layers: int
+    """All layers together."""
+    largest: int
+    """The largest layer."""
+    rest: int
+    """Embedding, last norm and head, which stay whole through a pass."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """The memory of training one model in several ways."""
 
@@ -132,26 +144,32 @@ def plan(workload: Workload) -> Plan:
     Raises:
         ValueError: there is no such model, or its forward pass needs values.
     """
-    config = workload.configuration()
-    base = workload.build(config)
-    make_mask = workload.make_mask or (lambda model: Mask.random(model, workload.density))
-    mask = make_mask(base)
+    base = workload.build()
+    mask = workload.make_mask(base) if workload.make_mask else Mask.random(base, workload.density)
     try:
         with planned_for(workload.device):
             cache = cache_bytes(base, workload.tokens)
-            planned = [_plan_arm(arm, workload.build(config), mask, cache, workload) for arm in workload.arms]
+            planned = [_plan_arm(arm, deepcopy(base), mask, cache, workload) for arm in workload.arms]
     except (NotImplementedError, RuntimeError) as error:
         raise ValueError(
-            f"The forward pass of {config.model_type} cannot be planned without weights, so measure it instead: "
+            f"The forward pass of {base.config.model_type} cannot be planned without weights, so measure it instead: "
             f"{first_sentence(error)}."
         ) from error
     return Plan(
         workload=workload,
         parameters=sum(parameter.numel() for parameter in base.parameters()),
         nnz=mask.nnz,
-        units=units_of(base),
+        units=_units_of(base),
         arms=tuple(planned),
     )
+
+
+def _units_of(model: Any) -> Units:
+    """By the layers that transformers names; a model without any is one."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    sizes = [storage_bytes(layer.parameters()) for layer in layers or [model]]
+    return Units(sum(sizes), max(sizes), max(0, storage_bytes(model.parameters()) - sum(sizes)))
 
 
 def _plan_arm(name: str, model: Any, mask: Mask, cache: int, workload: Workload) -> ArmPlan:

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 from multiticket import arms, bases, tasks
 from multiticket.arms.masks import mask_by_shapes
 from multiticket.config import RunConfig, build
-from multiticket.errors import why_not_loaded
 from multiticket.generate.prompts import prompt_texts
+from multiticket.models import reading
 from multiticket.plan.fitting import in_words, machine_memory, what_fits
 from multiticket.plan.memory import ArmPlan, plan
 from multiticket.plan.workload import Workload
@@ -28,7 +28,8 @@ def preview(config: RunConfig, output: Path) -> dict[str, Any]:
     Raises:
         ValueError: for what the run itself would refuse, as far as that shows without the weights.
     """
-    tokenizer = _tokenizer(config.model)
+    with reading("read the tokenizer of", config.model):
+        tokenizer = AutoTokenizer.from_pretrained(bases.resolve(config.model))
     task = tasks.asked(tasks.get(config.task), tokenizer, config.asking)
     refuse_early(config, RunFolder(output), task)
     completion = most_tokens(config, task)
@@ -140,14 +141,3 @@ def _prompt_tokens(task: Any, split: str, tokenizer: Any) -> list[int]:
     if not texts:
         raise ValueError(f"The {split} split of task {task.name} has no problems.")
     return [len(ids) for ids in tokenizer(text=texts)["input_ids"]]
-
-
-def _tokenizer(model: str) -> Any:
-    place = bases.resolve(model)
-    try:
-        return AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"Cannot read the tokenizer of {model!r}, which is needed to count prompt tokens: give a shipped base "
-            f"({', '.join(bases.names())}), a checkpoint folder, or a hub name; {why_not_loaded(error)}."
-        ) from None

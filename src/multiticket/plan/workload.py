@@ -12,15 +12,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from multiticket import bases
 from multiticket.arms.facts import ARMS
-from multiticket.errors import first_sentence, why_not_loaded
+from multiticket.errors import first_sentence
 from multiticket.mask import Mask
+from multiticket.models import reading
 from multiticket.plan.activations import FULL_ROWS, PADDED_ROWS
 from multiticket.plan.quantised import BYTES
 
 
 @dataclass(frozen=True)
 class Workload:
-    """ValueError for an unknown name or a number out of bounds."""
+    """What to plan. ValueError for an unknown name or a number out of bounds."""
 
     model: str
     """A shipped base, a folder with a ``config.json``, or a name on the hub."""
@@ -74,23 +75,15 @@ class Workload:
         """Sequences generated at once."""
         return self.completions or self.batch
 
-    def configuration(self) -> Any:
-        """The model's. ValueError where it cannot be read."""
+    def build(self) -> Any:
+        """The model on the meta device, ready to train. ValueError where there is none, or it is no language model."""
         place = Path(bases.resolve(self.model)).expanduser()
         if self.model.startswith((".", "/", "~")) and not (place / "config.json").is_file():
             raise ValueError(
                 f"There is no config.json in {self.model}: give a shipped base, a model's folder, or a hub name."
             )
-        try:
-            return AutoConfig.from_pretrained(place.as_posix())
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(
-                f"Cannot read the configuration of {self.model!r}: give a shipped base ({', '.join(bases.names())}), "
-                f"a folder with a config.json, or a hub name; {why_not_loaded(error)}."
-            ) from None
-
-    def build(self, config: Any) -> Any:
-        """The model on the meta device, ready to train. ValueError where it is no causal language model."""
+        with reading("read the configuration of", self.model):
+            config = AutoConfig.from_pretrained(place.as_posix())
         try:
             with torch.device("meta"):
                 model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, self.dtype))
