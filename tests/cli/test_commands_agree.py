@@ -175,6 +175,52 @@ def test_a_runs_folder_is_taken_wherever_what_it_made_is(
         assert _run(capsys, "inspect", str(folder))[0] == 2
 
 
+def test_the_folder_of_a_run_stands_for_the_whole_model_that_it_made_wherever_a_model_is_given(
+    toy_runs: dict[str, Path], toy_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, base = tmp_path / "full", str(toy_model_folder)
+    shutil.copytree(toy_runs["full"], run)
+    ticket = str(tmp_path / "on" / "ticket.safetensors")
+
+    def found(*arguments: str) -> Any:
+        code, out, err = _run(capsys, *arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    assert found("diff", base, str(run)) == found("diff", base, str(run / "model"))
+    assert found("diff", str(run), "--model", base)["changed"] > 0
+    plans = [found("plan", str(place), "--batch", "1") for place in (run, run / "model")]
+    assert plans[0]["parameters"] == plans[1]["parameters"]
+    assert plans[0]["arms"] == plans[1]["arms"]
+    more = ["--steps", "1", "--rollouts", "16", "--group", "4", "--learning-rate", "0.01", *TASK]
+    trained = found("train", "--model", str(run), *more, "--output", str(tmp_path / "on"))
+    after = json.loads((run / "result.json").read_text())["eval"]["after"]
+    assert {name: trained["eval"]["before"][name] for name in ("pass@1", "greedy", "reward")} == {
+        name: after[name] for name in ("pass@1", "greedy", "reward")
+    }
+    assert found("inspect", ticket, str(run))["norms_of"] == "change"
+    scores = [found("eval", *words, "--ticket", ticket, *TASK) for words in ([str(run)], [])]
+    assert scores[0]["reward"] == scores[1]["reward"]
+    found("merge", ticket, "--model", str(run), "--output", str(tmp_path / "merged"))
+    assert _run(capsys, "merge", ticket, base, "--output", str(tmp_path / "none"))[0] == 2
+
+
+def test_a_run_that_made_no_whole_model_is_none(
+    toy_runs: dict[str, Path], toy_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, base = str(toy_runs["ticket"]), str(toy_model_folder)
+    for command in (
+        ["diff", base, run],
+        ["plan", run],
+        ["train", run, *TASK, "--output", str(tmp_path / "new")],
+        ["merge", run, run, "--output", str(tmp_path / "new")],
+    ):
+        code, _, err = _run(capsys, *command)
+        assert code == 2
+        assert f"makes no whole model: give its base, {base}" in err
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_run_that_has_made_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"arm": "ticket", "task": "arithmetic"}))
     code, _, err = _run(capsys, "eval", str(tmp_path))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from multiticket.bases.gguf import dequantised, facts_of, is_gguf
 from multiticket.bases.known import KNOWN, both_ways, place_of
+from multiticket.bases.of_run import model_of_run
 
 if TYPE_CHECKING:
     import torch
@@ -37,13 +38,15 @@ def path(name: str) -> Path:
 def resolve(name_or_path: str) -> str:
     """What `from_pretrained` reads: the folder of a shipped base or of a GGUF file's values, a hub name, or a path.
 
+    A run's folder stands for the whole model that the run made.
+
     Raises:
-        ValueError: for a GGUF file that is not there or cannot be read.
+        ValueError: for a GGUF file that is not there or cannot be read, and for a run that made no whole model.
     """
     if name_or_path in names():
         return str(path(name_or_path))
     place = place_of(name_or_path) if name_or_path in KNOWN else name_or_path
-    return str(dequantised(place)) if is_gguf(place) else place
+    return str(dequantised(place)) if is_gguf(place) else model_of_run(place)
 
 
 def dequantised_from(name_or_path: str) -> dict[str, Any] | None:

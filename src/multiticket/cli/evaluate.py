@@ -70,12 +70,14 @@ def evaluate(
         _require_writable(output)
     model = one_model(model_argument, model)
     if model is not None and is_run(Path(model)):
-        if ticket or checkpoint or adapter:
-            raise ValueError(f"{model} is a run that is already trained: give its base as MODEL.")
-        task = task or RunFolder(Path(model)).read_config().task
         made = kept_by(Path(model))
-        ticket, adapter = (made if made.is_file() else None), (made if made.name == "adapter" else None)
-        model = str(made) if made.name == "model" else None
+        whole = made.name == "model"
+        if checkpoint or ((ticket or adapter) and not whole):
+            raise ValueError(f"{model} is a run that is already trained: give its base as MODEL.")
+        if not (ticket or adapter):
+            task = task or RunFolder(Path(model)).read_config().task
+            ticket, adapter = (made if made.is_file() else None), (made if made.name == "adapter" else None)
+        model = str(made) if whole else None
     ticket = ticket_file(ticket) if ticket is not None else None
     adapter = adapter_folder(adapter) if adapter is not None else None
     settings = settings_of(given)

@@ -287,7 +287,7 @@ def _load(path: Path) -> Ticket:
 
 
 def _folder(name: str, revision: str | None = None, local: bool = False) -> Path:
-    """The folder of a shipped base, of a folder's own path, or of a model that the hub's cache has or can get.
+    """The folder of a model: a shipped base's, a path, a run's model, or what the hub's cache has or can get.
 
     Args:
         revision: of a model on the hub.

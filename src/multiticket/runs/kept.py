@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from multiticket.runs.folder import RunFolder, read_json
+from multiticket.bases.of_run import settings_of_run
+from multiticket.runs.folder import RunFolder
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder holds a run; a checkpoint's ``config.json`` looks like a run's, and names no arm."""
-    if not (path / "config.json").is_file():
-        return False
-    try:
-        settings = read_json(path / "config.json")
-    except ValueError:
-        return False
-    return "arm" in settings and "task" in settings
+    """Whether a folder holds a run."""
+    return settings_of_run(path) is not None
 
 
 def ticket_file(path: Path) -> Path:
