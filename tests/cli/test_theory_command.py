@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from toy_task import TASK
 
 from multiticket.cli import main
 
@@ -65,6 +66,15 @@ def test_fisher(toy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert _run(["fisher", *toy, *options, *blocks], capsys)[0] == 0
     streamed = json.loads(files[0].read_text())
     assert streamed["effective_rank"] == pytest.approx(found["effective_rank"], rel=1e-4)
+
+
+def test_nought_problems_are_all_of_them(
+    toy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*toy, "--split", "test", "--problems", "0", "--group", "1", "--gradient", "score", "--json"]
+    code, out, err = _run(["fisher", *words], capsys)
+    assert code == 0, err
+    assert json.loads(out)["rollouts"] == len(TASK.problems("test")) == 40
 
 
 def test_subspace(toy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

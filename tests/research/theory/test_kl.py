@@ -126,6 +126,7 @@ def test_rollouts(toy_model_folder: Path) -> None:
         assert 1 <= len(rollout.ids) - 3 <= 4
     with pytest.raises(ValueError, match="40 problems, not 41"):
         sample_rollouts(model, tokenizer, TASK, 41, 1)
+    assert sample_rollouts(model, tokenizer, TASK, 0, 1) == sample_rollouts(model, tokenizer, TASK, 40, 1)
 
 
 @pytest.mark.parametrize("arm", ["full", "ticket", "lora"])
