@@ -28,7 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for _, name, text in blocks():
         if name:
             (place / name).write_text(text, encoding="utf-8")
-    run_script(place, "make_more.py")
+    for name in ("make_more.py", "make_caller.py"):
+        run_script(place, name)
     return place
 
 

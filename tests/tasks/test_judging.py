@@ -49,21 +49,30 @@ def test_conversations_with_a_state() -> None:
 
 
 def test_the_states_of_conversations_are_their_own() -> None:
-    from multiticket.generate.conversations import complete_turns
+    from multiticket.generate.conversations import converse
 
     class Tokenizer:
         chat_template = None
         eos_token = ""
 
+        def __call__(self, text: Any, **_: Any) -> Any:
+            return {
+                "input_ids": [*map(ord, text)] if isinstance(text, str) else [[*map(ord, t)] for t in text]
+            }
+
+        def batch_decode(self, ids: Any, **_: Any) -> list[str]:
+            return ["".join(map(chr, row)) for row in ids]
+
     said = {0: ["5", "-", "-"], 1: ["3", "5", "-"], 2: ["1", "2", "3"]}
     task, (problem,) = Guess(), judging.rows(Guess().problems("test"))
-    turns = complete_turns(
+    done = converse(
         ["?"] * 3,
         [problem] * 3,
         task,
         Tokenizer(),
-        lambda contexts, places, turn: [said[i][turn] for i in places],
+        lambda speaking, turn: ([[*map(ord, said[one.place][turn])] for one in speaking], None),
     )
+    turns = [one.turns for one in done]
     assert [each.state["guesses"] for each in turns] == [1, 2, 2]
     judged = tasks.judge(task, turns, [problem] * 3)
     assert [j.correct for j in judged] == [True, True, False]

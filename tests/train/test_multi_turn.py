@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from multiticket import config as settings
 from multiticket import tasks
-from multiticket.generate.conversations import complete_turns
+from multiticket.generate.conversations import Conversation, Limits, converse
 from multiticket.generate.prompts import render, render_reply, rendered
 from multiticket.tasks.protocol import as_dataset
-from multiticket.train.multi_turn import converse, rollout_function
+from multiticket.train.multi_turn import rollout_function
 from multiticket.train.recipe import grpo_config
 from multiticket.train.rewards import reward_function
 from multiticket.train.run import run_training
@@ -131,8 +131,8 @@ def test_the_mask_is_1_on_exactly_the_models_tokens(tokenizer: Any) -> None:
     ]
     contexts_seen = []
 
-    def generate(contexts: list[list[int]], turn: int) -> Any:
-        contexts_seen.append(contexts)
+    def generate(speaking: list[Conversation], turn: int) -> Any:
+        contexts_seen.append([one.ids for one in speaking])
         return script[turn], [[-float(turn + 1)] * len(ids) for ids in script[turn]]
 
     done = converse(["1=", "2=", "3="], asks("1=", "2=", "3="), TASK, tokenizer, generate)
@@ -150,37 +150,34 @@ def test_the_mask_is_1_on_exactly_the_models_tokens(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("template", [None, CHAT])
-def test_training_and_evaluation_show_a_model_the_same(tokenizer: Any, template: str | None) -> None:
+def test_a_context_is_what_its_text_would_be_read_as(tokenizer: Any, template: str | None) -> None:
     tokenizer.chat_template = template
     tokenizer.bos_token = "="
-    seen: dict[str, list[list[int]]] = {"training": [], "evaluation": []}
+    seen: dict[int, list[list[int]]] = {}
 
-    def answer(ids: list[int]) -> list[int]:
-        return [A if sum(ids) % 3 else B, A, EOS][: 2 + sum(ids) % 2]  # now and then cut off
-
-    def generate(contexts: list[list[int]], turn: int) -> Any:
-        seen["training"] += contexts
-        return [answer(ids) for ids in contexts], None
-
-    def complete(contexts: list[str], places: list[int], turn: int) -> list[str]:
-        ids = [list(tokenizer(text=text)["input_ids"]) for text in contexts]
-        seen["evaluation"] += ids
-        return tokenizer.batch_decode([answer(row) for row in ids], skip_special_tokens=True)
+    def generate(speaking: list[Conversation], turn: int) -> Any:
+        for one in speaking:
+            seen.setdefault(one.place, []).append(one.ids)
+        return [[A if sum(one.ids) % 3 else B, A, EOS][: 2 + sum(one.ids) % 2] for one in speaking], None
 
     prompts = [render(f"{n}=", tokenizer) for n in range(10)]
-    trained = converse(prompts, asks(*prompts), TASK, tokenizer, generate)
-    measured = complete_turns(prompts, asks(*prompts), TASK, tokenizer, complete)
-    assert [each.turns for each in trained] == measured
-    assert seen["training"] == seen["evaluation"]
-    assert {len(turns) for turns in measured} > {1}
+    done = converse(prompts, asks(*prompts), TASK, tokenizer, generate)
+    for prompt, one in zip(prompts, done, strict=True):
+        text = prompt
+        for turn, context in enumerate(seen[one.place]):
+            text += "" if not turn else one.turns[turn - 1] + render_reply(f"{turn}=", tokenizer)
+            assert context == list(tokenizer(text=text)["input_ids"])
+    assert {len(one.turns) for one in done} > {1}
 
 
 def test_a_task_without_turns_has_one_and_needs_no_rollouts(tokenizer: Any) -> None:
     one = tasks.get("arithmetic")
-    assert complete_turns(["1=", "2="], asks("1=", "2="), one, tokenizer, lambda c, p, t: ["x"] * len(c)) == [
-        ["x"],
-        ["x"],
-    ]
+    answers = [[A, EOS], [B]]
+    done = converse(
+        ["1=", "2="], asks("1=", "2="), one, tokenizer, lambda *_: (answers, None), Limits(stops=[EOS, A])
+    )
+    assert [each.turns for each in done] == [[""], ["b"]]
+    assert [each.completion_ids for each in done] == answers
     assert rollout_function(one, one.problems("train")) is None
 
 

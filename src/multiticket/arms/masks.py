@@ -15,6 +15,7 @@ from multiticket.generate.completion import complete, stop_tokens
 from multiticket.generate.prompts import prompt_texts
 from multiticket.mask import Mask, MaskRule
 from multiticket.mask.scores import WEIGHT_SCORES, squared_gradients
+from multiticket.tasks.tools import toolbox_of
 
 FISHER_ROLLOUTS = 64
 READ_THE_MODEL = frozenset({*WEIGHT_SCORES, "fisher"})
@@ -77,6 +78,10 @@ def rollout_losses(
     Of the first `rollouts` training problems, from the beginning again where there are fewer.
     """
     task = tasks.asked(tasks.get(config.task), tokenizer, config.asking)
+    if toolbox_of(task) is not None:
+        raise ValueError(
+            f"The mask method {config.method} needs rollouts, and has none with tools: choose another."
+        )
     problems = list(task.problems("train")["prompt"])
     prompts = [problems[number % len(problems)] for number in range(rollouts)]
     tokens = config.max_completion_tokens or task.max_completion_tokens

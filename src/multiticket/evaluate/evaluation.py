@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from multiticket.config import EvalConfig
 from multiticket.evaluate.estimators import mean_interval, pass_at_k
-from multiticket.generate.completion import complete
-from multiticket.generate.conversations import complete_turns
+from multiticket.generate.completion import complete_ids, stop_tokens
+from multiticket.generate.conversations import Conversation, Limits, converse, transcript
 from multiticket.generate.prompts import prompt_texts, refuse_too_long
 from multiticket.runs.files import write_text
 from multiticket.runs.ranks import ALONE, Ranks
 from multiticket.tasks import asked, judge
-from multiticket.tasks.judging import Problem, rows
+from multiticket.tasks.judging import Judgement, Problem, rows
+from multiticket.tasks.tools import toolbox_of
 
 _STREAMS, _TURNS = 2**32, 2**24
 """More turns, and samples of a problem, than anyone draws: keeps the random streams of all completions apart."""
@@ -131,26 +133,39 @@ def _results(
     in_all = len(texts) * each
     draws = [(i, sample) for i in range(len(texts)) for sample in range(-1, settings.samples)]
     """Problem and sample of each completion; sample -1 is the greedy one."""
+    box = toolbox_of(task)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limits = Limits(tokens, positions, stop_tokens(model, tokenizer))
+    at_once = in_all if box is None or not box.has_environment else max(1, settings.batch_size // each) * each
+    """Each has an environment of its own, which is kept."""
 
-    def answer(contexts: list[str], places: list[int], turn: int) -> list[str]:
+    def answer(first: int, speaking: list[Conversation], turn: int) -> tuple[list[list[int]], None]:
         """How many speak after the first turn is not known before: the first alone is told of."""
-        said = [draws[place] for place in places]
-        return complete(
+        said = [draws[first + one.place] for one in speaking]
+        room = [tokens if box is None else max(1, tokens - len(one.completion_ids)) for one in speaking]
+        return complete_ids(
             model,
             tokenizer,
-            contexts,
-            tokens,
+            [one.ids for one in speaking],
+            room,
             [None if sample < 0 else settings.temperature for _, sample in said],
             seed=settings.seed,
             streams=[own[i] * _STREAMS + turn * _TURNS + max(sample, 0) for i, sample in said],
-            tell=None if tell is None or turn else lambda over, worth: tell(over, in_all, worth),
+            tell=None
+            if tell is None or turn
+            else lambda over, worth: tell(first + over, in_all, first + worth),
             batch_size=settings.batch_size,
             batch_tokens=settings.batch_tokens,
-        )
+        ), None
 
-    of_draws = [problems[i] for i, _ in draws]
-    turns = complete_turns([texts[i] for i, _ in draws], of_draws, task, tokenizer, answer)
-    judged = judge(task, turns, of_draws)
+    judged: list[Judgement] = []
+    said: list[str] = []
+    for first in range(0, in_all, max(1, at_once)):
+        some = [i for i, _ in draws[first : first + at_once]]
+        given = [texts[i] for i in some], [problems[i] for i in some]
+        done = converse(*given, task, tokenizer, partial(answer, first), limits)
+        judged += judge(task, [one.turns for one in done], given[1])
+        said += [transcript(one, tokenizer) for one in done[::each]]
 
     results = []
     for place, problem in enumerate(problems):
@@ -163,7 +178,7 @@ def _results(
                 correct=[judgement.correct for judgement in mine],
                 reward=sum(judgement.reward for judgement in mine) / len(mine),
                 greedy_correct=greedy.correct,
-                greedy_completion="\n\n".join(turns[place * each]),
+                greedy_completion=said[place],
             )
         )
     return results

@@ -37,45 +37,72 @@ class _Row:
     stream: int
     temperature: float | None
     prompt: list[int]
+    most: int
+    """Tokens that it may have."""
     new: list[int] = field(default_factory=list)
+    """Without what ended it."""
+    end: list[int] = field(default_factory=list)
+    """The stop token; nothing where it was cut off."""
 
     @property
     def ids(self) -> list[int]:
         return self.prompt + self.new
 
 
-@torch.no_grad()
 def complete(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     max_new_tokens: int,
     temperature: float | Sequence[float | None] | None = None,
+    **options: Any,
+) -> list[str]:
+    """One completion a prompt, as text without special tokens; greedy unless a temperature is given.
+
+    Prompts are tokenised, padded on the left and ended exactly as TRL does in training.
+
+    Args:
+        temperature, options: as `complete_ids` takes them.
+    """
+    tokenised: Any = tokenizer(text=list(prompts))["input_ids"] if prompts else []
+    contexts = [list(ids) for ids in tokenised]
+    said = complete_ids(model, tokenizer, contexts, max_new_tokens, temperature, **options)
+    stops = stop_tokens(model, tokenizer)
+    return tokenizer.batch_decode([until(ids, stops) for ids in said], skip_special_tokens=True)
+
+
+@torch.no_grad()
+def complete_ids(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    contexts: Sequence[list[int]],
+    max_new_tokens: int | Sequence[int],
+    temperature: float | Sequence[float | None] | None = None,
     batch_size: int = 512,
     batch_tokens: int = 2**17,
     seed: int = 0,
     streams: Sequence[int] | None = None,
     tell: Tell | None = None,
-) -> list[str]:
-    """One completion a prompt, as text without special tokens; greedy unless a temperature is given.
+) -> list[list[int]]:
+    """Token ids of one completion a context, the stop token included; greedy unless a temperature is given.
 
-    Prompts are tokenised, padded on the left and ended exactly as TRL does in training. torch's random state is
-    neither used nor changed.
+    torch's random state is neither used nor changed.
 
     Args:
-        temperature: of all, or of each prompt's completion.
+        max_new_tokens: of all, or of each context's completion.
+        temperature: of all, or of each context's completion.
         batch_size, batch_tokens: at most so many completions, and tokens (prompt and completion at their longest),
             are generated together; a single completion may take more. They change what is held in memory, and
             completions only where rounding does.
-        seed, streams: seed and number of each completion's random stream; None: its place in `prompts`.
+        seed, streams: seed and number of each completion's random stream; None: its place in `contexts`.
         tell: told now and then how far it is.
     """
     stops = stop_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
-    tokenised = tokenizer(text=list(prompts))["input_ids"] if prompts else []
-    numbers = streams if streams is not None else range(len(prompts))
-    each = temperature if isinstance(temperature, Sequence) else [temperature] * len(prompts)
-    rows = [_Row(i, numbers[i], each[i], list(ids)) for i, ids in enumerate(tokenised)]
+    numbers = streams if streams is not None else range(len(contexts))
+    each = temperature if isinstance(temperature, Sequence) else [temperature] * len(contexts)
+    most = max_new_tokens if isinstance(max_new_tokens, Sequence) else [max_new_tokens] * len(contexts)
+    rows = [_Row(i, numbers[i], each[i], list(ids), most[i]) for i, ids in enumerate(contexts)]
     running = list(rows)
     was_training = model.training
     model.eval()
@@ -83,10 +110,10 @@ def complete(
         with fast_products():
             while running:
                 over, left = len(rows) - len(running), []
-                batches = list(_batches(running, max_new_tokens, batch_size, batch_tokens))
+                batches = list(_batches(running, batch_size, batch_tokens))
                 for batch in batches:
                     look = None if tell is None else partial(_tell_sum, tell, over)
-                    still = _advance(model, batch, max_new_tokens, seed, stops, pad, look, len(batches) == 1)
+                    still = _advance(model, batch, seed, stops, pad, look, len(batches) == 1)
                     over += len(batch) - len(still)
                     left += still
                     if tell is not None:
@@ -94,18 +121,18 @@ def complete(
                 running = left
     finally:
         model.train(was_training)
-    return tokenizer.batch_decode([row.new for row in rows], skip_special_tokens=True)
+    return [row.new + row.end for row in rows]
 
 
 def _tell_sum(tell: Tell, before: int, more: int, worth: float) -> None:
     tell(before + more, before + worth)
 
 
-def _batches(rows: list[_Row], tokens: int, batch_size: int, batch_tokens: int) -> Iterator[list[_Row]]:
+def _batches(rows: list[_Row], batch_size: int, batch_tokens: int) -> Iterator[list[_Row]]:
     """Rows of like length, so that little of a batch is padding, and equal prompts together."""
     batch: list[_Row] = []
     for row in sorted(rows, key=lambda row: (len(row.ids), row.ids)):
-        longest = len(row.ids) + tokens - len(row.new)
+        longest = len(row.prompt) + row.most
         if batch and (len(batch) == batch_size or (len(batch) + 1) * longest > batch_tokens):
             yield batch
             batch = []
@@ -117,7 +144,6 @@ def _batches(rows: list[_Row], tokens: int, batch_size: int, batch_tokens: int) 
 def _advance(
     model: Any,
     batch: list[_Row],
-    max_new_tokens: int,
     seed: int,
     stops: list[int],
     pad: int,
@@ -130,7 +156,7 @@ def _advance(
         look: told how far the batch is.
         alone: there are no other rows.
     """
-    room = [max_new_tokens - len(row.new) for row in batch]
+    room = [row.most - len(row.new) for row in batch]
     sampled = [row.temperature is not None for row in batch]
     uniforms = np.stack([_uniforms(seed, row, max(room)) for row in batch])
     choose = _Choose(
@@ -159,7 +185,9 @@ def _advance(
             _never if shares and alone else enough,
         )
     for row, tokens in zip(batch, new, strict=True):
-        row.new += _until(tokens, stops)
+        said = until(tokens, stops)
+        row.end = tokens[len(said) : len(said) + 1]
+        row.new += said
     return [row for row, over in zip(batch, ended, strict=True) if not over]
 
 
@@ -210,7 +238,7 @@ def stop_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return stops
 
 
-def _until(row: list[int], stops: list[int]) -> list[int]:
+def until(row: list[int], stops: Sequence[int]) -> list[int]:
     """A completion's ids up to its first stop token; what follows is padding."""
     for place, token in enumerate(row):
         if token in stops:

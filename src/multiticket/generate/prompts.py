@@ -15,7 +15,9 @@ from datasets import Dataset
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from multiticket.generate.tool_templates import tool_options
 from multiticket.tasks.asking import PLACE
+from multiticket.tasks.tools import toolbox_of
 
 _ANSWER = "-=ANSWER=-"
 _MESSAGES = '[{"role": '
@@ -89,9 +91,18 @@ def prompt_texts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, tas
         "system_prompt": getattr(task, "system_prompt", None),
         "template": getattr(task, "prompt_template", None),
         "examples": getattr(task, "examples", None) or (),
-        "options": template_options(task),
+        "options": template_options(task, tokenizer),
     }
     return [render(prompt, tokenizer, **named) for prompt in prompts]
+
+
+def with_observation(prompt: str, observed: str) -> str:
+    """A task's prompt after which an environment says what it shows; in a list of messages, after the last one."""
+    messages = _conversation(prompt)
+    if messages is None:
+        return prompt + observed
+    messages[-1]["content"] += observed
+    return json.dumps(messages, ensure_ascii=False)
 
 
 def refuse_too_long(
@@ -142,19 +153,27 @@ def _has_position_table(model: Any) -> bool:
     )
 
 
-def template_options(task: Any) -> dict[str, Any]:
-    """What the chat template is told for a task."""
-    return dict(getattr(task, "template_options", None) or {})
+def template_options(task: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What the chat template is told for a task.
+
+    Raises ValueError for a task with tools and a tokenizer that cannot show them, see `tool_templates`.
+    """
+    told = dict(getattr(task, "template_options", None) or {})
+    box = toolbox_of(task)
+    return told if box is None else {**told, **tool_options(box, tokenizer)}
 
 
 def rendered(problems: Dataset, tokenizer: PreTrainedTokenizerBase, task: Any) -> Dataset:
-    """Problems with their prompts as a model reads them: the same object where that changes nothing."""
+    """Problems with their prompts as a model reads them: the same object where that changes nothing.
+
+    Their own prompts are then in a column `problem`.
+    """
     prompts = list(problems["prompt"])
     texts = prompt_texts(prompts, tokenizer, task)
     if texts == prompts:
         return problems
     columns = {name: list(problems[name]) for name in problems.column_names}
-    return Dataset.from_dict({**columns, "prompt": texts})
+    return Dataset.from_dict({**columns, "prompt": texts, "problem": prompts})
 
 
 def render_reply(

@@ -1,22 +1,25 @@
 """Your own problems with your own score: `my_module:score@data.jsonl`, or `my_module:score@owner/dataset`.
 
-docs/tasks.md describes it: the score function (`score_function`), the files, and the options behind them.
+In the place of the score there may be an environment that scores itself (`tools`). docs/tasks.md describes it: the
+score function (`score_function`), the files, and the options behind them.
 """
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multiticket.tasks.judging import Judgement, Problem
+from multiticket.tasks.judging import Judgement, Problem, last_words
 from multiticket.tasks.options import refuse_unknown, split_options, value_of, whole_number
 from multiticket.tasks.protocol import SPLITS, check_split, with_metadata
+from multiticket.tasks.references import referred
 from multiticket.tasks.score_function import ScoreFunction
 from multiticket.tasks.sources import hold_out, load_hub, read_json_lines, without_repeats
+from multiticket.tasks.tools import Toolbox, toolbox_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,6 +36,9 @@ OPTIONS = (
     "system_prompt",
     "prompt_template",
     "timeout",
+    "tools",
+    "environment",
+    "max_tool_calling_iterations",
 )
 FEW_PROBLEMS = 30
 """Below so many test problems even 0 and 100 % right have intervals of more than ten points."""
@@ -43,7 +49,9 @@ class CustomTask:
 
     What raises, returns something else or does not return in time scores 0, is counted in `failures`, and its traceback
     is shown once. An answer is right where it scores 1. Options behind the data go before the attributes
-    `max_completion_tokens` (512 where neither says) and `system_prompt` that the function may carry.
+    `max_completion_tokens` (512 where neither says), `system_prompt` and so on that the function may carry.
+
+    A class with a method `reset` is an environment, and its `get_reward` the score.
     """
 
     def __init__(self, score: Callable[..., Any], data: str, name: str) -> None:
@@ -59,8 +67,14 @@ class CustomTask:
         self.data = first if first is not None else self.files.get("train", "")
         if not self.data:
             raise ValueError(f"{name} has no problems to train on: give a file after the @, or train=FILE.")
-        seconds = _number("timeout", options["timeout"]) if "timeout" in options else TIMEOUT_S
-        self.function = ScoreFunction(score, name, seconds)
+        self.timeout = _number("timeout", options["timeout"]) if "timeout" in options else TIMEOUT_S
+        self._take_tools(score, options)
+        box = toolbox_of(self)
+        self.function = ScoreFunction(self._own_score(box) or score, name, self.timeout)
+        if self.function.wants_environment and (box is None or not box.has_environment):
+            raise ValueError(
+                f"The score of {name} takes an environment, and there is none: add environment=MODULE:NAME."
+            )
         tokens = options.get("max_completion_tokens")
         self.max_completion_tokens = (
             whole_number("max_completion_tokens", tokens)
@@ -73,6 +87,44 @@ class CustomTask:
         )
         for place in (self.data, *self.files.values()):
             self._require(place)
+
+    def _take_tools(self, score: Any, options: dict[str, str]) -> None:
+        """What a model may call: as the options say, or else what the function carries."""
+        itself = score if _is_environment(score) else None
+        carries = score if itself is None else None
+        self.tools = (
+            referred(options["tools"], "tools") if "tools" in options else getattr(carries, "tools", None)
+        )
+        if itself is not None and "environment" in options:
+            raise ValueError(f"{self.name} names two environments: leave one out.")
+        self.environment: Any = (
+            referred(options["environment"], "environment")
+            if "environment" in options
+            else itself or getattr(carries, "environment", None)
+        )
+        self._scores_itself = itself is not None
+        rounds = "max_tool_calling_iterations"
+        self.max_tool_calling_iterations: int | None = (
+            whole_number(rounds, options[rounds]) if rounds in options else getattr(score, rounds, None)
+        )
+        if rounds in options and not self.tools and self.environment is None:
+            raise ValueError(f"{self.name} has no tools: leave {rounds} out.")
+
+    def _own_score(self, box: Toolbox | None) -> Callable[..., Any] | None:
+        """What an environment says of its episode, where it scores itself."""
+        if not self._scores_itself:
+            return None
+        assert box is not None
+        if not box.has_reward:
+            raise ValueError(
+                f"The environment {box.environment_name} has no get_reward() and cannot score itself: name a score "
+                "function, and the environment behind it as environment=MODULE:NAME."
+            )
+
+        def reward(completion: str, answer: str, environment: Any) -> Any:
+            return box.reward(environment)
+
+        return reward
 
     def _require(self, place: str) -> None:
         path = Path(place).expanduser()
@@ -181,7 +233,8 @@ class CustomTask:
 
     def judge(self, conversations: Sequence[list[str]], problems: Sequence[Problem]) -> list[Judgement]:
         """The function's scores, 0.0 where it fails; right is what scores 1."""
-        scores = self.function([turns[0] for turns in conversations], problems)
+        episodes = [getattr(turns, "episode", None) for turns in conversations]
+        scores = self.function([last_words(turns) for turns in conversations], problems, episodes)
         return [Judgement(score, score == 1.0) for score in scores]
 
     def score(self, completion: str, answer: str) -> float:
@@ -213,15 +266,15 @@ def messages_as_text(messages: list[Any], where: str) -> str:
 
 
 def load_custom(reference: str, data: str) -> CustomTask:
-    """The task of a score function `module:attribute` and its data."""
-    module_name, _, attribute = reference.partition(":")
-    try:
-        score = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"Cannot load the score {reference!r}: {error}.") from error
+    """The task of a score function, or an environment, `module:attribute` and its data."""
+    score = referred(reference, "score")
     if not callable(score):
         raise ValueError(f"{reference!r} is not a function of a completion and an answer.")
     return CustomTask(score, data, f"{reference}@{data}")
+
+
+def _is_environment(found: Any) -> bool:
+    return isinstance(found, type) and inspect.isfunction(getattr(found, "reset", None))
 
 
 def _number(name: str, text: str) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from multiticket.tasks.protocol import MultiTurnTask, Task
+from multiticket.tasks.tools import Episode
 
 
 class Judgement(NamedTuple):
@@ -30,6 +31,14 @@ class Turns(list[str]):
     """The model's answers of one conversation, and the task's own `state` of it (None for a task that has none)."""
 
     state: Any = None
+    episode: Episode | None = None
+    """Where the model may call tools: its environment and all messages."""
+
+
+def last_words(turns: list[str]) -> str:
+    """What is scored of a conversation in which no user replies: the one answer, or the one after the last call."""
+    episode = getattr(turns, "episode", None)
+    return turns[0] if episode is None else episode.last_words
 
 
 @runtime_checkable
@@ -75,10 +84,8 @@ def judge(task: Task, conversations: Sequence[list[str]], problems: Sequence[Pro
             )
             for turns, problem in pairs
         ]
-    return [
-        Judgement(float(task.score(turns[0], problem.answer)), bool(task.correct(turns[0], problem.answer)))
-        for turns, problem in pairs
-    ]
+    said = [(last_words(turns), problem.answer) for turns, problem in pairs]
+    return [Judgement(float(task.score(*one)), bool(task.correct(*one))) for one in said]
 
 
 def begin(task: Task, problem: Problem) -> Turns:
@@ -98,9 +105,13 @@ def reply(task: Task, turns: list[str], problem: Problem) -> str | None:
 
 
 def rows(problems: Any) -> list[Problem]:
-    """The problems of a `datasets.Dataset` or a mapping of columns: prompt, answer and perhaps metadata."""
-    prompts, answers = list(problems["prompt"]), list(problems["answer"])
+    """The problems of a `datasets.Dataset` or a mapping of columns: prompt, answer and perhaps metadata.
+
+    Where prompts are as a model reads them, their own ones are in a column `problem`.
+    """
     names = getattr(problems, "column_names", None) or list(problems)
+    prompts = list(problems["problem" if "problem" in names else "prompt"])
+    answers = list(problems["answer"])
     kept = list(problems["metadata"]) if "metadata" in names else [None] * len(prompts)
     return [Problem(p, a, read_metadata(m)) for p, a, m in zip(prompts, answers, kept, strict=True)]
 

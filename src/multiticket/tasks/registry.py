@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
 from multiticket.tasks.alphabet_sort import AlphabetSort
@@ -13,7 +12,9 @@ from multiticket.tasks.gsm8k import GSM8K
 from multiticket.tasks.hendrycks_math import HendrycksMATH
 from multiticket.tasks.procedural import ReasoningGym
 from multiticket.tasks.protocol import Task
+from multiticket.tasks.references import referred
 from multiticket.tasks.tasksets import VerifiersTask
+from multiticket.tasks.tools import toolbox_of
 
 TASKS: dict[str, type] = {
     "arithmetic": Arithmetic,
@@ -34,7 +35,8 @@ def get(name: str) -> Task:
     Either one of `TASKS`, some with an option after an @ (`gsm8k@FOLDER`, `math@FOLDER`, `alphabet_sort_turns@3`);
     or a library's, `"reasoning_gym:NAME"` or `"verifiers:NAME"`, with its options as `@name=value,...`; or your own:
     `"my_module:my_task"` (a Task, or a class that makes one), or `"my_module:score@data.jsonl"` (a function of
-    completion and answer, and a file, folder or hub data set of problems, with options: docs/tasks.md).
+    completion and answer, and a file, folder or hub data set of problems, with options: docs/tasks.md), or
+    `"my_module:Environment@data.jsonl"` (a class whose methods a model may call, and which scores itself).
 
     Raises ValueError for a name that is not known, for an option that cannot be, for an attribute that is not a task,
     and for a library that is missing.
@@ -58,11 +60,7 @@ def get(name: str) -> Task:
 
 def load(reference: str) -> Task:
     """The task that `module:attribute` points to."""
-    module_name, _, attribute = reference.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"Cannot load the task {reference!r}: {error}.") from error
+    found = referred(reference, "task")
     task = found() if isinstance(found, type) else found
     if not isinstance(task, Task):
         hint = f' (a score function needs its problems: "{reference}@data.jsonl")' if callable(found) else ""
@@ -70,4 +68,5 @@ def load(reference: str) -> Task:
             f"{reference!r} is not a task: it needs name, max_completion_tokens, problems(), score() and correct()"
             f"{hint}."
         )
+    toolbox_of(task)
     return task

@@ -5,6 +5,7 @@
 | `(completion, answer)` | one completion and its answer; also `prompt` or `metadata` where it names them |
 | `completions` among them | lists, by name: `completions`, `prompts`, `answers` or `answer`, `metadata`, as TRL does |
 
+With tools there are also `messages` and, with an environment, `environment` (`environments` for a batch).
 It returns a number in [0, 1], or a list of them for a batch.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 
 from multiticket.tasks.guarded import Guard, OutOfTime
 from multiticket.tasks.judging import Problem
+from multiticket.tasks.tools import Episode
 
 TOGETHER = 32
 """Calls of an async function that wait at the same time."""
@@ -58,17 +60,31 @@ class ScoreFunction:
             getattr(function, "__call__", None)  # noqa: B004
         )
 
-    def __call__(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[float]:
+    @property
+    def wants_environment(self) -> bool:
+        """Whether it names the environments among its parameters."""
+        return not self._names.isdisjoint(("environment", "environments"))
+
+    def __call__(
+        self,
+        completions: Sequence[str],
+        problems: Sequence[Problem],
+        episodes: Sequence[Episode | None] | None = None,
+    ) -> list[float]:
         """One score in [0, 1] for each.
+
+        Args:
+            episodes: what was done and said in each, where there are tools.
 
         Raises ScoreFails where nearly all scores failed, or one call after another did not return.
         """
+        done: list[Episode | None] = list(episodes) if episodes is not None else [None] * len(completions)
         if self.is_batch:
-            scores = self._batch(list(completions), list(problems))
-        elif self.is_async:
-            scores = self._waiting(list(completions), list(problems))
+            scores = self._batch(list(completions), list(problems), done)
         else:
-            scores = [self._one(c, p) for c, p in zip(completions, problems, strict=True)]
+            extras = [self._extra(p, e) for p, e in zip(problems, done, strict=True)]
+            calls = [(c, p.answer, x) for c, p, x in zip(completions, problems, extras, strict=True)]
+            scores = self._waiting(calls) if self.is_async else [self._one(*call) for call in calls]
         self.calls += len(scores)
         share = 1.0 if self.calls < MANY_CALLS else NEARLY_ALL
         if self.calls >= FIRST_CALLS and self.failures >= share * self.calls:
@@ -78,38 +94,39 @@ class ScoreFunction:
             )
         return scores
 
-    def _one(self, completion: str, problem: Problem) -> float:
+    def _one(self, completion: str, answer: str, extra: dict[str, Any]) -> float:
         try:
-            value = self._guard(self.function, completion, problem.answer, **self._extra(problem))
+            value = self._guard(self.function, completion, answer, **extra)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             value = error
         return self._read(value)
 
-    def _waiting(self, completions: list[str], problems: list[Problem]) -> list[float]:
+    def _waiting(self, calls: list[tuple[str, str, dict[str, Any]]]) -> list[float]:
         async def everyone() -> list[Any]:
             places = asyncio.Semaphore(TOGETHER)
 
-            async def one(completion: str, problem: Problem) -> Any:
+            async def one(completion: str, answer: str, extra: dict[str, Any]) -> Any:
                 async with places:
-                    call = self.function(completion, problem.answer, **self._extra(problem))
+                    call = self.function(completion, answer, **extra)
                     return await asyncio.wait_for(call, self._guard.seconds)
 
-            calls = [one(c, p) for c, p in zip(completions, problems, strict=True)]
-            return await asyncio.gather(*calls, return_exceptions=True)
+            return await asyncio.gather(*(one(*call) for call in calls), return_exceptions=True)
 
-        whole = Guard(self._guard.seconds * (1 + math.ceil(len(completions) / TOGETHER)))
+        whole = Guard(self._guard.seconds * (1 + math.ceil(len(calls) / TOGETHER)))
         try:
             values = whole(_run, everyone())
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            self._failed(error, len(completions))
-            return [0.0] * len(completions)
+            self._failed(error, len(calls))
+            return [0.0] * len(calls)
         return [self._read(value) for value in values]
 
-    def _batch(self, completions: list[str], problems: list[Problem]) -> list[float]:
+    def _batch(
+        self, completions: list[str], problems: list[Problem], episodes: list[Episode | None]
+    ) -> list[float]:
         columns: dict[str, Any] = {
             "prompts": [p.prompt for p in problems],
             "completions": completions,
@@ -117,6 +134,9 @@ class ScoreFunction:
             "answer": [p.answer for p in problems],
             "metadata": [p.metadata for p in problems],
         }
+        if any(episodes):
+            columns["messages"] = [e.messages for e in episodes if e is not None]
+            columns["environments"] = [e.environment for e in episodes if e is not None]
         named = {n: column for n, column in columns.items() if self._takes_all or n in self._names}
         try:
             found = self._guard(self._call_batch, named)
@@ -134,8 +154,10 @@ class ScoreFunction:
         found = self.function(**named)
         return _run(found) if inspect.isawaitable(found) else found
 
-    def _extra(self, problem: Problem) -> dict[str, Any]:
-        extra = {"prompt": problem.prompt, "metadata": problem.metadata}
+    def _extra(self, problem: Problem, episode: Episode | None) -> dict[str, Any]:
+        extra: dict[str, Any] = {"prompt": problem.prompt, "metadata": problem.metadata}
+        if episode is not None:
+            extra |= {"messages": episode.messages, "environment": episode.environment}
         return {name: value for name, value in extra.items() if name in self._names}
 
     def _read(self, value: Any) -> float:

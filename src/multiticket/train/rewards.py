@@ -25,15 +25,21 @@ def reward_function(task: Any, ranks: Ranks = ALONE) -> Any:
         **columns: Any,
     ) -> list[float]:
         log_extra("answer", list(answer))  # for samples.jsonl
+        if "seen" in columns:
+            log_extra("prompt", list(columns["seen"]))
         turns = columns.get("turns") or [[completion] for completion in completions]
-        given = {"prompt": prompts, "answer": answer}
-        problems = rows({**given, "metadata": columns["metadata"]} if "metadata" in columns else given)
+        given = {name: columns[name] for name in ("metadata", "problem") if name in columns}
+        problems = rows({"prompt": prompts, "answer": answer, **given})
         failed_before = getattr(task, "failures", 0)
         with ranks.together():
             judged = tasks.judge(task, turns, problems)
         failures = getattr(task, "failures", 0) - failed_before
         log_metric("failures", failures * ranks.size)  # TRL takes the ranks' mean
         log_metric("accuracy", sum(judgement.correct for judgement in judged) / len(judged))
+        episodes = [each.episode for each in turns if getattr(each, "episode", None) is not None]
+        if episodes:
+            log_metric("tool_calls", sum(episode.calls for episode in episodes) / len(episodes))
+            log_metric("tool_failures", sum(episode.failed for episode in episodes) * ranks.size)
         return [judgement.reward for judgement in judged]
 
     return reward

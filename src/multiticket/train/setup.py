@@ -19,6 +19,8 @@ from multiticket.runs.folder import RunFolder
 from multiticket.runs.progress import RunProgress
 from multiticket.runs.ranks import Ranks
 from multiticket.runs.trackers import check_installed
+from multiticket.tasks.judging import rows
+from multiticket.tasks.tools import toolbox_of
 from multiticket.train.rate import RateController
 from multiticket.train.recipe import grpo_config
 from multiticket.train.strategy import FSDP2, strategy_of
@@ -78,6 +80,9 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
     for split in {config.eval.split, "validation" if config.eval_every else config.eval.split}:
         measured = task.problems(split)["prompt"][: config.eval.problems]
         refuse_too_long(prompt_texts(measured, tokenizer, task), tokenizer, model, split, tokens)
+    box = toolbox_of(task)
+    if box is not None:
+        box.open(rows(task.problems("train").select([0])))  # an environment that cannot begin is found here
     for note in task.notes() if hasattr(task, "notes") else ():
         progress.note(note)
     numel = sum(math.prod(shape) for shape in candidate_shapes(model).values())

@@ -153,6 +153,14 @@ class OpenTrainer(GRPOTrainer):
         several = getattr(self, "eos_token_ids", None)  # TRL 1.14 knows one
         return list(several) if several else [self.processing_class.eos_token_id]
 
+    @property
+    def positions(self) -> int | None:
+        """Tokens of a prompt and its completion that the model, or the engine for it, reads; None for no limit."""
+        own = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        engines = self.args.vllm_max_model_length if self.use_vllm else None
+        known = [most for most in (own, engines) if isinstance(most, int)]
+        return min(known, default=None)
+
     def rewarded(self, rewards: Any, truncated: float) -> None:
         """A step's rollouts of all ranks have their rewards (rollouts,), a group of each problem one after another."""
 

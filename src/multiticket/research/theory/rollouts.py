@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multiticket.generate.completion import complete, stop_tokens
-from multiticket.generate.conversations import complete_turns
+from multiticket.generate.completion import complete_ids, stop_tokens
+from multiticket.generate.conversations import Conversation, Limits, converse
 from multiticket.generate.prompts import prompt_texts
 from multiticket.tasks import asked, judge
 from multiticket.tasks.judging import rows
@@ -50,9 +50,7 @@ def sample_rollouts(
     """`group` rollouts of each of the first `problems` problems (0: all), sampled from the model, in order.
 
     The same model, arguments and machine give the same rollouts, and rollout s of problem i is the same however
-    many others there are. Sampling gives text, which is tokenised again (as for ``fisher`` masks): where a
-    tokenizer reads its own text otherwise than it was written, the sequence is one that the model could have said
-    and not the one that it drew.
+    many others there are.
 
     Raises:
         ValueError: the split has too few problems.
@@ -68,51 +66,28 @@ def sample_rollouts(
     places = [problem for problem in range(problems) for _ in range(group)]
     texts = prompt_texts([problem.prompt for problem in chosen], tokenizer, task)
     tokens = max_completion_tokens or task.max_completion_tokens
-    turns_said: list[list[tuple[str, str]]] = [[] for _ in places]
 
-    def by_chance(contexts: list[str], who: list[int], turn: int) -> list[str]:
-        streams = [places[i] * _STREAMS + turn * _TURNS + i % group for i in who]
-        said = complete(model, tokenizer, contexts, tokens, temperature, seed=seed, streams=streams)
-        for i, context, text in zip(who, contexts, said, strict=True):
-            turns_said[i].append((context, text))
-        return said
+    def by_chance(speaking: list[Conversation], turn: int) -> tuple[list[list[int]], None]:
+        streams = [places[one.place] * _STREAMS + turn * _TURNS + one.place % group for one in speaking]
+        contexts = [one.ids for one in speaking]
+        return complete_ids(model, tokenizer, contexts, tokens, temperature, seed=seed, streams=streams), None
 
     of_places = [chosen[p] for p in places]
-    turns = complete_turns([texts[p] for p in places], of_places, task, tokenizer, by_chance)
-    rewards = [judgement.reward for judgement in judge(task, turns, of_places)]
-    end = stop_tokens(model, tokenizer)[:1]
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limits = Limits(tokens, positions, stop_tokens(model, tokenizer))
+    done = converse([texts[p] for p in places], of_places, task, tokenizer, by_chance, limits)
+    rewards = [judgement.reward for judgement in judge(task, [one.turns for one in done], of_places)]
     found = []
-    for i, problem in enumerate(places):
-        ids, generated = _sequence(turns_said[i], tokenizer, tokens, end)
+    for i, (problem, one) in enumerate(zip(places, done, strict=True)):
+        generated = (False,) * len(one.prompt_ids) + tuple(bool(mine) for mine in one.env_mask)
         gain = advantage(rewards[i], rewards[problem * group : (problem + 1) * group])
-        found.append(Rollout(problem, ids, generated, rewards[i], gain))
+        found.append(Rollout(problem, tuple(one.ids), generated, rewards[i], gain))
     return found
 
 
 def advantage(reward: float, group: Sequence[float]) -> float:
     """Above the mean of its group; exactly 0 where all are equal, which a rounded mean need not be."""
     return 0.0 if min(group) == max(group) else reward - math.fsum(group) / len(group)
-
-
-def _sequence(
-    turns_said: list[tuple[str, str]], tokenizer: Any, tokens: int, end: list[int]
-) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """Token ids of a conversation from (context, answer) of each turn, and which of them are the model's."""
-    ids: list[int] = list(tokenizer(text=turns_said[0][0])["input_ids"])
-    generated = [False] * len(ids)
-    before = turns_said[0][0]
-    for turn, (context, answer) in enumerate(turns_said):
-        if turn:
-            reply = list(tokenizer(text=context[len(before) :], add_special_tokens=False)["input_ids"])
-            if reply[:1] == ids[-1:]:  # the end of the turn, where the model has written it itself
-                reply = reply[1:]
-            ids += reply
-            generated += [False] * len(reply)
-        said = [*tokenizer(text=answer, add_special_tokens=False)["input_ids"], *end][:tokens]
-        ids += said
-        generated += [True] * len(said)
-        before = context + answer
-    return tuple(ids), tuple(generated)
 
 
 def generated_logits(model: Any, ids: Tensor, generated: Tensor, temperature: float) -> Tensor:

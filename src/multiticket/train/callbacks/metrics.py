@@ -42,6 +42,8 @@ ENGINE_NAMES = {
     "sampling_difference_most": "sampling/sampling_logp_difference/max",
 }
 """With vLLM: how far its log-probability of a sampled token is from the trainer's, in nats."""
+TOOL_NAMES = ("tool_calls", "tool_failures")
+"""With tools: calls of a rollout, on average, and how many calls of the step failed."""
 MOST_DIFFERENCE = 0.05
 """The mean above which a run warns. An engine in bf16 beside a trainer in fp32 is at 0.008, on the shipped base."""
 
@@ -86,6 +88,7 @@ class MetricsWriter(TrainerCallback):
         line: dict[str, Any] = {"step": state.global_step, "time": round(self.seconds, 3)}
         line.update({name: logs.get(theirs) for name, theirs in NAMES.items()})
         line.update({name: logs[theirs] for name, theirs in ENGINE_NAMES.items() if theirs in logs})
+        line.update({name: logs[name] for name in TOOL_NAMES if name in logs})
         line["signal"] = running_share([*self.lines, line])
         line.update({name: round(logs[name], 3) for name in PHASE_NAMES if name in logs})
         if state.is_world_process_zero:

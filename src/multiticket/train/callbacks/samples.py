@@ -46,7 +46,8 @@ class SampleWriter(TrainerCallback):
 
 def rollouts(logs: Any, count: int) -> list[dict[str, Any]]:
     """`count` of TRL's logged rollouts: prompt, completion, answer, reward (the mean, were there several) each."""
-    prompts, completions = list(logs["prompt"]), list(logs["completion"])
+    completions = list(logs["completion"])
+    prompts = list(logs["extra"].get("prompt", ())) or list(logs["prompt"])  # with what an environment showed
     answers = list(logs["extra"].get("answer", ())) or [None] * len(prompts)
     by_function = [list(column) for column in logs["rewards"].values()]
     count = min(count, len(prompts))
