@@ -20,6 +20,7 @@ from transformers import (
 from multiticket import bases
 from multiticket.bases.known import KNOWN, both_ways
 from multiticket.errors import why_not_loaded
+from multiticket.ticket.base_name import snapshot
 
 
 def load_model(
@@ -103,9 +104,9 @@ def name_and_revision(name: str, model: Any = None) -> tuple[str, str | None]:
     A path into the hub's cache tells both; a name on the hub tells the first, and the loaded `model` the commit. A
     shipped base and any other folder keep their name.
     """
-    cached = re.search(r"models--([^/]+)/snapshots/([0-9a-f]{40})/?$", Path(name).as_posix())
+    cached = snapshot(name)
     if cached is not None:
-        return cached[1].replace("--", "/"), cached[2]
+        return cached
     if name in bases.names() or Path(name).is_dir():
         return name, None
     return name, getattr(getattr(model, "config", None), "_commit_hash", None)

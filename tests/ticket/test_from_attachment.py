@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from ticket_models import bits, same_bits
 
+from multiticket import bases
+from multiticket.cli import main
 from multiticket.mask import Mask
 from multiticket.sparse import attach
 from multiticket.ticket import Ticket
@@ -57,3 +60,66 @@ def test_training_attached_and_applying_the_file_give_the_same_weights(
                 assert torch.equal(found[name], weight)
         assert not same_bits(bits(model), base)
     assert same_bits(bits(model), base)
+
+
+COMMITS = ["a" * 40, "b" * 40]
+
+
+@pytest.mark.parametrize(
+    ("place", "commit", "cached", "told"),
+    [
+        (str(bases.path("tiny-qwen2")), None, [], {"model": "tiny-qwen2"}),
+        ("acme/toy", COMMITS[0], [], {"model": "acme/toy", "revision": COMMITS[0]}),
+        ("acme/toy", None, COMMITS[:1], {"model": "acme/toy", "revision": COMMITS[0]}),
+        ("acme/toy", None, COMMITS, {"model": "acme/toy"}),
+        ("acme/toy", None, [], {}),
+        (
+            f"/hub/models--acme--toy/snapshots/{COMMITS[1]}",
+            None,
+            [],
+            {"model": "acme/toy", "revision": COMMITS[1]},
+        ),
+        ("/home/someone/model", None, [], {}),
+        ("/home/someone/model", COMMITS[0], [], {}),
+        ("./model", None, [], {}),
+        ("", None, [], {}),
+        (None, None, [], {}),
+    ],
+)
+def test_a_base_that_others_can_get_is_named_and_no_path_of_this_machine(
+    place: str | None,
+    commit: str | None,
+    cached: list[str],
+    told: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for one in cached:
+        (tmp_path / "models--acme--toy" / "snapshots" / one).mkdir(parents=True)
+    model = Small()
+    model.config = SimpleNamespace(_name_or_path=place, _commit_hash=commit)  # type: ignore[assignment]
+    attachment = attach(model, Mask.random(model, 0.2))
+
+    def found(**given: str) -> dict[str, str]:
+        provenance = attachment.ticket(**given).provenance
+        return {name: provenance[name] for name in ("model", "revision") if name in provenance}
+
+    assert found() == found(task="toy") == told
+    assert found(model="mine") == {"model": "mine"}
+    assert found(revision="v1") == {"revision": "v1"}
+    (tmp_path / "acme" / "toy").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    if place == "acme/toy":
+        assert found() == {}  # a folder of this name was loaded
+
+
+def test_a_ticket_of_a_shipped_base_finds_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, _ = bases.load("tiny-qwen2")
+    attach(model, Mask.random(model, 0.001)).ticket().save(tmp_path / "t.safetensors")
+    with pytest.raises(SystemExit) as end:
+        main(["merge", str(tmp_path / "t.safetensors"), "--output", str(tmp_path / "merged")])
+    assert end.value.code == 0, capsys.readouterr().err
+    assert (tmp_path / "merged" / "config.json").is_file()

@@ -17,6 +17,7 @@ from multiticket.sparse.held import modules_in_containers
 from multiticket.sparse.planned import planning
 from multiticket.sparse.watching import unwatch, watch
 from multiticket.ticket import Ticket
+from multiticket.ticket.base_name import named_base
 
 
 class Attachment(ABC):
@@ -111,8 +112,11 @@ class Attachment(ABC):
         """What was learned, as a ticket: the mask's rule and the values in the dtype of the weights.
 
         Args:
-            provenance: anything JSON can hold, kept in the ticket (task, arm, steps, scores, ...).
+            provenance: anything JSON can hold, kept in the ticket (task, arm, steps, scores, ...). Without ``model``, a
+                base that is shipped or on the hub is named as transformers loaded it.
         """
+        if "model" not in provenance and "revision" not in provenance:
+            provenance = {**named_base(self.model), **provenance}
         return Ticket.from_attachment(self, **provenance)
 
     def state_dict(self) -> dict[str, Any]:
