@@ -260,3 +260,13 @@ def test_what_cannot_work_is_refused_in_words():
     with pytest.raises(ValueError, match="quantised"):
         mt.attach(model, mask)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_it_says_what_it_is():
+    model = qwen2()
+    attachment = mt.attach(model, mt.Mask.random(model, 0.1, seed=3))
+    numel = attachment.mask.numel
+    assert repr(attachment) == (
+        f"Attachment(Qwen2ForCausalLM, {attachment.nnz:,} of {numel:,} values ({100 * attachment.nnz / numel:.3g} %), "
+        f"method='random', seed=3, path={attachment.path!r})"
+    )
