@@ -97,18 +97,21 @@ def test_files_for_each_split_and_other_options(tmp_path: Path) -> None:
     assert not set(task.problems("train")["prompt"]) & set(task.problems("test")["prompt"])
     named = tasks.get(f"own_scores_for_test:equal@train={train},test={test},validation={test}")
     assert len(named.problems("train")) == 35
-    assert named.notes()[0] == "35 train, 25 validation, 25 test problems."  # type: ignore[attr-defined]
+    assert tasks.before_a_run(named, "test", None)[0] == "35 train, 25 validation, 25 test problems."
 
 
 def test_the_splits_are_said_and_what_decides_little(tmp_path: Path) -> None:
     task = tasks.get(f"own_scores_for_test:equal@{write(tmp_path / 'data.jsonl', 0, 40)}")
-    sizes, warning = task.notes()  # type: ignore[attr-defined]
+    sizes, warning = tasks.before_a_run(task, "test", None)
     assert sizes.startswith(
         "32 train, 4 validation, 4 test problems (validation and test cut from train by a hash"
     )
     assert warning.startswith("With 4 test problems a 95 % interval around 50 % reaches 49 points")
+    assert tasks.before_a_measurement(task, "test", None)[0].startswith(
+        "4 test problems (test cut from train"
+    )
     many = tasks.get(f"own_scores_for_test:equal@{write(tmp_path / 'data.jsonl', 0, 400)}")
-    assert len(many.notes()) == 1  # type: ignore[attr-defined]
+    assert len(tasks.before_a_run(many, "test", None)) == 1
 
 
 def test_numbers_as_answers_message_lists_as_prompts_and_metadata(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def evaluate(
 
     trained = Trained(ticket, adapter, checkpoint)
     with RunProgress("eval", 0) as progress:
-        evaluation, about = measure(run, model, trained, task, progress.completions)
+        evaluation, about = measure(run, model, trained, task, progress.completions, progress.note)
     if output is None and not asking:  # the file's name does not tell how it was asked otherwise
         output = results_file(trained, about["task"], run.eval, about["dtype"])
     if output is not None:

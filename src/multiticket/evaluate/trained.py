@@ -18,6 +18,7 @@ from multiticket.tasks import Asking, asked
 from multiticket.ticket import Ticket
 
 Tell = Callable[[int, int, float], None]
+Note = Callable[[str], None]
 DEFAULT_MODEL, DEFAULT_TASK = "tiny-qwen2", "arithmetic"
 
 
@@ -45,7 +46,12 @@ class Trained:
 
 
 def measure(
-    config: RunConfig, model: str | None, trained: Trained, task: str | None, tell: Tell | None = None
+    config: RunConfig,
+    model: str | None,
+    trained: Trained,
+    task: str | None,
+    tell: Tell | None = None,
+    note: Note | None = None,
 ) -> tuple[Evaluation, dict[str, Any]]:
     """The evaluation of one subject, and what it was: model, task and where the trained values came from.
 
@@ -55,11 +61,12 @@ def measure(
         model: the base; None: the one that the ticket, the adapter or the run names, else ``tiny-qwen2``.
         task: None: the ticket's or the run's, else ``arithmetic``.
         tell: told now and then how many completions are over, of how many.
+        note: told before that what the task's problems can decide.
     """
     if trained.checkpoint is not None:
-        return _measure_checkpoint(config, trained.checkpoint, task, tell)
+        return _measure_checkpoint(config, trained.checkpoint, task, tell, note)
     if trained.adapter is not None:
-        return _measure_adapter(config, model, trained, task, tell)
+        return _measure_adapter(config, model, trained, task, tell, note)
     loaded = Ticket.load(trained.ticket) if trained.ticket is not None else None
     told = loaded.told if loaded is not None else {}
     if loaded is not None and model is None and not isinstance(told.get("model"), str):
@@ -71,6 +78,7 @@ def measure(
     base, tokenizer = load_model(model, dtype, revision)
     about = {"model": model, "dtype": dtype, "task": chosen.name}
     chosen = asked(chosen, tokenizer, _asking(config, told if task is None else {}))
+    _note(chosen, config.eval, note)
     if loaded is None:
         return evaluate(base, tokenizer, chosen, config.eval, config.max_completion_tokens, tell), about
     tokens = config.max_completion_tokens or (told.get("max_completion_tokens") if task is None else None)
@@ -80,7 +88,12 @@ def measure(
 
 
 def _measure_adapter(
-    config: RunConfig, model: str | None, trained: Trained, task: str | None, tell: Tell | None
+    config: RunConfig,
+    model: str | None,
+    trained: Trained,
+    task: str | None,
+    tell: Tell | None,
+    note: Note | None,
 ) -> tuple[Evaluation, dict[str, Any]]:
     adapter, run = trained.adapter, trained.run()
     assert adapter is not None
@@ -92,13 +105,14 @@ def _measure_adapter(
     dtype = _dtype(config, started.model_dump() if started is not None else {})
     base, tokenizer = load_model(model, dtype)
     chosen = asked(chosen, tokenizer, _asking(config, told))
+    _note(chosen, config.eval, note)
     adapted = with_adapter(base, adapter)
     about = {"model": model, "dtype": dtype, "task": chosen.name, "adapter": str(adapter)}
     return evaluate(adapted, tokenizer, chosen, config.eval, tokens, tell), about
 
 
 def _measure_checkpoint(
-    config: RunConfig, checkpoint: Path, task: str | None, tell: Tell | None
+    config: RunConfig, checkpoint: Path, task: str | None, tell: Tell | None, note: Note | None
 ) -> tuple[Evaluation, dict[str, Any]]:
     run = RunFolder(checkpoint.resolve().parent.parent)
     if not checkpoint.is_dir() or not run.config.exists():
@@ -109,8 +123,15 @@ def _measure_checkpoint(
     about = {"model": started.model, "dtype": dtype, "task": chosen.name, "checkpoint": str(checkpoint)}
     model, tokenizer = arms.get(started.arm).read(checkpoint, started.model_copy(update={"dtype": dtype}))
     chosen = asked(chosen, tokenizer, _asking(config, started.model_dump() if task is None else {}))
+    _note(chosen, config.eval, note)
     tokens = config.max_completion_tokens or started.max_completion_tokens
     return evaluate(model, tokenizer, chosen, config.eval, tokens, tell), about
+
+
+def _note(task: Any, settings: EvalConfig, note: Note | None) -> None:
+    if note is not None:
+        for text in tasks.before_a_measurement(task, settings.split, settings.problems):
+            note(text)
 
 
 def _dtype(config: RunConfig, told: Mapping[str, Any]) -> str:

@@ -40,8 +40,6 @@ OPTIONS = (
     "environment",
     "max_tool_calling_iterations",
 )
-FEW_PROBLEMS = 30
-"""Below so many test problems even 0 and 100 % right have intervals of more than ten points."""
 
 
 class CustomTask:
@@ -216,20 +214,10 @@ class CustomTask:
         check_split(split)
         return with_metadata(self._splits[split])
 
-    def notes(self) -> list[str]:
-        """What a person should know before a run: where each split comes from, and whether it can decide anything."""
-        cut = [split for split in SPLITS if not self._given.get(split)]
-        sizes = ", ".join(f"{len(self._splits[split])} {split}" for split in SPLITS)
-        source = f" ({' and '.join(cut)} cut from train by a hash of the prompt)" if cut else ""
-        said = [f"{sizes} problems{source}."]
-        few = len(self._splits["test"])
-        if few < FEW_PROBLEMS:
-            half = 98 / few**0.5
-            said.append(
-                f"With {few} test problems a 95 % interval around 50 % reaches {min(half, 50):.0f} points "
-                "to either side. Give more with test=FILE."
-            )
-        return said
+    @property
+    def cut(self) -> list[str]:
+        """The splits that are cut from `train`."""
+        return [split for split in SPLITS if not self._given.get(split)]
 
     def judge(self, conversations: Sequence[list[str]], problems: Sequence[Problem]) -> list[Judgement]:
         """The function's scores, 0.0 where it fails; right is what scores 1."""

@@ -31,6 +31,8 @@ class MathTask:
     name: str
     max_completion_tokens: int
     system_prompt = SYSTEM_PROMPT
+    cut = ("validation",)
+    """Splits that are cut from `train`."""
 
     def __init__(self) -> None:
         require_math_verify()

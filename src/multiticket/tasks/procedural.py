@@ -113,13 +113,6 @@ class ReasoningGym:
         check_split(split)
         return with_metadata(self._splits[split])
 
-    def notes(self) -> list[str]:
-        """How many problems there are, where fewer differ than were asked for."""
-        sizes = {split: len(problems) for split, problems in self._splits.items()}
-        return [
-            f"{sizes['train']} train, {sizes['validation']} validation, {sizes['test']} test problems, all different."
-        ]
-
     def judge(self, conversations: Sequence[list[str]], problems: Sequence[Problem]) -> list[Judgement]:
         """The library's score of each answer; what it fails on scores 0 and is counted."""
         scores = [self._score(turns[0], p) for turns, p in zip(conversations, problems, strict=True)]

@@ -1,8 +1,8 @@
 """What a task is: problems with a prompt and an answer, and two judgements of a completion.
 
 A task may have more: turns (:class:`MultiTurnTask`), judgements of a whole batch or of a conversation with a state
-(`judging`), prompts of its own (`asking`), `notes()` for a person before a run, and `failures`, the number of
-completions so far that its verifier could not judge (each scored 0).
+(`judging`), prompts of its own (`asking`), `notes()` for a person before a run, `cut`, the splits that were cut from
+`train`, and `failures`, the number of completions so far that its verifier could not judge (each scored 0).
 """
 
 from __future__ import annotations

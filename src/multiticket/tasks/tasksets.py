@@ -37,6 +37,9 @@ class VerifiersTask:
 
     max_completion_tokens = 512
 
+    cut = ("validation", "test")
+    """All problems come as one."""
+
     def __init__(self, taskset: str, options: str = "") -> None:
         try:
             from verifiers.v1.utils.loaders import taskset_class, taskset_config_type

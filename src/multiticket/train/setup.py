@@ -83,7 +83,7 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
     box = toolbox_of(task)
     if box is not None:
         box.open(rows(task.problems("train").select([0])))  # an environment that cannot begin is found here
-    for note in task.notes() if hasattr(task, "notes") else ():
+    for note in tasks.before_a_run(task, config.eval.split, config.eval.problems):
         progress.note(note)
     numel = sum(math.prod(shape) for shape in candidate_shapes(model).values())
     if strategy == FSDP2 and is_quantised_model(model):
