@@ -140,13 +140,14 @@ def _train(run: Setup, signals: StopSignals, resume: bool, verbose: bool) -> dic
     trained = ranks.by_first(lambda: folder.read_trained(run.config) if resume else None)
     if trained is None:
         session = Session(run, signals, verbose)
+        about = ranks.by_first(lambda: known_before(run))
         collapsed = session.train()
         signals.follow(folder.path)
         stopped = session.back_to_before(collapsed) if collapsed is not None else None
         weights = session.trainer.whole_weights() if run.prepared.attachment is None else None
         told = {
             "steps": run.config.steps,
-            "file": ranks.by_first(lambda: keep(run, stopped, weights).name),
+            "file": ranks.by_first(lambda: keep(run, about, stopped, weights).name),
             "learning_rate": run.learning_rate,
             "no_signal": session.metrics.no_signal,
             "stopped": stopped,
@@ -159,21 +160,33 @@ def _train(run: Setup, signals: StopSignals, resume: bool, verbose: bool) -> dic
     return trained
 
 
-def keep(run: Setup, stopped: dict[str, Any] | None, weights: dict[str, Any] | None = None) -> Path:
+def known_before(run: Setup) -> dict[str, Any]:
+    """What is told of the run beside its settings: its base and the libraries, worked out before a step is taken."""
+    model, revision = name_and_revision(run.config.model, run.prepared.model)
+    origin = dequantised_from(run.config.model)
+    told = {"model": model, "revision": revision, "dequantised_from": origin, "versions": versions()}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def keep(
+    run: Setup,
+    about: dict[str, Any],
+    stopped: dict[str, Any] | None,
+    weights: dict[str, Any] | None = None,
+) -> Path:
     """Write what was trained: a ticket, an adapter, or the whole model as a plain checkpoint.
 
+    Nothing is looked up here: what fails after the training must not lose it.
+
     Args:
+        about: what was `known_before` the training.
         weights: the model's, where the processes share them.
     """
     settings = run.config.model_dump(mode="json", exclude={*WATCHING})
     settings["learning_rate"] = run.learning_rate
-    settings["model"], revision = name_and_revision(run.config.model, run.prepared.model)
-    settings |= {"revision": revision} if revision is not None else {}
-    origin = dequantised_from(run.config.model)
-    settings |= {"dequantised_from": origin} if origin is not None else {}
     if stopped is not None:
         settings |= {"steps": stopped["kept_step"], "stopped": stopped}
-    return run.prepared.keep(run.folder, run.tokenizer, settings | {"versions": versions()}, weights)
+    return run.prepared.keep(run.folder, run.tokenizer, settings | about, weights)
 
 
 def _measure(run: Setup, signals: StopSignals, before: dict[str, Any]) -> dict[str, Any]:

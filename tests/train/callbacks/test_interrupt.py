@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_runs import made, metrics, small
 from transformers import TrainerCallback
 
 from multiticket.cli import main
 from multiticket.runs.folder import RunFolder
+from multiticket.ticket import Ticket
 from multiticket.train import evaluations, session
 from multiticket.train import run as run_module
 from multiticket.train.callbacks import interrupt
@@ -191,18 +193,46 @@ def test_a_measurement_is_given_up_at_once_and_done_when_the_run_goes_on(
     assert {**found, "checkpoints": None} == {**expected, "checkpoints": None}
 
 
+DESCRIBES = ("name_and_revision", "dequantised_from", "versions", "evaluate_kept", "peak_memory", "result_of")
+"""All by which a run is measured and described."""
+
+
 def test_nothing_that_is_told_of_a_run_can_lose_what_was_trained(
     toy_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, output = small(toy_model_folder, save_every=None, steps=2), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "peak_memory", lambda: 1 / 0)
+        train = RLVRTrainer.train
+
+        def train_and_break_the_rest(self: Any, *args: Any, **kwargs: Any) -> Any:
+            done = train(self, *args, **kwargs)
+            for name in DESCRIBES:
+                patch.setattr(run_module, name, lambda *_, **__: 1 / 0)
+            return done
+
+        patch.setattr(RLVRTrainer, "train", train_and_break_the_rest)
         with pytest.raises(ZeroDivisionError):
             run_training(settings, output, show_progress=False)
-    kept = RunFolder(output).ticket.read_bytes()
+    kept = Ticket.load(RunFolder(output).ticket)
+    assert (kept.told["model"], kept.told["steps"]) == (str(toy_model_folder), 2)
+    assert kept.told["versions"]["python"]
     monkeypatch.setattr(RLVRTrainer, "train", None)
-    run_training(settings, output, resume=True, show_progress=False)
-    assert RunFolder(output).ticket.read_bytes() == kept
+    assert run_training(settings, output, resume=True, show_progress=False)["eval"]["after"]
+    told = Ticket.load(RunFolder(output).ticket)
+    assert told.told["scores"]
+    assert told.mask.names == kept.mask.names
+    for name, values in kept.sections[0].values.items():
+        assert torch.equal(told.sections[0].values[name], values)
+
+
+@pytest.mark.parametrize("name", ["name_and_revision", "dequantised_from", "versions"])
+def test_what_cannot_be_told_is_an_error_before_the_training(
+    name: str, toy_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, name, lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(RLVRTrainer, "train", None)  # never called
+    with pytest.raises(ZeroDivisionError):
+        run_training(small(toy_model_folder, steps=2), tmp_path / "run", show_progress=False)
 
 
 def test_in_another_thread_nothing_is_handled_and_training_works(
