@@ -53,9 +53,9 @@ def test_the_scores_on_the_way_are_of_the_validation_split_only(
     monkeypatch.setattr(CopyLetter, "problems", asking)
     settings = small(toy_model_folder, eval_every=1, steps=2)
     run_training(settings, tmp_path / "run", show_progress=False)
-    assert asked.count("test") == 3, "to see how long its prompts are, before and after"
-    assert asked[1:].count("validation") == 4, (
-        "to see that there are any and how long they are, and at each step"
+    assert asked.count("test") == 4, "to see how long its prompts are and say how many, before and after"
+    assert asked[1:].count("validation") == 5, (
+        "to see that there are any and how long they are, to say how many, and at each step"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from multiticket.tasks.protocol import SPLITS
@@ -17,24 +17,18 @@ def before_a_run(task: Any, split: str, problems: int | None) -> list[str]:
     Args:
         split, problems: what is measured, and of how many problems from its beginning; None: of all.
     """
+    sizes = {one: _size(task, one) for one in SPLITS}
     notes = task.notes() if hasattr(task, "notes") else []
-    return [*_sizes(task, SPLITS), *notes, *_few(task, split, problems)]
+    return [_in_words(task, sizes), *notes, *_few(split, sizes[split], problems)]
 
 
 def before_a_measurement(task: Any, split: str, problems: int | None) -> list[str]:
     """The same for a measurement alone, which needs no other split."""
     size = len(task.problems(split))
-    measured = size if problems is None else min(problems, size)
-    part = [f"The first {measured:,} of them are measured."] if measured < size else []
-    return [" ".join([*_sizes(task, [split]), *part]), *_few(task, split, problems)]
-
-
-def _sizes(task: Any, splits: Sequence[str]) -> list[str]:
-    sizes = {split: _size(task, split) for split in splits}
-    said = ", ".join(f"{size:,} {split}" for split, size in sizes.items() if size is not None)
-    cut = [split for split in getattr(task, "cut", ()) if split in sizes]
-    source = f" ({' and '.join(cut)} cut from train by a hash of the prompt)" if cut else ""
-    return [f"{said} problems{source}."] if said else []
+    said = _in_words(task, {split: size})
+    if problems is not None and problems < size:
+        said += f" The first {problems:,} of them are measured."
+    return [said, *_few(split, size, problems)]
 
 
 def _size(task: Any, split: str) -> int | None:
@@ -45,8 +39,16 @@ def _size(task: Any, split: str) -> int | None:
         return None
 
 
-def _few(task: Any, split: str, problems: int | None) -> list[str]:
-    size = len(task.problems(split))
+def _in_words(task: Any, sizes: Mapping[str, int | None]) -> str:
+    said = ", ".join(f"{size:,} {split}" for split, size in sizes.items() if size is not None)
+    cut = [split for split in getattr(task, "cut", ()) if split in sizes]
+    source = f" ({' and '.join(cut)} cut from train by a hash of the prompt)" if cut else ""
+    return f"{said} problems{source}."
+
+
+def _few(split: str, size: int | None, problems: int | None) -> list[str]:
+    if size is None:
+        return []
     few = size if problems is None else min(problems, size)
     if not 0 < few < FEW_PROBLEMS:
         return []
