@@ -272,5 +272,19 @@ def test_a_score_that_nearly_always_fails_ends_the_run() -> None:
         often(["right", *["wrong"] * 61], [PROBLEMS[0]] * 62)
 
 
+@pytest.mark.filterwarnings("ignore:The score of")
+def test_one_that_begins_to_fail_late_ends_the_run_too() -> None:
+    """A judge's server that goes away after a thousand good answers."""
+    function = ScoreFunction(lambda c, a: None if c == "lost" else 1.0, "my:score", 5)
+    for _ in range(10):
+        function(["good"] * 100, [PROBLEMS[0]] * 100)
+    function(["lost"] * 100, [PROBLEMS[0]] * 100)
+    function(["lost"] * 100, [PROBLEMS[0]] * 100)
+    with pytest.raises(ValueError, match="failed on 300 of the newest 300 completions"):
+        function(["lost"] * 100, [PROBLEMS[0]] * 100)
+    assert function.failures == 300
+    assert function.calls == 1300
+
+
 def test_a_builtin_is_a_score_too() -> None:
     assert scores(str.__eq__) == [1.0] * 6

@@ -230,3 +230,16 @@ def test_a_schedule_without_a_rate_is_refused(name: str, tmp_path: Path) -> None
     run = config.build({"grpo": {name: WORK[name]}})
     with pytest.raises(ValueError, match=f"TRL's {name} has no effect with learning_rate auto"):
         grpo_config(run, tmp_path, 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ("max_completion_tokens", "--max-completion-tokens"),
+        ("temperature", "--temperature"),
+        ("max_steps", "--steps"),
+    ],
+)
+def test_a_runs_own_setting_is_named_as_the_option_that_it_is(given: str, option: str) -> None:
+    with pytest.raises(ValueError, match=f"{given} is not set by TRL here but by the run: give {option}."):
+        checked({given: 48})

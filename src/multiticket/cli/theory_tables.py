@@ -172,7 +172,7 @@ def print_prediction(result: Result) -> None:
 
     def rate(row: Result) -> str:
         found = row["learning_rate"]
-        return found if isinstance(found, str) else f"{found:g}"
+        return found if isinstance(found, str) else "not found" if found is None else f"{found:g}"
 
     print_table(
         Table.of(

@@ -110,7 +110,12 @@ class RunProgress:
             self._print(f"step {self._done + 1}/{self.steps}: {doing}{part}")
 
     def step(
-        self, step: int, reward: float | None, kl: float | None = None, signal: float | None = None
+        self,
+        step: int,
+        reward: float | None,
+        kl: float | None = None,
+        signal: float | None = None,
+        failures: int = 0,
     ) -> None:
         """An optimiser step is done.
 
@@ -118,11 +123,13 @@ class RunProgress:
             reward: the mean of its rollouts.
             kl: how far it moved the policy, in nats a completion.
             signal: share of groups whose rewards differed, lately.
+            failures: completions so far whose score failed.
         """
         self._done = step
         detail = f"reward {reward:.3f}" if reward is not None else ""
         detail += f"  signal {signal:.0%}" if signal is not None else ""
         detail += f"  KL {kl:.2g} nats a completion" if kl is not None else ""
+        detail += f"  {failures:,} scores failed" if failures else ""
         if self._bar is not None:
             self._bar.update(
                 self._task, total=self.steps, completed=step, description=self.name, detail=detail

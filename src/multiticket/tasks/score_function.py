@@ -17,6 +17,7 @@ import math
 import threading
 import traceback
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ FIRST_CALLS = 8
 MANY_CALLS = 64
 """Completions after which one that nearly always failed does."""
 NEARLY_ALL = 0.95
+RECENT_CALLS = 256
+"""How many of the newest completions are looked at: a judge's server may go away in the midst of a run."""
 HANGS_IN_A_ROW = 3
 
 
@@ -47,6 +50,8 @@ class ScoreFunction:
         self.failures = 0
         """Completions so far whose score failed."""
         self.calls = 0
+        self._recent: deque[tuple[int, int]] = deque()
+        """Completions and failures of the newest calls, back to the `RECENT_CALLS`-th completion."""
         self._hangs = 0
         self._guard = Guard(seconds)
         self._last = ""
@@ -79,6 +84,7 @@ class ScoreFunction:
         Raises ScoreFails where nearly all scores failed, or one call after another did not return.
         """
         done: list[Episode | None] = list(episodes) if episodes is not None else [None] * len(completions)
+        failed_before = self.failures
         if self.is_batch:
             scores = self._batch(list(completions), list(problems), done)
         else:
@@ -86,13 +92,22 @@ class ScoreFunction:
             calls = [(c, p.answer, x) for c, p, x in zip(completions, problems, extras, strict=True)]
             scores = self._waiting(calls) if self.is_async else [self._one(*call) for call in calls]
         self.calls += len(scores)
-        share = 1.0 if self.calls < MANY_CALLS else NEARLY_ALL
-        if self.calls >= FIRST_CALLS and self.failures >= share * self.calls:
-            raise ScoreFails(
-                f"The score {self.name} failed on {self.failures} of {self.calls} completions, so nothing can "
-                f"be learned from it: fix it first. {self._last}"
-            )
+        self._stop_where_nearly_all_fail(len(scores), self.failures - failed_before)
         return scores
+
+    def _stop_where_nearly_all_fail(self, calls: int, failures: int) -> None:
+        recent = self._recent
+        recent.append((calls, failures))
+        while sum(count for count, _ in recent) - recent[0][0] >= RECENT_CALLS:
+            recent.popleft()
+        called, failed = (sum(column) for column in zip(*recent, strict=True))
+        share = 1.0 if called < MANY_CALLS else NEARLY_ALL
+        if called >= FIRST_CALLS and failed >= share * called:
+            newest = "" if called == self.calls else "the newest "
+            raise ScoreFails(
+                f"The score {self.name} failed on {failed} of {newest}{called} completions, so nothing can be "
+                f"learned from it: fix it first. {self._last}"
+            )
 
     def _one(self, completion: str, answer: str, extra: dict[str, Any]) -> float:
         try:

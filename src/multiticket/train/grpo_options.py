@@ -31,9 +31,9 @@ OURS = {
     "data_seed": "training_seed",
     "resume_from_checkpoint": "--resume",
     "model_init_kwargs": "model and dtype",
-    "eval_strategy": "eval",
-    "eval_steps": "eval",
-    "do_eval": "eval",
+    "eval_strategy": "eval_every",
+    "eval_steps": "eval_every",
+    "do_eval": "eval_every",
 }
 """Options that follow from a setting of the run under another name; those of one name are found by it."""
 
@@ -139,7 +139,8 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse(name: str, known: list[str]) -> None:
     ours = name if name in RunConfig.model_fields else OURS.get(name)
     if ours is not None:
-        raise ValueError(f"TRL's {name} is set by this run's own {ours}: use that instead.")
+        options = [f"--{one.removeprefix('--').replace('_', '-')}" for one in ours.split(" and ")]
+        raise ValueError(f"{name} is not set by TRL here but by the run: give {' and '.join(options)}.")
     if name in UNFIT:
         raise ValueError(f"TRL's {name} cannot be set for a run: {UNFIT[name]}.")
     if name not in known:

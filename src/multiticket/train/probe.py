@@ -11,6 +11,17 @@ from torch import Tensor
 from multiticket.sparse.sharded import local
 
 
+def any_gradient(optimizer: Any) -> bool:
+    """Whether a gradient, or a moment of earlier ones (of a sharded model: this rank's part), is not zero."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            kept = (value for name, value in optimizer.state.get(parameter, {}).items() if name != "step")
+            for tensor in (parameter.grad, *kept):
+                if isinstance(tensor, Tensor) and bool((local(tensor) != 0).any()):
+                    return True
+    return False
+
+
 class FirstStepProbe:
     """What the optimiser's parameters would be after Adam's first step, at any rate.
 
@@ -30,10 +41,6 @@ class FirstStepProbe:
                 if parameter.grad is not None:
                     kept = parameter.detach().clone()
                     self._saved.append((parameter, kept, group["eps"], group["weight_decay"]))
-
-    def any_gradient(self) -> bool:
-        """Whether the gradient (of a sharded model: this rank's part) is not zero."""
-        return any(bool((local(parameter.grad) != 0).any()) for parameter, *_ in self._saved)
 
     @torch.no_grad()
     def move(self, rate: float) -> None:

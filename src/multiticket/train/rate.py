@@ -40,11 +40,13 @@ class RateController:
     as ``average``, then the mean becomes a slow running one for the rest of the run, and the rate follows it within
     `REACH` of the averaged rate.
 
+    Until a rate is found it gives 0: there is no gradient then, and nothing is to move by weight decay alone.
+
     Its attributes are plain numbers, which torch's scheduler saves and restores with its own state.
 
     Args:
         target: KL a step, in nats a completion.
-        fallback: the rate until `start` has been called.
+        fallback: where the search begins.
         weight: root mean square of the trained weights, which bounds the rate; None for no bound.
     """
 
@@ -61,7 +63,7 @@ class RateController:
         """Steps whose KL was used."""
 
     def __call__(self, step: int) -> float:
-        return self.rate
+        return self.rate if self.started else 0.0
 
     @property
     def started(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
@@ -13,6 +14,8 @@ import torch
 from multiticket.evaluate.validation import best_step
 from multiticket.runs.versions import versions
 from multiticket.train.setup import Setup
+
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def result_of(
@@ -39,6 +42,7 @@ def result_of(
         "eval": scores,
         "best_step": best_step(run.folder.evaluations.read()),
         "no_signal": trained.get("no_signal"),
+        "failures": trained.get("failures"),
         "stopped": trained["stopped"],
         "file": kept.name,
         "file_bytes": bytes_of(kept),
@@ -52,10 +56,23 @@ def result_of(
     }
 
 
+def forget_peak_memory() -> None:
+    """Let `peak_memory` be that of what comes now: a process may do one run after another."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # not on Linux, or not allowed
+        CLEAR.write_text("5")  # proc(5): the peak resident set becomes the present one
+
+
 def peak_memory() -> int:
     """Bytes: the largest the process (on a GPU: its memory there) has been, libraries included."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    try:
+        lines = STATUS.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from multiticket import tasks
 from multiticket.runs.ranks import ALONE, Ranks
-from multiticket.tasks.judging import rows
+from multiticket.tasks.judging import failures_of, rows
 
 
 def reward_function(task: Any, ranks: Ranks = ALONE) -> Any:
@@ -30,10 +30,10 @@ def reward_function(task: Any, ranks: Ranks = ALONE) -> Any:
         turns = columns.get("turns") or [[completion] for completion in completions]
         given = {name: columns[name] for name in ("metadata", "problem") if name in columns}
         problems = rows({"prompt": prompts, "answer": answer, **given})
-        failed_before = getattr(task, "failures", 0)
+        failed_before = failures_of(task)
         with ranks.together():
             judged = tasks.judge(task, turns, problems)
-        failures = getattr(task, "failures", 0) - failed_before
+        failures = failures_of(task) - failed_before
         log_metric("failures", failures * ranks.size)  # TRL takes the ranks' mean
         log_metric("accuracy", sum(judgement.correct for judgement in judged) / len(judged))
         episodes = [each.episode for each in turns if getattr(each, "episode", None) is not None]

@@ -24,7 +24,7 @@ from multiticket.tasks.score_function import ScoreFails
 from multiticket.train.allocator import keep_freed_memory
 from multiticket.train.callbacks.interrupt import RunInterrupted, StopSignals
 from multiticket.train.evaluations import evaluate_kept, evaluate_start
-from multiticket.train.result import peak_memory, result_of
+from multiticket.train.result import forget_peak_memory, peak_memory, result_of
 from multiticket.train.session import Session
 from multiticket.train.setup import Setup, set_up
 
@@ -68,6 +68,7 @@ def run_training(
         return finished
 
     keep_freed_memory()
+    forget_peak_memory()
     started = time.monotonic()
     known = {} if measured is None else measured
     progress = RunProgress(output.name, config.steps, show_progress and ranks.first)
@@ -147,9 +148,12 @@ def _train(run: Setup, signals: StopSignals, resume: bool, verbose: bool) -> dic
         weights = session.trainer.whole_weights() if run.prepared.attachment is None else None
         told = {
             "steps": run.config.steps,
-            "file": ranks.by_first(lambda: keep(run, about, stopped, weights).name),
+            "file": ranks.by_first(
+                lambda: keep(run, about, stopped, weights, session.metrics.no_signal).name
+            ),
             "learning_rate": run.learning_rate,
             "no_signal": session.metrics.no_signal,
+            "failures": session.metrics.failures,
             "stopped": stopped,
             "train_s": session.seconds,
             "earlier_s": session.seconds_before,
@@ -173,6 +177,7 @@ def keep(
     about: dict[str, Any],
     stopped: dict[str, Any] | None,
     weights: dict[str, Any] | None = None,
+    no_signal: float | None = None,
 ) -> Path:
     """Write what was trained: a ticket, an adapter, or the whole model as a plain checkpoint.
 
@@ -181,9 +186,13 @@ def keep(
     Args:
         about: what was `known_before` the training.
         weights: the model's, where the processes share them.
+        no_signal: share of the groups of all steps whose rewards were equal.
     """
     settings = run.config.model_dump(mode="json", exclude={*WATCHING})
-    settings["learning_rate"] = run.learning_rate
+    if run.learning_rate is not None:
+        settings["learning_rate"] = run.learning_rate
+    if no_signal is not None:
+        settings["no_signal"] = no_signal
     if stopped is not None:
         settings |= {"steps": stopped["kept_step"], "stopped": stopped}
     return run.prepared.keep(run.folder, run.tokenizer, settings | about, weights)

@@ -52,9 +52,11 @@ class Setup:
     """How they share the training: ``ddp`` or ``fsdp2``; None for one process."""
 
     @property
-    def learning_rate(self) -> float:
-        """The rate that was asked for, or the one that was found."""
-        return self.rate.rate if self.rate is not None else float(self.config.learning_rate)
+    def learning_rate(self) -> float | None:
+        """The rate that was asked for or found; None where it was to be found, and no step had signal."""
+        if self.rate is None:
+            return float(self.config.learning_rate)
+        return self.rate.rate if self.rate.started else None
 
 
 def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgress, ranks: Ranks) -> Setup:

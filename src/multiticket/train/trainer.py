@@ -36,7 +36,7 @@ from multiticket.train.engine_weights import push_plain_weights
 from multiticket.train.flat_groups import in_two_passes, with_gradient
 from multiticket.train.group_signal import GroupSignal, first_words
 from multiticket.train.noise import trains_with_noise, without_noise
-from multiticket.train.probe import FirstStepProbe
+from multiticket.train.probe import FirstStepProbe, any_gradient
 from multiticket.train.problem_order import EpochSampler
 from multiticket.train.rate import RateController, solve_rate
 from multiticket.train.saving import SavingTrainer
@@ -74,6 +74,8 @@ class RLVRTrainer(SavingTrainer):
         self._tell = tell
         self._first_told = self._waits = False
         self._kept: Kept | None = None
+        self._still = False
+        """Whether the step has nothing to go by, and moves nothing."""
         self._chosen: torch.Tensor | None = None
         self._advantages: torch.Tensor | None = None
         use_sparse_head()  # for every arm: on a CPU it scores less of the vocabulary at a time
@@ -229,9 +231,22 @@ class RLVRTrainer(SavingTrainer):
             self._kept = self._kept._replace(log_probs=self._log_probs_now())
         if self.rate is not None and not self.rate.started:
             self.probe_rate()
+        self._still = self._nothing_to_step_by()
+        if self._still:
+            self._rates = [group["lr"] for group in self.optimizer.param_groups]
+            for group in self.optimizer.param_groups:
+                group["lr"] = 0.0
+
+    def _nothing_to_step_by(self) -> bool:
+        """Whether weight decay alone would move what trains: no gradient, now or in the optimiser's moments."""
+        moves = torch.tensor(float(any_gradient(self.optimizer)), device=self.accelerator.device)
+        return not self.accelerator.reduce(moves, reduction="sum")
 
     def after_step(self) -> None:
         """What trains has moved, and is written back."""
+        if self._still:
+            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate
         if self.beta:
             self.rename_logged("kl", "reference_kl")
         if not self.kl_rollouts:
@@ -271,7 +286,7 @@ class RLVRTrainer(SavingTrainer):
         """Before the first optimiser step with a gradient: the rate at which it moves the target KL."""
         assert self.rate is not None
         probe = FirstStepProbe(self.optimizer, self.prepared.follow)
-        anything = torch.tensor(float(probe.any_gradient()), device=self.accelerator.device)
+        anything = torch.tensor(float(any_gradient(self.optimizer)), device=self.accelerator.device)
         if not self.accelerator.reduce(anything, reduction="sum"):
             self._wait_for_signal()
             return

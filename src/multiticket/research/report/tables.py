@@ -68,7 +68,7 @@ def run_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             with_interval(result["eval"]["after"], "greedy", "greedy_interval"),
             f"{result['nnz']:,} of {result['numel']:,}",
             decimal(result["file_bytes"]),
-            f"{result['learning_rate']:g}",
+            rate(result),
             f"{result['wall_s']:.0f} s",
         )
         for result in results
@@ -89,10 +89,24 @@ def print_runs(results: Sequence[Mapping[str, Any]], title: str) -> None:
     print_table(Table(caption=title, columns=[*RUN_COLUMNS], rows=rows))
 
 
+def rate(result: Mapping[str, Any]) -> str:
+    """A run's learning rate; ``not found`` where the search for one never saw a step with signal."""
+    found = result["learning_rate"]
+    return "not found" if found is None else f"{found:g}"
+
+
+def signal(result: Mapping[str, Any]) -> str:
+    """How much of a run's rollouts said anything about the policy."""
+    said = f"rewards differed in {percent(1 - result['no_signal'])} of the groups of rollouts"
+    if result["no_signal"] == 1:
+        said += ": nothing could be learned from them, and nothing was"
+    return said
+
+
 def print_result(result: Mapping[str, Any], output: Path) -> None:
     """What one run came to, and where it lies."""
     before, after, shipped = (result["eval"].get(when) for when in ("before", "after", "shipped"))
-    run = f"{arm_name(result)} on {result['task']}, {result['steps']} steps, rate {result['learning_rate']:g}"
+    run = f"{arm_name(result)} on {result['task']}, {result['steps']} steps, rate {rate(result)}"
     print_facts(
         [
             ("run", run),
@@ -101,6 +115,8 @@ def print_result(result: Mapping[str, Any], output: Path) -> None:
             ("pass@1 after", with_interval(after)),
             ("greedy", f"{percent(before['greedy'])} before, {percent(after['greedy'])} after"),
             ("mean reward", f"{before['reward']:.4f} before, {after['reward']:.4f} after"),
+            *([("signal", signal(result))] if result.get("no_signal") is not None else []),
+            *([("failures", f"{result['failures']:,} scores failed")] if result.get("failures") else []),
             *([("merged", _shipped(shipped))] if shipped else []),
             ("measured", measured(after)),
             ("file", f"{output / result['file']} ({decimal(result['file_bytes'])})"),

@@ -76,6 +76,11 @@ class MetricsWriter(TrainerCallback):
         told = [line["no_signal"] for line in self.lines if line.get("no_signal") is not None]
         return sum(told) / len(told) if told else None
 
+    @property
+    def failures(self) -> int:
+        """Completions of all steps whose score failed."""
+        return round(sum(line.get("failures") or 0 for line in self.lines))
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began = time.monotonic()
         self.progress.training(state.global_step)
@@ -96,7 +101,11 @@ class MetricsWriter(TrainerCallback):
         self.lines.append(self.ranks.by_first(lambda: self._written(line)))
         if state.is_world_process_zero:
             self.progress.step(
-                state.global_step, logs["reward"], logs.get("kl_per_completion"), line["signal"]
+                state.global_step,
+                logs["reward"],
+                logs.get("kl_per_completion"),
+                line["signal"],
+                self.failures,
             )
 
     def _written(self, line: dict[str, Any]) -> dict[str, Any]:

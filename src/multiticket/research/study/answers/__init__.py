@@ -9,7 +9,7 @@ from pathlib import Path
 from multiticket.research.study.answers.controls import answer_controls
 from multiticket.research.study.answers.density import answer_density
 from multiticket.research.study.answers.difference import answer_compare, answer_other_tasks
-from multiticket.research.study.answers.formatting import rounded
+from multiticket.research.study.answers.formatting import rounded, three_digits
 from multiticket.research.study.answers.laws import answer_collapse, answer_law
 from multiticket.research.study.answers.mask_overlap import answer_overlap
 from multiticket.research.study.answers.masks import answer_masks
@@ -66,7 +66,7 @@ def with_runs(section: PageSection, question: Question, evidence: Evidence) -> P
         runs.values(),
         {
             "run": lambda run: run.run.name,
-            "rate": lambda run: float(f"{run.result['learning_rate']:.3g}"),
+            "rate": lambda run: three_digits(run.result["learning_rate"]),
             "accuracy %": lambda run: rounded(100 * run.score("pass@1")),
             "greedy %": lambda run: rounded(100 * run.score("greedy")),
             "n": lambda run: run.result["eval"]["after"]["n"],

@@ -14,6 +14,11 @@ def rounded(value: float) -> float:
     return round(value, 2)
 
 
+def three_digits(value: float | None) -> float | None:
+    """Three significant digits; None, as of a rate that was not found, stays None."""
+    return None if value is None else float(f"{value:.3g}")
+
+
 def points(share: float) -> str:
     """A difference of shares in percentage points, with a sign: ``−1.5``."""
     return f"{100 * share:+.1f}".replace("-", "−")

@@ -61,7 +61,12 @@ def answer_collapse(question: Question, evidence: Evidence) -> PageSection:
     """
     measure = question.options.get("measure", "pass@1")
     cells = [evidence.study.cell(label) for label in _labels(question)]
-    runs = {run.run.name: run for cell in cells for run in evidence.finished(cell.sweep or cell.runs)}
+    runs = {
+        run.run.name: run
+        for cell in cells
+        for run in evidence.finished(cell.sweep or cell.runs)
+        if run.result["learning_rate"] is not None
+    }
     collapses: dict[tuple[str, str], CurveCollapse] = {}
     figures, numbers = [], []
     for setting, found in by(runs.values(), lambda run: run.setting).items():
@@ -134,7 +139,7 @@ def _points(runs: list[Finished], what: str) -> list[tuple[float, float]]:
     """(density, y) of each run; a rate that was chosen for several runs is one point."""
     points: dict[str, tuple[float, float]] = {}
     for run in runs:
-        y = float(run.result["learning_rate"]) if what == "learning_rate" else run.first_kl()
+        y = run.result["learning_rate"] if what == "learning_rate" else run.first_kl()
         chosen = what == "learning_rate" and run.run.choice is not None
         if y:
             key = run.run.choice.name if chosen and run.run.choice else run.run.name

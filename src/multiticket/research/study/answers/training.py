@@ -7,7 +7,7 @@ from statistics import fmean, median
 from typing import Any
 
 from multiticket.research.stats.running_mean import WINDOW, running_mean
-from multiticket.research.study.answers.formatting import rounded
+from multiticket.research.study.answers.formatting import rounded, three_digits
 from multiticket.research.study.evidence import Evidence, Finished, by, setting_name
 from multiticket.research.study.page_section import Figure, Mark, PageSection, Series, Table
 from multiticket.research.study.questions import Question
@@ -134,7 +134,7 @@ def _table(setting: str, runs: Mapping[str, Sequence[tuple[Finished, list[Line]]
     columns: dict[str, Callable[[tuple[str, Finished, list[Line]]], Any]] = {
         "run": lambda one: f"{one[0]}, seed {one[1].config.training_seed}",
         "trained values": lambda one: one[1].result["nnz"],
-        "rate": lambda one: float(f"{one[1].result['learning_rate']:.3g}"),
+        "rate": lambda one: three_digits(one[1].result["learning_rate"]),
         "before %": lambda one: rounded(100 * one[1].result["eval"]["before"]["pass@1"]),
         "after %": lambda one: rounded(100 * one[1].score("pass@1")),
         "greedy %": lambda one: rounded(100 * one[1].score("greedy")),
