@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from trl import GRPOTrainer
+from trl import GRPOTrainer, chat_template_utils
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import utils
 
@@ -18,7 +19,12 @@ import multiticket
 from multiticket.train.trl_compat import READ_IN, SCORES_BY_CALLING, SERIES, require_tested
 
 ROOT = Path(multiticket.__file__).parent
-OWNERS = {"GRPOTrainer": GRPOTrainer, "VLLMGeneration": VLLMGeneration, "utils": utils}
+OWNERS = {
+    "GRPOTrainer": GRPOTrainer,
+    "VLLMGeneration": VLLMGeneration,
+    "utils": utils,
+    "chat_template_utils": chat_template_utils,
+}
 
 
 @pytest.mark.parametrize("name", READ_IN)
@@ -26,13 +32,17 @@ def test_the_installed_version_has_every_name(name: str) -> None:
     if name == "utils._use_triton" and not SCORES_BY_CALLING:
         pytest.skip("TRL 1.14 scores completions alone on every device")
     owner, _, attribute = name.partition(".")
-    source = Path(sys.modules[OWNERS[owner].__module__].__file__ if owner != "utils" else utils.__file__)
+    source = Path(str(inspect.getsourcefile(OWNERS[owner])))
     assert hasattr(OWNERS[owner], attribute) or f"self.{attribute} =" in source.read_text(encoding="utf-8")
 
 
 def test_nobody_else_reaches_them() -> None:
     private = {name.partition(".")[2] for name in READ_IN}
-    allowed = {ROOT / "train" / "trl_compat.py", ROOT / "sparse" / "autograd" / "fused_head.py"}
+    allowed = {
+        ROOT / "train" / "trl_compat.py",
+        ROOT / "sparse" / "autograd" / "fused_head.py",
+        ROOT / "generate" / "tool_templates.py",
+    }
     for path in {*ROOT.rglob("*.py")} - allowed:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         reached = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & private

@@ -33,6 +33,11 @@ READ_IN = {
     "GRPOTrainer._last_world_entropy": "1.16.0",
     "VLLMGeneration._iter_named_params": "1.16.0",
     "utils._ChunkedLogProbFunction": "1.16.0",  # in sparse.autograd.fused_head, which finds it without importing TRL
+    "chat_template_utils.add_response_schema": "1.16.0",  # all five in generate.tool_templates
+    "chat_template_utils.get_training_chat_template": "1.16.0",
+    "chat_template_utils.is_chat_template_prefix_preserving": "1.16.0",
+    "chat_template_utils.parse_response": "1.16.0",
+    "chat_template_utils.supports_tool_calling": "1.16.0",
     "utils._use_triton": "1.16.0",  # there too: whether only the tokens that count are scored
 }
 """Each private name that is used, and the version whose source was read for it."""
