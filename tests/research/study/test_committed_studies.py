@@ -59,7 +59,10 @@ def test_a_report_is_drawn_again_from_its_data(tmp_path: Path, capsys):
 @pytest.mark.parametrize("folder", STUDIES, ids=lambda folder: folder.name)
 def test_every_run_on_the_page_is_in_the_table_with_the_same_numbers(folder: Path):
     rows = {row["run"]: row for row in pyarrow.parquet.read_table(folder / TABLE).to_pylist()}
-    assert [*rows] == [run.name for run in load(ROOT / f"recipes/studies/{folder.name}.yaml").runs]
+    asked = [run.name for run in load(ROOT / f"recipes/studies/{folder.name}.yaml").runs]
+    assert [*rows] == [name for name in asked if name in rows]  # a study may go on after its first page
+    if len(rows) < len(asked):
+        assert f"{len(rows)} of {len(asked)} runs" in (folder / "index.html").read_text()
     shown = 0
     for section in json.loads((folder / "report.json").read_text())["sections"]:
         for table in section["tables"]:

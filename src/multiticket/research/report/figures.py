@@ -34,7 +34,7 @@ VARIABLES = {
     **{c: f"--series-{i}" for i, c in enumerate(SERIES, start=1)},
 }
 """What each colour is called in a page's style."""
-MANY = 60
+MANY = 50
 """Points of a line that are not marked one by one."""
 WIDTH = 4.6
 """Inches; on a page a figure is as wide as a phone or a column, and its text about as large as the page's."""
@@ -164,14 +164,18 @@ def _chart(axes: Axes, figure: Figure) -> None:
     if figure.y_log:
         axes.set_yscale("log")
     for number, series in enumerate(figure.series):
+        curve = series.joined and len(series.y) > MANY
+        look = _look(number)
         axes.errorbar(
             series.x,
             series.y,
-            yerr=_reach(series),
+            yerr=None if curve else _reach(series),
             label=series.name,
             linestyle="-" if series.joined else "none",
-            **_look(number) | ({"marker": ""} if series.joined and len(series.y) > MANY else {}),
+            **look | ({"marker": ""} if curve else {}),
         )
+        if curve and series.low is not None and series.high is not None:
+            axes.fill_between(series.x, series.low, series.high, color=look["color"], alpha=0.18, linewidth=0)
     axes.grid(axis="y")
     for mark in figure.marks:
         axes.axhline(mark.at, color=MUTED, linewidth=1, linestyle="-" if mark.at == 0 else (0, (4, 3)))
