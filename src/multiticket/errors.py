@@ -17,6 +17,13 @@ _OFFLINE = (
 """How transformers and huggingface_hub put it that the hub does not answer, or is not to be asked."""
 
 
+class StopNow(BaseException):
+    """Raised where work can be given up at once, with the signal that asked for it, if there was one.
+
+    No score function may catch it by accident.
+    """
+
+
 def first_sentence(error: BaseException) -> str:
     """The first whole sentence of an error, without its stop, so that it can end a sentence of ours."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -83,7 +83,7 @@ def test_help_and_typing_errors_do_not_wait_for_torch(arguments: list[str]) -> N
         (["--dtype", "float8"], "dtype should be"),
         (["--resume"], "holds no run to resume"),
         (["--set", "vllm_mod=server"], "GRPOConfig has no option 'vllm_mod'; the nearest are vllm_mode"),
-        (["--set", "learning_rate=1"], "own learning_rate: use that instead"),
+        (["--set", "learning_rate=1"], "by the run: give --learning-rate."),
         (["--set", "top_p"], "options as name=value"),
         (["--set", "use_vllm=true"], "pip install 'trl[vllm]'"),
     ],

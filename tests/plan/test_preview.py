@@ -155,7 +155,7 @@ def test_state_is_what_the_trainer_holds(
     ("settings", "says"),
     [
         ({"rollouts": 1024}, "A step takes 128 problems"),
-        ({"grpo": {"max_steps": 3}}, "own steps"),
+        ({"grpo": {"max_steps": 3}}, "give --steps"),
         ({"model": "no-such/model"}, "Cannot read the tokenizer of 'no-such/model'"),
         ({"density": 1e-7, "learning_rate": 1.0}, "empty"),
     ],

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from multiticket.errors import StopNow
 from multiticket.tasks.guarded import Guard
 from multiticket.tasks.judging import Problem
 from multiticket.tasks.score_function import ScoreFunction
@@ -288,3 +289,22 @@ def test_one_that_begins_to_fail_late_ends_the_run_too() -> None:
 
 def test_a_builtin_is_a_score_too() -> None:
     assert scores(str.__eq__) == [1.0] * 6
+
+
+@pytest.mark.parametrize("kind", ["plain", "batch", "async"])
+def test_a_run_that_is_to_stop_stops_in_the_midst_of_a_score(kind: str) -> None:
+    """A signal comes while a score works; taken for a failed score, it would be lost."""
+
+    def plain(completion: str, answer: str) -> float:
+        raise StopNow
+
+    def batch(completions: list[str]) -> list[float]:
+        raise StopNow
+
+    async def waiting(completion: str, answer: str) -> float:
+        raise StopNow
+
+    function = ScoreFunction({"plain": plain, "batch": batch, "async": waiting}[kind], "my:score", 5)
+    with pytest.raises(StopNow):
+        function(["1"], [PROBLEMS[0]])
+    assert function.failures == 0

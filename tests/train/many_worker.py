@@ -22,6 +22,7 @@ from two_ranks import Figures, serve
 from multiticket.runs.checkpoints import Checkpoints
 from multiticket.runs.lines import StepLines
 from multiticket.sparse import choose_path
+from multiticket.tasks.own_scores import OwnScores
 from multiticket.train import saving
 from multiticket.train.callbacks.interrupt import RunInterrupted
 from multiticket.train.run import run_training
@@ -94,7 +95,7 @@ def score_fails() -> Figures:
         raise ValueError("from a library")
 
     try:
-        with fails_at(CopyLetter, "score", 1, 45, mistake):
+        with fails_at(OwnScores, "__call__", 1, 2, mistake):
             run_training(small(MODEL), FOLDER / "score", show_progress=False)
     except Exception as error:
         return {"raised": type(error).__name__, "says": str(error)}

@@ -28,7 +28,7 @@ def model_of_run(name_or_path: str) -> str:
         return name_or_path
     if (folder / "model" / "config.json").is_file():
         return str(folder / "model")
-    if settings["arm"] == "full":
+    if not (folder / "result.json").is_file():
         raise ValueError(f"The run in {name_or_path} has no result yet: finish it with --resume.")
     raise ValueError(
         f"The run in {name_or_path} is of the {settings['arm']} arm, which makes no whole model: give its base, "

@@ -78,11 +78,12 @@ def measure(
     base, tokenizer = load_model(model, dtype, revision)
     about = {"model": model, "dtype": dtype, "task": chosen.name}
     chosen = asked(chosen, tokenizer, _asking(config, told if task is None else {}))
-    _note(chosen, config.eval, note)
     if loaded is None:
+        _note(chosen, config.eval, note)
         return evaluate(base, tokenizer, chosen, config.eval, config.max_completion_tokens, tell), about
     tokens = config.max_completion_tokens or (told.get("max_completion_tokens") if task is None else None)
     with loaded.applied(base):
+        _note(chosen, config.eval, note)
         evaluation = evaluate(base, tokenizer, chosen, config.eval, tokens, tell)
     return evaluation, {**about, "ticket": str(trained.ticket)}
 
@@ -105,8 +106,8 @@ def _measure_adapter(
     dtype = _dtype(config, started.model_dump() if started is not None else {})
     base, tokenizer = load_model(model, dtype)
     chosen = asked(chosen, tokenizer, _asking(config, told))
-    _note(chosen, config.eval, note)
     adapted = with_adapter(base, adapter)
+    _note(chosen, config.eval, note)
     about = {"model": model, "dtype": dtype, "task": chosen.name, "adapter": str(adapter)}
     return evaluate(adapted, tokenizer, chosen, config.eval, tokens, tell), about
 

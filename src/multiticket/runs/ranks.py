@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from multiticket.errors import first_sentence, raised_by
+from multiticket.errors import StopNow, first_sentence, raised_by
 
 T = TypeVar("T")
 TRAINING_PATIENCE = datetime.timedelta(minutes=30)
@@ -27,13 +27,6 @@ PATIENCE = datetime.timedelta(hours=6)
 LEAVING = datetime.timedelta(seconds=10)
 """How long a rank that has nothing more to do waits for the others to be as far."""
 NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
-class StopNow(BaseException):
-    """Raised where work can be given up at once, with the signal that asked for it, if there was one.
-
-    No score function may catch it by accident.
-    """
 
 
 class OtherRankFailed(RuntimeError):

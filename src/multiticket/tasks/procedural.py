@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from multiticket.errors import StopNow
 from multiticket.tasks.guarded import Guard
 from multiticket.tasks.judging import Judgement, Problem
 from multiticket.tasks.options import split_options, value_of, whole_number
@@ -125,7 +126,7 @@ class ReasoningGym:
                 self._data[problem.metadata["split"]].score_answer, self._answer(completion), entry
             )
             return min(1.0, max(0.0, float(found)))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StopNow):
             raise
         except BaseException as error:
             if not self.failures:

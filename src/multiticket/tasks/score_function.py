@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from multiticket.errors import StopNow
 from multiticket.tasks.guarded import Guard, OutOfTime
 from multiticket.tasks.judging import Problem
 from multiticket.tasks.tools import Episode
@@ -112,7 +113,7 @@ class ScoreFunction:
     def _one(self, completion: str, answer: str, extra: dict[str, Any]) -> float:
         try:
             value = self._guard(self.function, completion, answer, **extra)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StopNow):
             raise
         except BaseException as error:
             value = error
@@ -132,7 +133,7 @@ class ScoreFunction:
         whole = Guard(self._guard.seconds * (1 + math.ceil(len(calls) / TOGETHER)))
         try:
             values = whole(_run, everyone())
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StopNow):
             raise
         except BaseException as error:
             self._failed(error, len(calls))
@@ -158,7 +159,7 @@ class ScoreFunction:
             values = list(found)
             if len(values) != len(completions):
                 raise ValueError(f"a batch of {len(completions)} completions got {len(values)} scores")
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StopNow):
             raise
         except BaseException as error:
             self._failed(error, len(completions))
@@ -180,6 +181,8 @@ class ScoreFunction:
             if isinstance(value, BaseException):
                 raise value
             number = _number(value)
+        except (KeyboardInterrupt, StopNow):
+            raise
         except BaseException as error:
             self._failed(error, 1)
             return 0.0

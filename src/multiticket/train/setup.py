@@ -85,14 +85,14 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
     box = toolbox_of(task)
     if box is not None:
         box.open(rows(task.problems("train").select([0])))  # an environment that cannot begin is found here
-    for note in tasks.before_a_run(task, config.eval.split, config.eval.problems):
-        progress.note(note)
     numel = sum(math.prod(shape) for shape in candidate_shapes(model).values())
     if strategy == FSDP2 and is_quantised_model(model):
         raise ValueError("FSDP2 does not shard a quantised base: set accelerate to plain data parallelism.")
     arm = arms.get(config.arm)
     prepared = arm.prepare(model, tokenizer, config)
     _check_same_for_all(prepared, ranks)
+    for note in tasks.before_a_run(task, config.eval.split, config.eval.problems):
+        progress.note(note)
     rate = _rate_controller(config, prepared.typical_weight)
     return Setup(
         config=config,

@@ -26,8 +26,11 @@ def answer_overlap(question: Question, evidence: Evidence) -> PageSection:
         config = run.config
         configs.setdefault((config.model, config.density, config.seed, config.part), config)
     names = [mask_name(config) for config in configs.values()]
-    pairs = _pairs([*configs.values()])
     asked: dict[str, Any] = {"name": question.name, "heading": question.claim}
+    try:
+        pairs = _pairs([*configs.values()])
+    except ValueError as error:  # the base is not here
+        return PageSection(**asked, verdict="not decided", answer=f"The masks cannot be made: {error}")
     if not pairs:
         return PageSection(**asked, verdict="not decided", answer="There is no pair of masks.")
     jaccard = [pair["jaccard"] for pair in pairs]
