@@ -15,7 +15,7 @@ from multiticket.config import EvalConfig
 from multiticket.evaluate.estimators import mean_interval, pass_at_k
 from multiticket.generate.completion import complete_ids, stop_tokens
 from multiticket.generate.conversations import Conversation, Limits, converse, transcript
-from multiticket.generate.prompts import prompt_texts, refuse_too_long
+from multiticket.generate.prompts import positions_of, prompt_texts, refuse_too_long
 from multiticket.runs.files import write_text
 from multiticket.runs.ranks import ALONE, Ranks
 from multiticket.tasks import asked, judge
@@ -134,8 +134,7 @@ def _results(
     draws = [(i, sample) for i in range(len(texts)) for sample in range(-1, settings.samples)]
     """Problem and sample of each completion; sample -1 is the greedy one."""
     box = toolbox_of(task)
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    limits = Limits(tokens, positions, stop_tokens(model, tokenizer))
+    limits = Limits(tokens, positions_of(model), stop_tokens(model, tokenizer))
     at_once = in_all if box is None or not box.has_environment else max(1, settings.batch_size // each) * each
     """Each has an environment of its own, which is kept."""
 

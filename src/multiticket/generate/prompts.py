@@ -117,8 +117,8 @@ def refuse_too_long(
         ValueError: prompts are longer than the model reads (what they would cost grows with the square), or a model
             that looks its positions up in a table has none for the end of a completion.
     """
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(most, int):
+    most = positions_of(model)
+    if most is None:
         return None
     room = max(most - completion, 0)
     long = [
@@ -143,6 +143,12 @@ def refuse_too_long(
         f"the longest {split} prompt has {length:,} tokens and a completion up to {completion:,}, more than the "
         f"{most:,} positions that the model was trained on"
     )
+
+
+def positions_of(model: Any) -> int | None:
+    """Tokens of a prompt and its completion that a model was trained to read; None where it does not say."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return most if isinstance(most, int) else None
 
 
 def _has_position_table(model: Any) -> bool:

@@ -74,8 +74,8 @@ class RLVRTrainer(SavingTrainer):
         self._tell = tell
         self._first_told = self._waits = False
         self._kept: Kept | None = None
-        self._still = False
-        """Whether the step has nothing to go by, and moves nothing."""
+        self._rates: list[float] | None = None
+        """The optimiser's rates, while a step that has nothing to go by is taken at rate 0."""
         self._chosen: torch.Tensor | None = None
         self._advantages: torch.Tensor | None = None
         use_sparse_head()  # for every arm: on a CPU it scores less of the vocabulary at a time
@@ -197,10 +197,7 @@ class RLVRTrainer(SavingTrainer):
     def _learning_log_probs(self, model: Any, ids: Any, attention: Any, tokens: int, **options: Any) -> Any:
         """`_shared_log_probs`, with a graph for those rollouts alone that have a gradient."""
         advantages, self._advantages = self._advantages, None
-        extras = any(
-            value not in (None, False) for name, value in options.items() if name != "compute_entropy"
-        )
-        learning = None if advantages is None or extras else with_gradient(advantages)
+        learning = None if advantages is None or _asks_for_more(options) else with_gradient(advantages)
         if learning is None or not torch.is_grad_enabled():
             return self._shared_log_probs(model, ids, attention, tokens, **options)
         return in_two_passes(
@@ -213,10 +210,9 @@ class RLVRTrainer(SavingTrainer):
     ) -> Any:
         """TRL's own, with a group's prompt computed once where that pays."""
         whole = batch_size is None or batch_size >= len(ids)
-        others = {name for name, value in options.items() if value not in (None, False)} - {"compute_entropy"}
         alone = SCORES_BY_CALLING and self.accelerator.distributed_type.name == "NO"
         found = None
-        if whole and alone and not others and can_share(model):
+        if whole and alone and not _asks_for_more(options) and can_share(model):
             found = prompts_of(ids, attention, tokens)
         if found is None:
             return super().log_probs(model, ids, attention, tokens, batch_size=batch_size, **options)
@@ -231,8 +227,7 @@ class RLVRTrainer(SavingTrainer):
             self._kept = self._kept._replace(log_probs=self._log_probs_now())
         if self.rate is not None and not self.rate.started:
             self.probe_rate()
-        self._still = self._nothing_to_step_by()
-        if self._still:
+        if self._nothing_to_step_by():
             self._rates = [group["lr"] for group in self.optimizer.param_groups]
             for group in self.optimizer.param_groups:
                 group["lr"] = 0.0
@@ -244,9 +239,10 @@ class RLVRTrainer(SavingTrainer):
 
     def after_step(self) -> None:
         """What trains has moved, and is written back."""
-        if self._still:
+        if self._rates is not None:
             for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate
+            self._rates = None
         if self.beta:
             self.rename_logged("kl", "reference_kl")
         if not self.kl_rollouts:
@@ -285,11 +281,10 @@ class RLVRTrainer(SavingTrainer):
     def probe_rate(self) -> None:
         """Before the first optimiser step with a gradient: the rate at which it moves the target KL."""
         assert self.rate is not None
-        probe = FirstStepProbe(self.optimizer, self.prepared.follow)
-        anything = torch.tensor(float(any_gradient(self.optimizer)), device=self.accelerator.device)
-        if not self.accelerator.reduce(anything, reduction="sum"):
+        if self._nothing_to_step_by():
             self._wait_for_signal()
             return
+        probe = FirstStepProbe(self.optimizer, self.prepared.follow)
 
         def kl_at(rate: float) -> float:
             probe.move(rate)
@@ -317,6 +312,11 @@ class RLVRTrainer(SavingTrainer):
                 f"learning_rate auto waits for a step with signal: all groups of step {step} are without"
             )
         self._waits = True
+
+
+def _asks_for_more(options: dict[str, Any]) -> bool:
+    """Whether log-probabilities are asked for with more than text: images, or a router's loss."""
+    return any(value not in (None, False) for name, value in options.items() if name != "compute_entropy")
 
 
 class _AroundStep(TrainerCallback):

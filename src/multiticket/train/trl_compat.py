@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 from multiticket.generate.head import contiguous_head
+from multiticket.generate.prompts import positions_of
 from multiticket.train.phases import Phases
 
 SERIES = ("1.14", "1.16")
@@ -33,12 +34,12 @@ READ_IN = {
     "GRPOTrainer._last_world_entropy": "1.16.0",
     "VLLMGeneration._iter_named_params": "1.16.0",
     "utils._ChunkedLogProbFunction": "1.16.0",  # in sparse.autograd.fused_head, which finds it without importing TRL
+    "utils._use_triton": "1.16.0",  # there too: whether only the tokens that count are scored
     "chat_template_utils.add_response_schema": "1.16.0",  # all five in generate.tool_templates
     "chat_template_utils.get_training_chat_template": "1.16.0",
     "chat_template_utils.is_chat_template_prefix_preserving": "1.16.0",
     "chat_template_utils.parse_response": "1.16.0",
     "chat_template_utils.supports_tool_calling": "1.16.0",
-    "utils._use_triton": "1.16.0",  # there too: whether only the tokens that count are scored
 }
 """Each private name that is used, and the version whose source was read for it."""
 
@@ -161,7 +162,7 @@ class OpenTrainer(GRPOTrainer):
     @property
     def positions(self) -> int | None:
         """Tokens of a prompt and its completion that the model, or the engine for it, reads; None for no limit."""
-        own = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        own = positions_of(self.model)
         engines = self.args.vllm_max_model_length if self.use_vllm else None
         known = [most for most in (own, engines) if isinstance(most, int)]
         return min(known, default=None)

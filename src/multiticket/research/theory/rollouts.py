@@ -13,7 +13,7 @@ from torch import Tensor
 
 from multiticket.generate.completion import complete_ids, stop_tokens
 from multiticket.generate.conversations import Conversation, Limits, converse
-from multiticket.generate.prompts import prompt_texts
+from multiticket.generate.prompts import positions_of, prompt_texts
 from multiticket.tasks import asked, judge
 from multiticket.tasks.judging import rows
 
@@ -73,7 +73,7 @@ def sample_rollouts(
         return complete_ids(model, tokenizer, contexts, tokens, temperature, seed=seed, streams=streams), None
 
     of_places = [chosen[p] for p in places]
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = positions_of(model)
     limits = Limits(tokens, positions, stop_tokens(model, tokenizer))
     done = converse([texts[p] for p in places], of_places, task, tokenizer, by_chance, limits)
     rewards = [judgement.reward for judgement in judge(task, [one.turns for one in done], of_places)]
