@@ -7,15 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from recorded_steps import assert_same_steps, recorded
 from toy_task import CopyLetter
 
-from multiticket import arms, config
-from multiticket.models import load_model
 from multiticket.train import trainer as trainer_module
 from multiticket.train.flat_groups import in_two_passes, with_gradient
-from multiticket.train.recipe import grpo_config
-from multiticket.train.rewards import reward_function
-from multiticket.train.trainer import RLVRTrainer
 
 
 class HalfFlat(CopyLetter):
@@ -28,44 +24,6 @@ class HalfFlat(CopyLetter):
 class AllFlat(CopyLetter):
     def score(self, completion: str, answer: str) -> float:
         return 0.5
-
-
-class Recording(RLVRTrainer):
-    """Keeps each step's gradients before clipping."""
-
-    def _clip_grad_norm(self, model: Any) -> Any:
-        self.gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-        return super()._clip_grad_norm(model)
-
-
-def _trained(folder: Path, output: Path, task: Any, arm: str = "ticket", **settings: Any) -> Recording:
-    run = config.build(
-        {
-            "arm": arm,
-            "model": str(folder),
-            "steps": 2,
-            "rollouts": 64,
-            "group": 16,
-            "learning_rate": 3e-3,
-            "density": 1.0 if arm == "full" else 0.1,
-            **settings,
-        }
-    )
-    model, tokenizer = load_model(str(folder))
-    torch.manual_seed(0)
-    prepared = arms.get(arm).prepare(model, tokenizer, run)
-    trainer = Recording(
-        model=prepared.model,
-        reward_funcs=reward_function(task),
-        args=grpo_config(run, output, task.max_completion_tokens),
-        train_dataset=task.problems("train"),
-        processing_class=tokenizer,
-        attachment=prepared.attachment,
-        kl_rollouts=run.kl_rollouts,
-        beta=run.beta,
-    )
-    trainer.train()
-    return trainer
 
 
 @pytest.fixture
@@ -127,27 +85,19 @@ def test_a_step_is_the_same_with_and_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = {"grpo": {"loss_type": loss}}
-    ours = _trained(toy_model_folder, tmp_path / "ours", HalfFlat(), arm, **settings)
+    ours = recorded(toy_model_folder, tmp_path / "ours", HalfFlat(), arm, **settings)
     assert len(parts) == 2
     assert any(some is not None and 1 < some < 64 for some in parts)
     monkeypatch.setattr(trainer_module, "with_gradient", lambda advantages: None)
-    theirs = _trained(toy_model_folder, tmp_path / "theirs", HalfFlat(), arm, **settings)
-    for step in (0, 1):
-        for name in ("loss", "grad_norm", "entropy", "kl", "kl_per_completion", "reward"):
-            mine, its = (each.state.log_history[step][name] for each in (ours, theirs))
-            assert mine == pytest.approx(its, rel=1e-3, abs=1e-6), (step, name)
-    assert set(ours.gradients) == set(theirs.gradients)
-    norm = float(torch.stack([gradient.norm() for gradient in theirs.gradients.values()]).norm())
-    assert norm > 0
-    for name, gradient in theirs.gradients.items():
-        torch.testing.assert_close(ours.gradients[name], gradient, rtol=1e-3, atol=1e-5 * norm)
+    theirs = recorded(toy_model_folder, tmp_path / "theirs", HalfFlat(), arm, **settings)
+    assert_same_steps(ours, theirs, ("loss", "grad_norm", "entropy", "kl", "kl_per_completion", "reward"))
 
 
 @pytest.mark.parametrize("arm", ["full", "ticket", "lora"])
 def test_a_step_without_any_signal_has_gradients_of_zero(
     arm: str, toy_model_folder: Path, tmp_path: Path, parts: list[int | None]
 ) -> None:
-    trainer = _trained(toy_model_folder, tmp_path, AllFlat(), arm)
+    trainer = recorded(toy_model_folder, tmp_path, AllFlat(), arm)
     assert parts == [1, 1]
     assert trainer.gradients
     assert all(not gradient.any() for gradient in trainer.gradients.values())
@@ -163,5 +113,5 @@ def test_what_else_has_a_gradient_keeps_all_rollouts(
 
         if not hasattr(GRPOConfig, "entropy_coef"):
             pytest.skip("this TRL has no entropy bonus")
-    _trained(toy_model_folder, tmp_path, HalfFlat(), **settings)
+    recorded(toy_model_folder, tmp_path, HalfFlat(), **settings)
     assert parts == []

@@ -7,56 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from recorded_steps import assert_same_steps, recorded
 from toy_task import TASK
 
-from multiticket import arms, config
-from multiticket.models import load_model
 from multiticket.train import trainer as trainer_module
-from multiticket.train.recipe import grpo_config
-from multiticket.train.rewards import reward_function
 from multiticket.train.shared_groups import prompts_of
-from multiticket.train.trainer import RLVRTrainer
 from multiticket.train.trl_compat import SCORES_BY_CALLING
-
-
-class Recording(RLVRTrainer):
-    """Keeps the batch as it was scored and the gradients before clipping."""
-
-    def _generate_and_score_completions(self, inputs: Any) -> Any:
-        self.scored = super()._generate_and_score_completions(inputs)
-        return {key: value.clone() for key, value in self.scored.items()}
-
-    def _clip_grad_norm(self, model: Any) -> Any:
-        self.gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-        return super()._clip_grad_norm(model)
-
-
-def _trainer(folder: Path, output: Path, arm: str) -> Recording:
-    run = config.build(
-        {
-            "arm": arm,
-            "model": str(folder),
-            "steps": 2,
-            "rollouts": 64,
-            "group": 16,
-            "learning_rate": 3e-3,
-            "density": 1.0 if arm == "full" else 0.1,
-            "beta": 0.1,
-        }
-    )
-    model, tokenizer = load_model(str(folder))
-    torch.manual_seed(0)
-    prepared = arms.get(arm).prepare(model, tokenizer, run)
-    return Recording(
-        model=prepared.model,
-        reward_funcs=reward_function(TASK),
-        args=grpo_config(run, output, TASK.max_completion_tokens),
-        train_dataset=TASK.problems("train"),
-        processing_class=tokenizer,
-        attachment=prepared.attachment,
-        kl_rollouts=run.kl_rollouts,
-        beta=run.beta,
-    )
 
 
 def _pass(pads: list[int], prompts: list[list[int]], tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,19 +64,11 @@ def test_a_step_is_the_same_with_and_without(
             return answer
 
         monkeypatch.setattr(trainer_module, "prompts_of", asking)
-        trainer = _trainer(toy_model_folder, tmp_path / f"{shared}", arm)
-        trainer.train()
+        trainer = recorded(toy_model_folder, tmp_path / f"{shared}", TASK, arm, beta=0.1)
         assert passes == [shared] * len(passes)
         assert len(passes) == 6  # of two steps each: reference, training pass, KL
         found[shared] = trainer
     ours, theirs = found[True], found[False]
     assert torch.equal(ours.scored["completion_ids"], theirs.scored["completion_ids"])
-    for step in (0, 1):
-        for name in ("loss", "grad_norm", "entropy", "kl", "kl_per_completion", "reference_kl"):
-            mine, its = (each.state.log_history[step][name] for each in (ours, theirs))
-            assert mine == pytest.approx(its, rel=1e-3, abs=1e-6), (step, name)
-    assert set(ours.gradients) == set(theirs.gradients)
-    norm = float(torch.stack([gradient.norm() for gradient in theirs.gradients.values()]).norm())
-    assert norm > 0
-    for name, gradient in theirs.gradients.items():
-        torch.testing.assert_close(ours.gradients[name], gradient, rtol=1e-3, atol=1e-5 * norm)
+    logged = ("loss", "grad_norm", "entropy", "kl", "kl_per_completion", "reference_kl")
+    assert_same_steps(ours, theirs, logged)
