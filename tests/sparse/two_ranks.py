@@ -7,6 +7,7 @@ cost more than the cases; each returns figures, which the tests judge.
 from __future__ import annotations
 
 import datetime
+import gc
 import json
 import os
 import subprocess
@@ -60,6 +61,8 @@ def serve(cases: dict[str, Callable[[], Figures]]) -> None:
         world_size=2,
         timeout=datetime.timedelta(seconds=SECONDS / 2),
     )
+    gc.collect()
+    gc.freeze()  # as in conftest.py
     results: dict[str, Figures] = {}
     for name, case in cases.items():
         try:
