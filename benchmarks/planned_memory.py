@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ AROUND = 40
 
 
 class Rambling:
-    """Prompts of one length, and a score that is as good as random."""
+    """Prompts of one length, and a score as good as random, so that every rollout has a backward pass."""
 
     name = "rambling"
 
@@ -38,10 +39,10 @@ class Rambling:
         return Dataset.from_dict({"prompt": prompts, "answer": [str(n % 2) for n in range(32)]})
 
     def score(self, completion: str, answer: str) -> float:
-        return float(str(len(completion) % 2) == answer)
+        return zlib.crc32(completion.encode()) / 2**32
 
     def correct(self, completion: str, answer: str) -> bool:
-        return self.score(completion, answer) == 1.0
+        return self.score(completion, answer) > 0.5
 
 
 def __getattr__(name: str) -> Rambling:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from toy_models import FAMILIES, build, qwen2, tokens
 from transformers import AutoModelForCausalLM
 
@@ -230,6 +232,23 @@ def test_a_model_survives_the_meta_device():
     name = attachment.mask.names[0]
     moved = dict(attachment.named_parameters())[name]
     assert torch.equal(model.state_dict()[name].flatten()[attachment.mask.indices(name)], moved.detach())
+
+
+@pytest.mark.parametrize("where", ["meta", torch.float64])
+def test_a_model_that_is_moved_leaves_no_weight_behind(where):
+    model = build("qwen2")
+    attachment = mt.attach(model, mt.Mask.random(model, 0.2))
+    optimizer = torch.optim.SGD(attachment.parameters(), lr=0.1)
+    for _ in range(2):
+        model(tokens()).logits.logsumexp(-1).sum().backward()
+        optimizer.step()
+    weights = [weight for name, weight in model.named_parameters() if name in attachment.mask.names]
+    memory = [StorageWeakRef(weight.untyped_storage()) for weight in weights]
+    del weights
+    model.to(where)
+    gc.collect()
+    assert len(memory) > 10
+    assert all(storage.expired() for storage in memory)
 
 
 def test_the_mask_of_a_wrapped_model_fits_the_model():

@@ -40,3 +40,9 @@ def keep_freed_memory() -> bool:
     settings = ((MMAP_THRESHOLD, LARGEST_KEPT), (TRIM_THRESHOLD, MOST_KEPT), (TOP_PAD, 1 << 26))
     taken = [bool(mallopt(name, value)) for name, value in settings]
     return all(taken)
+
+
+def give_back_freed_memory() -> None:
+    """Give what lies free to the system now, between two phases of a run that need different sizes."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -21,7 +21,7 @@ from multiticket.runs.progress import RunProgress
 from multiticket.runs.ranks import StopNow, join
 from multiticket.runs.versions import versions
 from multiticket.tasks.score_function import ScoreFails
-from multiticket.train.allocator import keep_freed_memory
+from multiticket.train.allocator import give_back_freed_memory, keep_freed_memory
 from multiticket.train.callbacks.interrupt import RunInterrupted, StopSignals
 from multiticket.train.evaluations import evaluate_kept, evaluate_start
 from multiticket.train.result import forget_peak_memory, peak_memory, result_of
@@ -201,6 +201,7 @@ def keep(
 def _measure(run: Setup, signals: StopSignals, before: dict[str, Any]) -> dict[str, Any]:
     run.prepared.let_go()  # what was kept is read back into a fresh model
     gc.collect()  # the trainer, and the optimiser's moments with it
+    give_back_freed_memory()
     with signals.measuring():
         return evaluate_kept(run, before)
 

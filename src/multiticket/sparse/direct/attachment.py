@@ -245,6 +245,10 @@ class DirectAttachment(Attachment):
         self._follower = Follower(weights) if Follower.can_follow(weights) else None
         return False
 
+    def forget_places(self) -> None:
+        """After the model was moved: hold nothing of where its weights lay, so that their memory is given back."""
+        self._follower = None
+
     def _refuse_surgery(self) -> None:
         """Whether the values still are those of the model's weights."""
         seen: dict[int, str] = {}

@@ -52,7 +52,9 @@ class MaskedModule(KeepsItsWeights):
             dtype = torch.promote_types(torch.float32, moved.dtype)
             return moved.to(dtype) if tensor.is_meta else tensor.to(moved.device, dtype)
 
-        return super()._apply(apply, recurse)
+        super()._apply(apply, recurse)
+        attachment_of(self).forget_places()
+        return self
 
     def __delattr__(self, name: str) -> None:
         if name in masked_weights(self):

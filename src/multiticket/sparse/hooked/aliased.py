@@ -123,9 +123,7 @@ class AliasedAttachment(Attachment):
     def _settle(self) -> None:
         """After weights have moved or were replaced: everything that knew where they were is made anew."""
         if any(tensor.dense.is_meta for tensor in self._tensors.values()):
-            for module, record in self._records.items():
-                for attribute in record.tensors:
-                    module.__dict__.pop(attribute, None)
+            self._forget_places()
             self._moved = True
             return
         seen: dict[int, str] = {}
@@ -151,6 +149,21 @@ class AliasedAttachment(Attachment):
         self._collector.moved()
         self._give_aliases()
         self._moved = False
+
+    def _forget_places(self) -> None:
+        """Of weights without memory: hold nothing of where they lay, so that what they had is given back."""
+        for module, record in self._records.items():
+            for attribute in record.tensors:
+                module.__dict__.pop(attribute, None)
+            if isinstance(module, nn.Linear):
+                set_plan(module, None)
+        for tensor in self._tensors.values():
+            tensor.known = tensor.dense
+            if tensor.in_memory:
+                tensor.alias = make_alias(tensor)
+        for group in self._collector.groups:
+            group.forget_places()
+        self._watched = Watch(self._collector.groups)
 
     def _refuse_if_detached(self) -> None:
         if not self._tensors:
