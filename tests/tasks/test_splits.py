@@ -55,7 +55,9 @@ def test_too_few_to_decide_anything_are_told_whether_the_split_or_the_person_say
             f"reaches {points} points to either side. Measure more with --problems." in one for one in few
         ] == ([True] if points else [])
     first = tasks.before_a_measurement(TASK, "test", problems)[0]
-    assert ("are measured" in first) == (problems is not None)
+    assert ("are measured" in first) == (problems not in (None, 1))
+    assert ("The first 1 of them is measured." in first) == (problems == 1)
+    assert all("With 1 test problem a" in one for one in few) or problems != 1
 
 
 def test_what_the_task_adds_is_said_and_what_it_lacks_is_left_out() -> None:

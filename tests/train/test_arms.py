@@ -259,6 +259,24 @@ def test_a_methods_mistakes_are_said(settings: dict[str, Any], says: str, toy_mo
         build_mask(model, _settings(toy_model_folder, "ticket", **settings), tokenizer)
 
 
+def test_a_tokenizer_that_cannot_be_saved_is_refused_before_the_training(
+    toy_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    def fails(self: Any, folder: str) -> None:
+        raise NotImplementedError("no slow files")
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", fails)
+    with pytest.raises(ValueError, match="tokenizer cannot be saved beside the trained model: no slow files"):
+        run_training(
+            config.build({"task": "toy_task:TASK", "model": str(toy_model_folder), "arm": "full"}),
+            tmp_path / "run",
+            show_progress=False,
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_without_an_adapter_is_refused(toy_model_folder: Path, tmp_path: Path) -> None:
     model, _ = load_model(str(toy_model_folder))
     with pytest.raises(ValueError, match="is not a PEFT adapter"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class Full(Arm):
     kept = "model"
 
     def prepare(self, model: Any, tokenizer: Any, config: RunConfig) -> WholeModel:
+        _see_that_it_can_be_saved(tokenizer)
         return WholeModel(model)
 
     def mask(self, model: Any, tokenizer: Any, config: RunConfig) -> Mask:
@@ -105,3 +107,12 @@ def _copy_of(model: nn.Module) -> Reference:
 
 
 ARM = Full()
+
+
+def _see_that_it_can_be_saved(tokenizer: Any) -> None:
+    """Raises ValueError now, and not when the model that it belongs to has been trained."""
+    try:
+        with TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+    except Exception as error:
+        raise ValueError(f"The tokenizer cannot be saved beside the trained model: {error}") from error

@@ -27,7 +27,7 @@ def before_a_measurement(task: Any, split: str, problems: int | None) -> list[st
     size = len(task.problems(split))
     said = _in_words(task, {split: size})
     if problems is not None and problems < size:
-        said += f" The first {problems:,} of them are measured."
+        said += f" The first {problems:,} of them {'is' if problems == 1 else 'are'} measured."
     return [said, *_few(split, size, problems)]
 
 
@@ -40,10 +40,11 @@ def _size(task: Any, split: str) -> int | None:
 
 
 def _in_words(task: Any, sizes: Mapping[str, int | None]) -> str:
-    said = ", ".join(f"{size:,} {split}" for split, size in sizes.items() if size is not None)
+    known = {split: size for split, size in sizes.items() if size is not None}
+    said = ", ".join(f"{size:,} {split}" for split, size in known.items())
     cut = [split for split in getattr(task, "cut", ()) if split in sizes]
     source = f" ({' and '.join(cut)} cut from train by a hash of the prompt)" if cut else ""
-    return f"{said} problems{source}."
+    return f"{said} {'problem' if [*known.values()][-1:] == [1] else 'problems'}{source}."
 
 
 def _few(split: str, size: int | None, problems: int | None) -> list[str]:
@@ -53,7 +54,8 @@ def _few(split: str, size: int | None, problems: int | None) -> list[str]:
     if not 0 < few < FEW_PROBLEMS:
         return []
     more = "Measure more with --problems." if few < size else f"Give the task more {split} problems."
+    measured = f"{few} {split} {'problem' if few == 1 else 'problems'}"
+    points = min(98 / few**0.5, 50)
     return [
-        f"With {few} {split} problems a 95 % interval around 50 % reaches {min(98 / few**0.5, 50):.0f} points to "
-        f"either side. {more}"
+        f"With {measured} a 95 % interval around 50 % reaches {points:.0f} points to either side. {more}",
     ]
