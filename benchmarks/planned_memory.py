@@ -3,8 +3,8 @@
     python benchmarks/planned_memory.py MODEL --cases 4x128 16x128 16x512 --arms ticket full --json out.json
 
 Every case is a run of two steps in a process of its own, on this machine's CPU: a micro-batch of so many rollouts, of
-so many tokens, an eighth of which are generated. The settings that are planned are those of the run. The measured peak is
-the process's largest resident set (``peak_memory_bytes`` of ``result.json``), libraries included.
+so many tokens, an eighth of which are generated. The settings that are planned are those of the run. The measured
+peak is the process's largest resident set (``peak_memory_bytes`` of ``result.json``), libraries included.
 """
 
 from __future__ import annotations
