@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_runs import small
+from transformers import AutoTokenizer
 from trl import GRPOConfig
 
 from multiticket import config
@@ -116,10 +119,10 @@ def test_options_on_the_command_line_go_before_those_of_the_file(tmp_path: Path)
 
 WORK: dict[str, Any] = {
     "lr_scheduler_type": "cosine",
-    "lr_scheduler_kwargs": {},
+    "lr_scheduler_kwargs": {"num_cycles": 0.4},
     "warmup_steps": 1,
     "optim": "adamw_torch",
-    "optim_args": "",
+    "optim_args": "unknown=1",
     "adam_beta1": 0.8,
     "adam_beta2": 0.9,
     "adam_epsilon": 1e-6,
@@ -131,18 +134,18 @@ WORK: dict[str, Any] = {
     "logging_nan_inf_filter": False,
     "include_num_input_tokens_seen": "all",
     "log_level": "info",
-    "disable_tqdm": True,
+    "disable_tqdm": False,
     "run_name": "x",
     "project": "x",
     "use_cpu": True,
     "dataloader_drop_last": True,
-    "dataloader_pin_memory": False,
+    "dataloader_pin_memory": True,
     "dataloader_in_order": False,
     "cast_lm_head_to_fp32": True,
     "disable_dropout": False,
     "neftune_noise_alpha": 5.0,
     "pad_to_multiple_of": 8,
-    "chat_template_kwargs": {},
+    "chat_template_kwargs": {"enable_thinking": False},
     "top_p": 0.9,
     "top_k": 5,
     "min_p": 0.1,
@@ -159,7 +162,7 @@ WORK: dict[str, Any] = {
     "entropy_coef": 0.01,
     "use_adaptive_entropy": True,
     "entropy_coef_max": 0.5,
-    "entropy_coef_min": 0.0,
+    "entropy_coef_min": 0.001,
     "entropy_coef_delta": 0.001,
     "entropy_target": 0.3,
     "off_policy_mask_threshold": 0.5,
@@ -168,43 +171,44 @@ WORK: dict[str, Any] = {
     "num_completions_to_print": 1,
     "log_multimodal": False,
 }
-"""Options that a run takes, each with another value than the default: one run of the toy model takes them all."""
+"""Options that a run takes, each with another value than the run's own: one run of the toy model takes them all."""
+ALONE: list[dict[str, Any]] = [
+    {"loss_type": "sapo", "sapo_temperature_neg": 0.9, "sapo_temperature_pos": 0.8},
+    {
+        "loss_type": "vespo",
+        "vespo_k_pos": 1.5,
+        "vespo_k_neg": 2.5,
+        "vespo_lambda_pos": 2.5,
+        "vespo_lambda_neg": 1.5,
+    },
+    {"num_iterations": 3, "full_determinism": True},
+    {"log_completions": True, "debug": "underflow_overflow", "cache_implementation": "static"},
+    {
+        "dataloader_num_workers": 1,
+        "dataloader_persistent_workers": True,
+        "dataloader_prefetch_factor": 3,
+        "dataloader_multiprocessing_context": "fork",
+    },
+    {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}},
+    {"skip_memory_metrics": False},
+    {"trackio_space_id": "me/x", "trackio_bucket_id": "me/y", "trackio_static_space_id": "me/z"},
+    {"fp16": True, "bf16": False},
+]
+"""More of them, at odds with those above: a run each."""
 TAKEN = [
-    "cache_implementation",
-    "fp16",
     "tf32",
-    "activation_checkpointing",
-    "activation_checkpointing_kwargs",
     "torch_compile",
     "torch_compile_backend",
     "torch_compile_mode",
-    "trackio_space_id",
-    "trackio_bucket_id",
-    "trackio_static_space_id",
-    "full_determinism",
-    "dataloader_num_workers",
-    "dataloader_persistent_workers",
-    "dataloader_prefetch_factor",
-    "dataloader_multiprocessing_context",
-    "debug",
-    "skip_memory_metrics",
     "router_aux_loss_coef",
     "steps_per_generation",
-    "num_iterations",
-    "sapo_temperature_neg",
-    "sapo_temperature_pos",
-    "vespo_k_pos",
-    "vespo_k_neg",
-    "vespo_lambda_pos",
-    "vespo_lambda_neg",
-    "log_completions",
     "use_vllm",
     "use_transformers_paged",
     "use_transformers_continuous_batching",
     "transformers_continuous_batching_config",
 ]
-"""Options that pass, and that the toy run leaves out: for a GPU or another package, slow, at odds with those above, or
-talking to the terminal; vLLM's own beside them."""
+"""Options that pass, and that the toy runs leave out: for a GPU, another model or package, slow, or tested beside this
+(`test_rollouts_kept.py`); vLLM's own beside them."""
 
 
 def test_every_option_of_trl_is_taken_by_a_run_or_refused_with_a_reason(
@@ -214,15 +218,55 @@ def test_every_option_of_trl_is_taken_by_a_run_or_refused_with_a_reason(
     refused = {
         name for name in names if name in UNFIT or name in OURS or name in config.RunConfig.model_fields
     }
-    taken = {*WORK, *TAKEN, *(name for name in names if name.startswith("vllm_"))}
+    alone = {name for options in ALONE for name in options}
+    taken = {*WORK, *alone, *TAKEN, *(name for name in names if name.startswith("vllm_"))}
     assert not refused & taken
     assert names == refused | taken
     for name in refused:
         with pytest.raises(ValueError, match=r"by the run: give --|cannot be set for a run: .*\.$"):
             checked({name: None})
-    settings = small(toy_model_folder, steps=2, rollouts=16, save_every=None, eval_every=None, grpo=WORK)
-    run_training(settings, tmp_path / "run", show_progress=False)
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    own = _arguments({}, tmp_path)
+    same = {name for name, value in WORK.items() if getattr(own, name) == value}
+    assert same <= {"use_cpu"}  # decided by the machine
+    assert _steps_of(toy_model_folder, WORK, tmp_path / "run") == 2
+
+
+@pytest.mark.parametrize("options", ALONE, ids=lambda options: next(iter(options)))
+def test_options_that_go_with_few_others(
+    options: dict[str, Any], toy_model_folder: Path, tmp_path: Path
+) -> None:
+    own = _arguments({}, tmp_path)
+    assert any(getattr(own, name) != value for name, value in options.items())
+    assert _steps_of(toy_model_folder, options, tmp_path / "run") == 2
+
+
+def _steps_of(model: Path, options: dict[str, Any], folder: Path) -> int:
+    settings = small(model, steps=2, rollouts=16, save_every=None, eval_every=None, grpo=options)
+    run_training(settings, folder, show_progress=False)
+    return len((folder / "metrics.jsonl").read_text().splitlines())
+
+
+def test_what_trl_refuses_of_a_model_leaves_no_run(toy_model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a Mixture-of-Experts model"):
+        _steps_of(toy_model_folder, {"router_aux_loss_coef": 0.1}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_chat_template_is_told_what_the_run_says(toy_model_folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "chats"
+    shutil.copytree(toy_model_folder, model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = (
+        "{% if thinks %}b{% endif %}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
+    tokenizer.save_pretrained(model)
+    for thinks in (True, False):
+        settings = small(model, steps=2, rollouts=8, grpo={"chat_template_kwargs": {"thinks": thinks}})
+        run_training(settings, tmp_path / str(thinks), show_progress=False)
+        lines = (tmp_path / str(thinks) / "samples.jsonl").read_text().splitlines()
+        prompts = [json.loads(line)["prompt"] for line in lines]
+        assert prompts
+        assert all(prompt.startswith("b") == thinks for prompt in prompts), prompts
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

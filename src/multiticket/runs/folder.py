@@ -30,6 +30,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.json"
+        self.before = path / "eval-before.json"
         self.metrics = path / "metrics.jsonl"
         self.result = path / "result.json"
         self.trained = path / "trained.json"
@@ -83,8 +84,9 @@ class RunFolder:
             raise ValueError(f"Cannot write the run folder {self.path}: {error.strerror}.") from None
 
     def take_back(self) -> None:
-        """Remove what `create` made, and a folder that is empty then: of a run that could not begin."""
-        self.config.unlink(missing_ok=True)
+        """Remove what `create` made, the base's scores and a folder that is empty then: the run could not begin."""
+        for file in (self.config, self.problems("before"), self.before):
+            file.unlink(missing_ok=True)
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
 

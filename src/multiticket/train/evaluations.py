@@ -18,7 +18,7 @@ def evaluate_start(run: Setup, known: dict[str, Evaluation]) -> dict[str, Any]:
     Args:
         known: evaluations of bases by what decides them; one that is missing is added.
     """
-    kept = run.folder.path / "eval-before.json"
+    kept = run.folder.before
     if not run.ranks.by_first(kept.exists):
         trained = run.prepared.starts_trained
         run.progress.phase("measuring the ticket" if trained else "measuring the base")

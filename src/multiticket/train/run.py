@@ -135,12 +135,22 @@ def _start(run: Setup, signals: StopSignals, known: dict[str, Evaluation], resum
         raise
 
 
+def _begin(run: Setup, signals: StopSignals, resume: bool, verbose: bool) -> Session:
+    """Make the trainer; what TRL refuses of this model leaves no run behind."""
+    try:
+        return Session(run, signals, verbose)
+    except ValueError:
+        if not resume:
+            run.ranks.by_first(run.folder.take_back)
+        raise
+
+
 def _train(run: Setup, signals: StopSignals, resume: bool, verbose: bool) -> dict[str, Any]:
     """Take the steps that are missing, and keep what was trained before anything else is done with it."""
     folder, ranks = run.folder, run.ranks
     trained = ranks.by_first(lambda: folder.read_trained(run.config) if resume else None)
     if trained is None:
-        session = Session(run, signals, verbose)
+        session = _begin(run, signals, resume, verbose)
         about = ranks.by_first(lambda: known_before(run))
         collapsed = session.train()
         signals.follow(folder.path)
