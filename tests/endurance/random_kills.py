@@ -10,6 +10,7 @@ is saved again and again is always one of its versions; a merged folder is not t
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import random
 import shutil
@@ -238,6 +239,7 @@ def _clear(folder: Path, kept: Path) -> None:
 def main(total: int, seed: int) -> None:
     quiet.hush()
     torch.set_num_threads(1)
+    gc.freeze()  # as in conftest.py
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
