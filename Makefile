@@ -3,7 +3,7 @@
 # make test    the tests
 # make lint    ruff and mypy
 # make test-trl VERSION=1.14.0    the trainer's tests with that version of TRL
-# make test-endurance    1,000 kills at random times and 10,000 mutated tickets (half an hour)
+# make test-endurance    1,000 kills at random times and 10,000 mutated tickets (a quarter of an hour)
 # make test-vllm   the tests with a real vLLM, on the CPU, in an environment of its own (4 GB)
 # make test-verl   the tests with a real verl, on the CPU, in an environment of its own (2 GB)
 #

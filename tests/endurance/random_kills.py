@@ -258,6 +258,7 @@ def main(total: int, seed: int) -> None:
                 f"{kind}: killed {wanted} times in {time.monotonic() - began:.0f} s, nothing lost", flush=True
             )
         print(f"{done} kills, nothing lost")
+    gc.unfreeze()  # so that the interpreter can end tidily
 
 
 if __name__ == "__main__":
