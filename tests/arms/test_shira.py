@@ -80,7 +80,7 @@ def test_what_a_run_kept_is_read_back(run: tuple[Path, dict[str, Any]]) -> None:
     output, result = run
     settings = config.build(SETTINGS)
     after = result["eval"]["after"]
-    assert measure_kept(RunFolder(output), "arithmetic").summary() == after
+    assert measure_kept(RunFolder(output), settings).summary() == after
     for trained in (
         Trained(adapter=output / "adapter"),
         Trained(checkpoint=output / "checkpoints" / "step-3"),

@@ -147,13 +147,13 @@ def _asking(config: RunConfig, told: Mapping[str, Any]) -> Asking:
     return config.asking.over(Asking.of(told))
 
 
-def measure_kept(run: RunFolder, task: str) -> Evaluation:
-    """What a finished run kept, on any task, measured as the run was."""
+def measure_kept(run: RunFolder, settings: RunConfig) -> Evaluation:
+    """What a finished run kept, on the task of other settings, asked and measured as those say."""
     config = run.read_config()
     arm = arms.get(config.arm)
     model, tokenizer = arm.read(run.path / arm.kept, config)
-    chosen = asked(tasks.get(task), tokenizer, config.asking)
-    return evaluate(model, tokenizer, chosen, config.eval, config.max_completion_tokens)
+    chosen = asked(tasks.get(settings.task), tokenizer, settings.asking)
+    return evaluate(model, tokenizer, chosen, settings.eval, settings.max_completion_tokens)
 
 
 def results_file(trained: Trained, task: str, settings: EvalConfig, dtype: str = "float32") -> Path | None:

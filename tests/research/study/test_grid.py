@@ -121,8 +121,26 @@ def test_a_run_of_two_cells_is_measured_where_either_asks():
             ]
         }
     )
-    assert [run.also for run in study.runs] == [
-        (),
-        ("alphabet_sort",),
+    assert [[*run.also] for run in study.runs] == [
+        [],
+        ["alphabet_sort"],
     ]  # its own task it is measured on anyway
     assert study.cell("a").runs == study.runs
+
+
+def test_on_another_task_a_run_is_asked_as_that_tasks_own_runs_are():
+    study = build_study(
+        {
+            "settings": {"eval": {"problems": 9}},
+            "tasks": {
+                "arithmetic": {"examples": 3, "max_completion_tokens": 4},
+                "alphabet_sort": {"system_prompt": "Sort.", "eval": {"samples": 2}},
+            },
+            "cells": [{"task": ["arithmetic", "alphabet_sort"], "also": ["arithmetic", "alphabet_sort"]}],
+        }
+    )
+    sums, names = study.runs
+    assert (sums.also["alphabet_sort"], names.also["arithmetic"]) == (names.config, sums.config)
+    assert sums.config.examples == 3
+    assert sums.also["alphabet_sort"].examples is None
+    assert sums.also["alphabet_sort"].eval.problems == 9

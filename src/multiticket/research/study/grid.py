@@ -138,7 +138,11 @@ def _cell(
             config = build(merged(given, chosen))
             run = StudyRun(run_name(chosen, identity(config)), config)
         before = known.get(run.key, run)
-        others = [task for task in also if task != run.config.task]
-        run = replace(before, also=tuple(dict.fromkeys((*before.also, *others))))
+        others = {
+            other: build(merged(merged(shared, tasks.get(other, {})), {**chosen, "task": other}))
+            for other in also
+            if other != run.config.task
+        }
+        run = replace(before, also={**others, **before.also})
         scored[run.name] = known[run.key] = run
     return Cell(label, tuple(scored.values()), tuple(sweep.values()))

@@ -20,10 +20,10 @@ def is_done(folder: Path, run: StudyRun) -> bool:
 
 
 def measure_on_other_tasks(folder: Path, run: StudyRun) -> None:
-    """Evaluate a finished run on the other tasks, with its own settings; skip those already evaluated."""
+    """Evaluate a finished run on the other tasks, as runs of those tasks are; skip those already evaluated."""
     from multiticket.evaluate.trained import measure_kept
 
-    for task in run.also:
+    for task, settings in run.also.items():
         path = results_file(folder / run.name, task)
         if not path.exists():
-            measure_kept(RunFolder(folder / run.name), task).save(path)
+            measure_kept(RunFolder(folder / run.name), settings).save(path)

@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from multiticket.config import RunConfig
@@ -42,8 +42,8 @@ class StudyRun:
     config: RunConfig
     """Its settings. Where `choice` is there, the rate in it is only the first candidate: `study.choice` settles it."""
     choice: Choice | None = None
-    also: tuple[str, ...] = ()
-    """Other tasks that it is measured on when it is done (`study/other_tasks.py`)."""
+    also: Mapping[str, RunConfig] = field(default_factory=dict)
+    """Other tasks that it is measured on when it is done (`study/other_tasks.py`), and its settings there."""
 
     @property
     def key(self) -> str:
