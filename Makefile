@@ -46,7 +46,7 @@ real: $(READY)
 	$(BIN)/multiticket study report recipes/studies/real_pair.yaml --runs runs/real --output runs/real/pair
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-endurance: $(READY)
 	$(BIN)/python tests/endurance/mutated_tickets.py --count 10000
@@ -65,7 +65,7 @@ test-trl: $(READY)
 	@test -n "$(VERSION)" || { echo "Give the version: make test-trl VERSION=1.14.0"; exit 2; }
 	test -d $(VENV)/trl-$(VERSION) || $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
 		--target $(VENV)/trl-$(VERSION) trl==$(VERSION)
-	PYTHONPATH=$(CURDIR)/$(VENV)/trl-$(VERSION):$(CURDIR)/src $(BIN)/python -m pytest -n 2 \
+	PYTHONPATH=$(CURDIR)/$(VENV)/trl-$(VERSION):$(CURDIR)/src $(BIN)/python -m pytest -n 2 --dist loadfile \
 		tests/train tests/sparse/test_trl.py --ignore tests/train/test_allocator.py
 
 lint: $(READY)

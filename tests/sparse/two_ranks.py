@@ -74,6 +74,7 @@ def serve(cases: dict[str, Callable[[], Figures]]) -> None:
             os._exit(1)
     dist.barrier()
     dist.destroy_process_group()
+    gc.unfreeze()
 
 
 class Block(nn.Module):
