@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_runs import small
 from transformers import AutoTokenizer
 from trl import GRPOConfig
@@ -237,7 +238,10 @@ def test_options_that_go_with_few_others(
 ) -> None:
     own = _arguments({}, tmp_path)
     assert any(getattr(own, name) != value for name, value in options.items())
-    assert _steps_of(toy_model_folder, options, tmp_path / "run") == 2
+    try:
+        assert _steps_of(toy_model_folder, options, tmp_path / "run") == 2
+    finally:
+        torch.use_deterministic_algorithms(False)  # as full_determinism leaves it, for the whole process
 
 
 def _steps_of(model: Path, options: dict[str, Any], folder: Path) -> int:

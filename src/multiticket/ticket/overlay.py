@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from multiticket.mask.put import put
 from multiticket.mask.quantised import TORCHAO, dequantise, linear, logical_dtype, multiply
 
 _OVERLAY = "_ticket_overlay"
@@ -98,5 +99,5 @@ def _whole(layer: nn.Module) -> Tensor:
         flat, values = layer.__dict__[_OVERLAY]
         if flat.device != dense.device:
             flat, values = layer.__dict__[_OVERLAY] = flat.to(dense.device), values.to(dense.device)
-        dense.put_(flat.long(), values)
+        put(dense, flat, values)
     return dense

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from multiticket.mask.names import VALUES_SUFFIX
+from multiticket.mask.put import put
 from multiticket.sparse.autograd.functions import ConnectedView
 from multiticket.sparse.direct.reads import connected_weight
 from multiticket.sparse.gradient import native
@@ -335,7 +336,5 @@ def write_at(dense: Tensor, positions: Tensor, content: Tensor) -> None:
     """``dense.put_(positions, content)``, at a fraction of its time for a weight that lies in one piece."""
     if native.can_write(dense, positions, content):
         native.write(dense, positions, content)
-    elif dense.is_contiguous():
-        dense.view(-1).index_copy_(0, positions.long(), content)
     else:
-        dense.put_(positions.long(), content)
+        put(dense, positions, content)

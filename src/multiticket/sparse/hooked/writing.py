@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from multiticket.mask.put import put
 from multiticket.sparse.gradient import native
 from multiticket.sparse.hooked.tensor import MaskedTensor
 
@@ -65,10 +66,10 @@ def _writer(tensors: list[MaskedTensor], alone: bool) -> Writer:
 
         return write_by_kernel
     if _in_reach(dense, positions):
-        put = native.writer(dense, positions)
+        write_all = native.writer(dense, positions)
 
         def write_native(content: Tensor, tell: bool) -> None:
-            put(part(content).to(dtype))
+            write_all(part(content).to(dtype))
             if tell:
                 torch.autograd.graph.increment_version(versions)
 
@@ -77,7 +78,7 @@ def _writer(tensors: list[MaskedTensor], alone: bool) -> Writer:
     def write_each(content: Tensor, tell: bool) -> None:
         for one, version, at, piece in zip(dense, versions, positions, pieces, strict=True):
             target = version.detach() if tell else one
-            target.put_(at.long(), content[piece].to(dtype))
+            put(target, at, content[piece].to(dtype))
 
     return write_each
 

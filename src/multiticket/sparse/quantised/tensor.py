@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multiticket.mask.put import put
 from multiticket.mask.quantised import dequantise, logical_dtype, logical_shape
 from multiticket.sparse.hooked.tensor import MaskedTensor
 
@@ -48,7 +49,7 @@ class QuantisedTensor(MaskedTensor):
     def whole(self, values: Tensor | None) -> Tensor:
         """A copy of the dense weight with ``values`` (k,) in it."""
         dense = dequantise(self.owner)
-        return dense if values is None else dense.put_(self.positions.long(), values)
+        return dense if values is None else put(dense, self.positions, values)
 
     def fresh_dense(self) -> Tensor:
         return self.whole(self.served)
