@@ -259,8 +259,9 @@ def test_a_methods_mistakes_are_said(settings: dict[str, Any], says: str, toy_mo
         build_mask(model, _settings(toy_model_folder, "ticket", **settings), tokenizer)
 
 
+@pytest.mark.parametrize("arm", ["full", "lora"])
 def test_a_tokenizer_that_cannot_be_saved_is_refused_before_the_training(
-    toy_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arm: str, toy_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import PreTrainedTokenizerFast
 
@@ -270,7 +271,7 @@ def test_a_tokenizer_that_cannot_be_saved_is_refused_before_the_training(
     monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", fails)
     with pytest.raises(ValueError, match="tokenizer cannot be saved beside the trained model: no slow files"):
         run_training(
-            config.build({"task": "toy_task:TASK", "model": str(toy_model_folder), "arm": "full"}),
+            config.build({"task": "toy_task:TASK", "model": str(toy_model_folder), "arm": arm}),
             tmp_path / "run",
             show_progress=False,
         )

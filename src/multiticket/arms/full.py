@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -46,8 +45,6 @@ class Full(Arm):
     kept = "model"
 
     def prepare(self, model: Any, tokenizer: Any, config: RunConfig) -> WholeModel:
-        if tokenizer is not None:  # in the benchmarks there is none
-            _see_that_it_can_be_saved(tokenizer)
         return WholeModel(model)
 
     def mask(self, model: Any, tokenizer: Any, config: RunConfig) -> Mask:
@@ -108,12 +105,3 @@ def _copy_of(model: nn.Module) -> Reference:
 
 
 ARM = Full()
-
-
-def _see_that_it_can_be_saved(tokenizer: Any) -> None:
-    """Raises ValueError now, and not when the model that it belongs to has been trained."""
-    try:
-        with TemporaryDirectory() as folder:
-            tokenizer.save_pretrained(folder)
-    except Exception as error:
-        raise ValueError(f"The tokenizer cannot be saved beside the trained model: {error}") from error

@@ -11,7 +11,7 @@ def put(dense: Tensor, flat: Tensor, content: Tensor) -> Tensor:
     ``torch.use_deterministic_algorithms``; returns ``dense``."""
     flat = flat.long()
     if dense.is_contiguous():
-        dense.view(-1).index_copy_(0, flat, content)
+        dense.view(-1).scatter_(0, flat, content)
     else:
         dense[torch.unravel_index(flat, dense.shape)] = content
     return dense

@@ -44,7 +44,8 @@ def _in_words(task: Any, sizes: Mapping[str, int | None]) -> str:
     said = ", ".join(f"{size:,} {split}" for split, size in known.items())
     cut = [split for split in getattr(task, "cut", ()) if split in sizes]
     source = f" ({' and '.join(cut)} cut from train by a hash of the prompt)" if cut else ""
-    return f"{said} {'problem' if [*known.values()][-1:] == [1] else 'problems'}{source}."
+    last = next(reversed(known.values()), 0)
+    return f"{said} {_problems(last)}{source}."
 
 
 def _few(split: str, size: int | None, problems: int | None) -> list[str]:
@@ -54,8 +55,10 @@ def _few(split: str, size: int | None, problems: int | None) -> list[str]:
     if not 0 < few < FEW_PROBLEMS:
         return []
     more = "Measure more with --problems." if few < size else f"Give the task more {split} problems."
-    measured = f"{few} {split} {'problem' if few == 1 else 'problems'}"
+    measured = f"{few} {split} {_problems(few)}"
     points = min(98 / few**0.5, 50)
-    return [
-        f"With {measured} a 95 % interval around 50 % reaches {points:.0f} points to either side. {more}",
-    ]
+    return [f"With {measured} a 95 % interval around 50 % reaches {points:.0f} points to either side. {more}"]
+
+
+def _problems(count: int) -> str:
+    return "problem" if count == 1 else "problems"

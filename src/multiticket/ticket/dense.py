@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from multiticket.mask.put import put
 from multiticket.ticket.overlay import OverlaidWeight
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -28,12 +29,7 @@ def scatter_(weight: Tensor | OverlaidWeight, flat: Tensor, values: Tensor) -> N
         weight.scatter_(flat, values)
         return
     flat = flat.to(device=weight.device, dtype=torch.int64)
-    bits = _as_bits(weight)
-    source = _as_bits(values.to(device=weight.device, dtype=weight.dtype))
-    if bits.is_contiguous():
-        bits.view(-1).scatter_(0, flat, source)
-    else:
-        bits[torch.unravel_index(flat, bits.shape)] = source
+    put(_as_bits(weight), flat, _as_bits(values.to(device=weight.device, dtype=weight.dtype)))
 
 
 def _as_bits(tensor: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import signal
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,20 +127,16 @@ def _see(folder: RunFolder) -> None:
 def _start(run: Setup, signals: StopSignals, known: dict[str, Evaluation], resume: bool) -> dict[str, Any]:
     """Measure what the run starts from; a task that cannot score leaves no run behind."""
     run.ranks.by_first(lambda: run.folder.result.unlink(missing_ok=True))  # of fewer steps, if there is one
-    try:
-        with signals.measuring():
-            return evaluate_start(run, known)
-    except ScoreFails:
-        if not resume:
-            run.ranks.by_first(run.folder.take_back)
-        raise
+    with _or_no_run(run, resume, ScoreFails), signals.measuring():
+        return evaluate_start(run, known)
 
 
-def _begin(run: Setup, signals: StopSignals, resume: bool, verbose: bool) -> Session:
-    """Make the trainer; what TRL refuses of this model leaves no run behind."""
+@contextmanager
+def _or_no_run(run: Setup, resume: bool, error: type[ValueError]) -> Iterator[None]:
+    """Where a new run cannot begin, because of such an error, it leaves nothing behind."""
     try:
-        return Session(run, signals, verbose)
-    except ValueError:
+        yield
+    except error:
         if not resume:
             run.ranks.by_first(run.folder.take_back)
         raise
@@ -150,7 +147,8 @@ def _train(run: Setup, signals: StopSignals, resume: bool, verbose: bool) -> dic
     folder, ranks = run.folder, run.ranks
     trained = ranks.by_first(lambda: folder.read_trained(run.config) if resume else None)
     if trained is None:
-        session = _begin(run, signals, resume, verbose)
+        with _or_no_run(run, resume, ValueError):  # what TRL refuses of this model
+            session = Session(run, signals, verbose)
         about = ranks.by_first(lambda: known_before(run))
         collapsed = session.train()
         signals.follow(folder.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from multiticket import arms, tasks
@@ -90,6 +91,8 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
         raise ValueError("FSDP2 does not shard a quantised base: set accelerate to plain data parallelism.")
     arm = arms.get(config.arm)
     prepared = arm.prepare(model, tokenizer, config)
+    if prepared.attachment is None:  # what it trains is saved with its tokenizer
+        _see_that_it_can_be_saved(tokenizer)
     _check_same_for_all(prepared, ranks)
     for note in tasks.before_a_run(task, config.eval.split, config.eval.problems):
         progress.note(note)
@@ -109,6 +112,15 @@ def set_up(config: RunConfig, folder: RunFolder, task: Any, progress: RunProgres
         ranks=ranks,
         strategy=strategy,
     )
+
+
+def _see_that_it_can_be_saved(tokenizer: Any) -> None:
+    """Raises ValueError now, and not when the model that it belongs to has been trained."""
+    try:
+        with TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+    except Exception as error:
+        raise ValueError(f"The tokenizer cannot be saved beside the trained model: {error}") from error
 
 
 def refuse_early(config: RunConfig, folder: RunFolder, task: Any) -> None:

@@ -95,14 +95,17 @@ class AliasedAttachment(Attachment):
     @contextmanager
     def _without_aliases(self) -> Iterator[None]:
         """The modules with their own parameters in view."""
-        for module, record in self._records.items():
-            for attribute in record.tensors:
-                module.__dict__.pop(attribute, None)
+        self._take_aliases_away()
         try:
             yield
         finally:
             if all(not tensor.dense.is_meta for tensor in self._tensors.values()):
                 self._settle()
+
+    def _take_aliases_away(self) -> None:
+        for module, record in self._records.items():
+            for attribute in record.tensors:
+                module.__dict__.pop(attribute, None)
 
     def _take_apart(self) -> None:
         for module in self._records:
@@ -152,9 +155,8 @@ class AliasedAttachment(Attachment):
 
     def _forget_places(self) -> None:
         """Of weights without memory: hold nothing of where they lay, so that what they had is given back."""
-        for module, record in self._records.items():
-            for attribute in record.tensors:
-                module.__dict__.pop(attribute, None)
+        self._take_aliases_away()
+        for module in self._records:
             if isinstance(module, nn.Linear):
                 set_plan(module, None)
         for tensor in self._tensors.values():
@@ -162,7 +164,7 @@ class AliasedAttachment(Attachment):
             if tensor.in_memory:
                 tensor.alias = make_alias(tensor)
         for group in self._collector.groups:
-            group.forget_places()
+            group.forget_memory()
         self._watched = Watch(self._collector.groups)
 
     def _refuse_if_detached(self) -> None:

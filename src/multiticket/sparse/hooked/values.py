@@ -86,15 +86,11 @@ class Values:
         self.extra: list[tuple[int, int, Tensor]] = []
         """(begin, end, gradient) of what autograd gave to a tensor's leaf."""
         self.written = None
-        self.forget_places()
+        self._writers: list[Writer] | None = None
+        self._comparers: list[Comparer] | None = None
         for name, view in self.views.items():
             tensor = next(tensor for tensor in self.tensors if tensor.name == name)
             view.data, view.grad = parameter.data[tensor.begin : tensor.end], None
-
-    def forget_places(self) -> None:
-        """Hold nothing of where the weights lay, so that their memory is given back."""
-        self._writers: list[Writer] | None = None
-        self._comparers: list[Comparer] | None = None
 
     # The gradient of a backward pass
 
