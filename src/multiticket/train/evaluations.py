@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from typing import Any
 
 from multiticket.config import EvalConfig, RunConfig
 from multiticket.evaluate.evaluation import Evaluation, evaluate
 from multiticket.runs.files import write_json
 from multiticket.runs.folder import read_json
+from multiticket.runs.measured_bases import MeasuredBases
 from multiticket.train.setup import Setup
 
 
-def evaluate_start(run: Setup, known: dict[str, Evaluation]) -> dict[str, Any]:
+def evaluate_start(run: Setup, bases: MeasuredBases | None) -> dict[str, Any]:
     """The scores of the base, or of the ticket gone on from; read back where an interrupted run has them already.
 
     Args:
-        known: evaluations of bases by what decides them; one that is missing is added.
+        bases: what is known of bases; one that is missing is added.
     """
     kept = run.folder.before
-    if not run.ranks.by_first(kept.exists):
-        trained = run.prepared.starts_trained
+    trained = run.prepared.starts_trained
+    known = None if trained else bases
+    decides = run.config.model_dump(mode="json", include={"model", "dtype", "task", "eval"})
+    decides |= {"max_completion_tokens": run.tokens, "asking": asdict(run.config.asking)}
+
+    def at_hand() -> bool:
+        return kept.exists() or (known is not None and known.give(decides, run.folder))
+
+    if not run.ranks.by_first(at_hand):
         run.progress.phase("measuring the ticket" if trained else "measuring the base")
-        known = {} if trained else known
-        decides = run.config.model_dump(mode="json", include={"model", "dtype", "task", "eval"})
-        key = f"{json.dumps(decides)} {run.tokens} {run.config.asking}"
-        if key not in known:
-            known[key] = _evaluate(run, run.prepared.model, run.tokenizer, run.config.eval)
-        evaluation = known[key]
+        evaluation = _evaluate(run, run.prepared.model, run.tokenizer, run.config.eval)
 
         def write() -> None:
             evaluation.save(run.folder.problems("before"))
             write_json(kept, evaluation.summary())
+            if known is not None:
+                known.take(decides, run.folder)
 
         run.ranks.by_first(write)
     return run.ranks.by_first(lambda: read_json(kept))

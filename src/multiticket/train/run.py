@@ -13,11 +13,11 @@ from typing import Any
 from multiticket import tasks
 from multiticket.bases import dequantised_from
 from multiticket.config import WATCHING, RunConfig
-from multiticket.evaluate.evaluation import Evaluation
 from multiticket.models import name_and_revision
 from multiticket.runs.disk import explained
 from multiticket.runs.files import write_json
 from multiticket.runs.folder import RunFolder
+from multiticket.runs.measured_bases import MeasuredBases
 from multiticket.runs.progress import RunProgress
 from multiticket.runs.ranks import StopNow, join
 from multiticket.runs.versions import versions
@@ -36,7 +36,7 @@ def run_training(
     resume: bool = False,
     show_progress: bool = True,
     verbose: bool = False,
-    measured: dict[str, Evaluation] | None = None,
+    bases: Path | None = None,
 ) -> dict[str, Any]:
     """Train one arm and measure it; everything it makes lies in `output` (see :class:`RunFolder`).
 
@@ -49,8 +49,8 @@ def run_training(
     Args:
         resume: continue the run in `output` from its newest checkpoint, also to more steps than it was started
             for; return its result if it has them all.
-        measured: evaluations of the bases of earlier runs, by what decides them; a base found here is not evaluated
-            again, and one that is not is added. For runs that follow one another while their bases stay as they are.
+        bases: a folder of what other runs' bases scored; a base found there is not evaluated again, and one that is
+            not is added. For runs that begin from the same base while that stays as it is.
 
     Returns:
         what ``result.json`` holds. A run that collapsed has ``stopped`` in it, and keeps what it had learned before.
@@ -71,7 +71,7 @@ def run_training(
     keep_freed_memory()
     forget_peak_memory()
     started = time.monotonic()
-    known = {} if measured is None else measured
+    known = None if bases is None else MeasuredBases(bases)
     progress = RunProgress(output.name, config.steps, show_progress and ranks.first)
     with ExitStack() as owned, progress:
         with ranks.together():
@@ -124,7 +124,7 @@ def _see(folder: RunFolder) -> None:
         )
 
 
-def _start(run: Setup, signals: StopSignals, known: dict[str, Evaluation], resume: bool) -> dict[str, Any]:
+def _start(run: Setup, signals: StopSignals, known: MeasuredBases | None, resume: bool) -> dict[str, Any]:
     """Measure what the run starts from; a task that cannot score leaves no run behind."""
     run.ranks.by_first(lambda: run.folder.result.unlink(missing_ok=True))  # of fewer steps, if there is one
     with _or_no_run(run, resume, ScoreFails), signals.measuring():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,21 +19,21 @@ from multiticket.runs.folder import RunFolder, read_metrics
 
 
 @pytest.fixture
-def study(toy_model_folder: Path) -> Study:
-    return build_study(
-        {
-            "settings": {
-                "task": "toy_task:TASK",
-                "model": str(toy_model_folder),
-                "steps": 2,
-                "rollouts": 32,
-                "group": 8,
-                "density": 0.1,
-                "eval": {"problems": 8, "samples": 2},
-            },
-            "cells": [{"seed": [0, 1]}],
-        }
-    )
+def settings(toy_model_folder: Path) -> dict[str, Any]:
+    return {
+        "task": "toy_task:TASK",
+        "model": str(toy_model_folder),
+        "steps": 2,
+        "rollouts": 32,
+        "group": 8,
+        "density": 0.1,
+        "eval": {"problems": 8, "samples": 2},
+    }
+
+
+@pytest.fixture
+def study(settings: dict[str, Any]) -> Study:
+    return build_study({"settings": settings, "cells": [{"seed": [0, 1]}]})
 
 
 def test_runs_are_done_once_and_gathered_in_a_table(study: Study, tmp_path: Path):
@@ -52,7 +54,7 @@ def test_runs_are_done_once_and_gathered_in_a_table(study: Study, tmp_path: Path
     assert [row["seed"] for row in back] == [0, 1]
 
 
-def test_a_base_is_measured_once_by_a_process_that_does_many_runs(study: Study, tmp_path: Path, monkeypatch):
+def test_a_base_is_measured_once_for_all_runs_of_a_folder(study: Study, tmp_path: Path, monkeypatch):
     import multiticket.train.evaluations as engine
 
     real, measured = engine.evaluate, []
@@ -67,6 +69,29 @@ def test_a_base_is_measured_once_by_a_process_that_does_many_runs(study: Study, 
     first, second = (tmp_path / run.name for run in study.runs)
     for name in ("eval-before.json", RunFolder(first).problems("before").name):
         assert (first / name).read_bytes() == (second / name).read_bytes()
+    before = (second / "eval-before.json").read_bytes()
+    shutil.rmtree(second)
+    work(tmp_path, study.runs)  # as another process would
+    assert len(measured) == 4
+    assert (second / "eval-before.json").read_bytes() == before
+
+
+def test_a_base_that_is_asked_in_another_way_is_measured_again(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch
+):
+    import multiticket.train.evaluations as engine
+
+    real, measured = engine.evaluate, []
+
+    def counting(*args, **kwargs):
+        measured.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(engine, "evaluate", counting)
+    asked = [{}, {"prompt_template": "Say {prompt}"}, {"max_completion_tokens": 5}, {"steps": 1}]
+    study = build_study({"settings": settings, "cells": asked})
+    assert work(tmp_path, study.runs) == 4
+    assert len(measured) == 3 + 4  # the number of steps makes no difference to a base
 
 
 def test_an_error_ends_the_run_and_not_the_study(study: Study, tmp_path: Path, monkeypatch):

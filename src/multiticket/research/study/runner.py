@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +22,7 @@ from multiticket.research.study.study_run import StudyRun
 from multiticket.runs.folder import RunFolder, read_metrics
 
 LOCKS = "locks"
+BASES = "bases"
 ERROR = "error.txt"
 STATES = ("done", "running", "failed", "waiting")
 
@@ -72,14 +72,11 @@ def state_of(folder: Path, run: StudyRun) -> RunState:
     return RunState(run, state, step, seconds)
 
 
-def perform(folder: Path, run: StudyRun, measured: dict[str, Any] | None = None) -> bool:
+def perform(folder: Path, run: StudyRun) -> bool:
     """Do one run, or go on with it, unless it is done or another process has it; whether it was done here.
 
     A run waits until its learning rate has been chosen. An error ends the run, not the study: its text is kept in the
-    run's folder, and the next ``study run`` tries again.
-
-    Args:
-        measured: what the bases came to that this process has measured.
+    run's folder, and the next ``study run`` tries again. What a base scored is kept for the runs that begin from it.
 
     Raises:
         RunInterrupted: the process was asked to stop; the run can go on from a checkpoint.
@@ -102,7 +99,7 @@ def perform(folder: Path, run: StudyRun, measured: dict[str, Any] | None = None)
                     path,
                     resume=RunFolder(path).config.exists(),
                     show_progress=False,
-                    measured=measured,
+                    bases=folder / BASES,
                 )
             measure_on_other_tasks(folder, run)
         except RunInterrupted:
@@ -123,11 +120,10 @@ def work(folder: Path, runs: Sequence[StudyRun], pause: float = 2.0) -> int:
     others are about to decide, or that another process left undone. A run that fails is not tried twice.
     """
     done, left = 0, list(runs)
-    measured: dict[str, Any] = {}
     while left:
         before = done
         for run in left:
-            done += perform(folder, run, measured)
+            done += perform(folder, run)
         left = to_come(folder, runs)
         if left and done == before:
             time.sleep(pause)
