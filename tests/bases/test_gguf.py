@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,22 @@ def test_a_known_model_comes_from_an_installed_package(
     assert bases.dequantised_from(name) is not None
     monkeypatch.setattr(known, "_cached", lambda hub: True)
     assert bases.resolve(name) == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@pytest.mark.parametrize("name", sorted(known.KNOWN))
+def test_a_known_model_comes_from_a_file_put_where_it_is_looked_for(
+    name: str, tiny: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr(known, "_cached", lambda hub: False)
+    monkeypatch.setattr(known, "package_file", lambda package: Path("another.gguf"))
+    known.own_file(name).parent.mkdir(parents=True)
+    shutil.copy(tiny[0], known.own_file(name))
+    model, _ = bases.load(name)
+    assert model.config.hidden_size == 64
+    facts = bases.dequantised_from(name)
+    assert facts is not None
+    assert facts["file"] == f"{name}.gguf"
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def dequantised(name: str) -> Path:
     if not file.is_file():
         raise ValueError(f"There is no file {name}: give a GGUF file, a checkpoint folder, or a hub name.")
     digest = _sha256(file)
-    folder = _cache() / f"{file.stem}-{digest[:16]}"
+    folder = cache_folder() / f"{file.stem}-{digest[:16]}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         half = Path(tempfile.mkdtemp(prefix=".half-", dir=folder.parent))
@@ -59,7 +59,8 @@ def facts_of(place: str) -> dict[str, Any] | None:
     return json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else None
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where dequantised checkpoints lie."""
     from huggingface_hub.constants import HF_HOME
 
     return Path(os.environ.get("HF_HOME", HF_HOME)).expanduser() / "multiticket" / "gguf"

