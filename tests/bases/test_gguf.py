@@ -92,10 +92,10 @@ def test_a_file_is_converted_once_and_by_its_content(
 def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, cache: None) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + b"\0" * 64)
-    before = sorted(path.name for path in bases_gguf._cache().glob("*"))
+    before = sorted(path.name for path in bases_gguf.cache_folder().glob("*"))
     with pytest.raises(ValueError, match=r"^transformers cannot read .*broken\.gguf: "):
         load_model(str(broken))
-    assert sorted(path.name for path in bases_gguf._cache().glob("*")) == before
+    assert sorted(path.name for path in bases_gguf.cache_folder().glob("*")) == before
     with pytest.raises(ValueError, match=r"^There is no file .*none\.gguf: give"):
         load_model(str(tmp_path / "none.gguf"))
 

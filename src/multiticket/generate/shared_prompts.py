@@ -18,6 +18,14 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from multiticket.generate.shared_cache import (
+    OtherAttention,
+    SharedCache,
+    attends_by_parts,
+    shared_attention,
+    takes_whole_rows,
+)
+
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 """(rows, vocabulary) logits, which rows those are, and how many tokens came before -> (rows,) tokens."""
 Look = Callable[[int, int], None]
@@ -79,16 +87,41 @@ def decode(
     distinct = {tuple(ids): None for ids in contexts}
     place = {ids: i for i, ids in enumerate(distinct)}
     which = torch.tensor([place[tuple(ids)] for ids in contexts], device=device)
-    logits, attention, cache = _prefill(model, list(distinct), pad)
-    logits, attention = logits[which], attention[which]
+    logits, attention, cache, common = _prefill(model, list(distinct), pad)
+    if attends_by_parts(model) and len(contexts) > 1:
+        shared = SharedCache(cache, common, attention, which)
+        try:
+            with shared_attention(model):
+                return _go_on(
+                    model, logits[which], attention[which], shared, room, stops, pad, choose, look, enough
+                )
+        except OtherAttention:  # of the first token: nothing has been said
+            takes_whole_rows(model)
+            logits, attention, cache, _ = _prefill(model, list(distinct), pad)
     cache.batch_select_indices(which)
+    return _go_on(model, logits[which], attention[which], cache, room, stops, pad, choose, look, enough)
 
+
+def _go_on(
+    model: Any,
+    logits: Tensor,
+    attention: Tensor,
+    cache: DynamicCache,
+    room: Sequence[int],
+    stops: Sequence[int],
+    pad: int,
+    choose: Choose,
+    look: Look | None,
+    enough: Callable[[int, int], bool],
+) -> tuple[list[list[int]], list[bool]]:
+    """What `decode` returns, from the logits (rows, vocabulary) after each context and its cache."""
+    device, in_all = logits.device, len(logits)
     most, stop = max(room), torch.tensor(list(stops), device=device)
     left = torch.tensor(list(room), device=device)
-    said = torch.full((len(contexts), most), pad, device=device)
-    length = torch.zeros(len(contexts), dtype=torch.long, device=device)
-    ended = torch.zeros(len(contexts), dtype=torch.bool, device=device)
-    rows = torch.arange(len(contexts), device=device)
+    said = torch.full((in_all, most), pad, device=device)
+    length = torch.zeros(in_all, dtype=torch.long, device=device)
+    ended = torch.zeros(in_all, dtype=torch.bool, device=device)
+    rows = torch.arange(in_all, device=device)
     for step in range(most):
         tokens = choose(logits, rows, step)
         live = ~ended[rows]
@@ -98,7 +131,7 @@ def decode(
         running = ~ended[rows]
         count = int(running.sum())
         if look is not None:
-            look(len(contexts) - count, step + 1)
+            look(in_all - count, step + 1)
         if not count or enough(count, step + 1):
             break
         if (len(rows) - count) * 8 >= len(rows):
@@ -111,8 +144,11 @@ def decode(
     return texts, ended.tolist()
 
 
-def _prefill(model: Any, contexts: list[tuple[int, ...]], pad: int) -> tuple[Tensor, Tensor, DynamicCache]:
-    """Logits (contexts, vocabulary) after each, attention mask (contexts, width), and the cache of that width.
+def _prefill(
+    model: Any, contexts: list[tuple[int, ...]], pad: int
+) -> tuple[Tensor, Tensor, DynamicCache, int]:
+    """Logits (contexts, vocabulary) after each, attention mask (contexts, width), the cache of that width, and how
+    many tokens all begin with.
 
     What all begin with comes first, once; each context's own tokens follow, padded on the left.
     """
@@ -130,7 +166,7 @@ def _prefill(model: Any, contexts: list[tuple[int, ...]], pad: int) -> tuple[Ten
         ids[row, gap:] = torch.tensor(context[common:])
         attention[row, common : common + gap] = 0
     attention = attention.to(device)
-    return _forward(model, ids.to(device), attention, cache), attention, cache
+    return _forward(model, ids.to(device), attention, cache), attention, cache, common
 
 
 def _common_beginning(contexts: Sequence[tuple[int, ...]]) -> int:
