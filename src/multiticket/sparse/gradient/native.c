@@ -2,6 +2,7 @@
    itself, of tensors that are multiplied as they are read.
    multiticket_columns, multiticket_column_sums: k columns of an activation, and their sums over tokens.
    multiticket_write: the k numbers of each of many tensors to their positions.
+   multiticket_gather: the numbers of many tensors at their positions.
    multiticket_changed: which of many tensors no longer hold such numbers.
    multiticket_is_product: whether a tensor is still the product that it was made as.
 
@@ -300,6 +301,35 @@ void multiticket_write(int64_t weights, void *const *dense, int size, const int3
       const int32_t *at = positions[w];
       int64_t first = counts[w] * me / all, last = counts[w] * (me + 1) / all;
       OF_SIZE(size, WRITE)
+      begin += counts[w];
+    }
+  }
+}
+
+/* The other way: of each tensor the numbers at its positions, into its piece of `content`. */
+#define GATHER(type)                                                                           \
+  for (int64_t i = first; i < last; i++) {                                                     \
+    if (i + AHEAD < last) __builtin_prefetch((const type *)dense[w] + at[i + AHEAD], 0);       \
+    ((type *)content)[begin + i] = ((const type *)dense[w])[at[i]];                            \
+  }
+
+void multiticket_gather(int64_t weights, void *const *dense, int size, const int32_t *const *positions,
+                        const int64_t *counts, void *content, int threads) {
+#ifndef _OPENMP
+  (void)threads;
+#else
+#pragma omp parallel num_threads(threads)
+#endif
+  {
+    int64_t me = 0, all = 1;
+#ifdef _OPENMP
+    me = omp_get_thread_num(), all = omp_get_num_threads();
+#endif
+    int64_t begin = 0;
+    for (int64_t w = 0; w < weights; w++) {
+      const int32_t *at = positions[w];
+      int64_t first = counts[w] * me / all, last = counts[w] * (me + 1) / all;
+      OF_SIZE(size, GATHER)
       begin += counts[w];
     }
   }

@@ -1,4 +1,4 @@
-"""``native.c``, built by the machine's own C compiler when it is first wanted: dot products, writes, comparisons.
+"""``native.c``, built by the machine's own C compiler when it is first wanted: dot products, writes, gathers and more.
 
 torch's sampled product needs both operands transposed, and a transposing copy in torch takes one thread and, for 1 %
 of the entries, twice the time of the dot products. The C code transposes in the cache, on all threads. It is
@@ -146,11 +146,11 @@ class _Places:
         counts = [one.numel() for one in positions]
         pointers, numbers = ctypes.c_void_p * len(counts), ctypes.c_int64 * len(counts)
         self.pointers = pointers
-        self.count, self.counts = len(counts), numbers(*counts)
+        self.count, self.counts, self.sum = len(counts), numbers(*counts), sum(counts)
         self.dense, self.positions = (
             pointers(*(one.data_ptr() for one in tensors)) for tensors in (dense, positions)
         )
-        self.threads = torch.get_num_threads() if sum(counts) >= LEAST_WRITES else 1
+        self.threads = torch.get_num_threads() if self.sum >= LEAST_WRITES else 1
         self.held = (*dense, *positions)  # addresses stay theirs
 
 
@@ -166,6 +166,37 @@ def writer(dense: Sequence[Tensor], positions: Sequence[Tensor]) -> Callable[[Te
         )
 
     return put
+
+
+def can_gather(positions: Sequence[Tensor]) -> bool:
+    """Whether `gatherer` takes such positions: below 2**31, on a CPU, where there is a compiler."""
+    near = all(at.device.type == "cpu" and at.dtype == torch.int32 for at in positions)
+    return near and library() is not None
+
+
+def gatherer(positions: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Tensor | None]:
+    """A function that takes tensors and gives their entries at these positions, one tensor's after the other's.
+
+    They come in the tensors' dtype; None where those are of several, or not each in one piece in a CPU's memory.
+    """
+    built, places = library(), _Places((), positions)
+    assert built is not None
+
+    def take(dense: Sequence[Tensor]) -> Tensor | None:
+        dtype = dense[0].dtype
+        for one in dense:
+            if one.dtype != dtype or not one.is_contiguous() or one.device.type != "cpu":
+                return None
+        if dtype.itemsize not in (2, 4, 8):
+            return None
+        taken = dense[0].new_empty(places.sum)
+        built.multiticket_gather(
+            *(places.count, places.pointers(*[one.data_ptr() for one in dense]), dtype.itemsize),
+            *(places.positions, places.counts, taken.data_ptr(), places.threads),
+        )
+        return taken
+
+    return take
 
 
 def changed(dense: Sequence[Tensor], positions: Sequence[Tensor], content: Sequence[Tensor]) -> list[bool]:
@@ -249,9 +280,10 @@ def _declare(built: ctypes.CDLL) -> None:
     built.multiticket_columns.argtypes = [*operand, integer, number, *operand, pointer]
     built.multiticket_column_sums.argtypes = [*operand, pointer, integer, number, *operand, pointer]
     built.multiticket_write.argtypes = [number, pointer, integer, *[pointer] * 3, integer]
+    built.multiticket_gather.argtypes = [number, pointer, integer, *[pointer] * 3, integer]
     built.multiticket_changed.argtypes = [number, pointer, integer, *[pointer] * 4, integer]
     built.multiticket_is_product.argtypes = [*[pointer] * 5, integer, number, number, integer]
-    for function in ("sampled", "columns", "column_sums", "write", "changed"):
+    for function in ("sampled", "columns", "column_sums", "write", "gather", "changed"):
         getattr(built, f"multiticket_{function}").restype = None
 
 

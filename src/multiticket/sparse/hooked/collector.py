@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
 
 from multiticket.sparse.attachment import warn_frozen
+from multiticket.sparse.hooked.order import Order
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.hooked.values import MOST_WAITING, Values, call_waiting
 
@@ -31,7 +31,7 @@ class Collector:
         """Whether this forward pass put the embedding's node into its graph."""
         self._queued = self._told_frozen = False
         self.probe = torch.zeros((), requires_grad=True)
-        self._vector_positions: Tensor | None = None
+        self._of_all_vectors: Order | None = None
 
     def begin(self) -> None:
         """A forward pass begins: nothing is in its graph yet, and no backward pass that failed is waited for."""
@@ -45,7 +45,7 @@ class Collector:
 
     def moved(self) -> None:
         """Forget what was made for the old device."""
-        self._vector_positions = None
+        self._of_all_vectors = None
         self._queued = False
 
     def hook(self, tensor: MaskedTensor) -> Any:
@@ -131,14 +131,9 @@ class Collector:
             gradient = alias.grad
             gradients.append(torch.zeros_like(alias) if gradient is None else gradient)
             alias.grad = None
-        if self._vector_positions is None:
-            begin, parts = 0, []
-            for tensor in tensors:
-                parts.append(tensor.positions.long() + begin)
-                begin += tensor.dense.numel()
-            self._vector_positions = torch.cat(parts)
-        flat = _flatten_dense_tensors(gradients)
-        new = flat.index_select(0, self._vector_positions).to(vectors.parameter.dtype)
+        if self._of_all_vectors is None:
+            self._of_all_vectors = Order(tensors, range(len(tensors)))
+        new = self._of_all_vectors.take(gradients).to(vectors.parameter.dtype)
         for begin, end, gradient in vectors.extra:
             new[begin:end] += gradient
         vectors.extra.clear()

@@ -24,8 +24,6 @@ from multiticket.sparse.quantised.layers import can_be_read_past_its_layer, memb
 from multiticket.sparse.surgery import stays_a_parameter
 
 _RECORD = "_ticket_record"
-_LEAN = "_ticket_lean"
-"""Of a linear layer: its plan, where torch's own forward and a hook are not always the best for it; else None."""
 LEAST_KEPT = 1 << 20
 """Entries of an input from which keeping its factors in its place is worth a function call: 2 MiB in bf16."""
 
@@ -116,43 +114,62 @@ def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         twin: nn.Module = attachment._copy_model(memo)
         return twin
     required = {key: attachment.required_grad(p) for key, p in module._parameters.items() if p is not None}
-    return copy_part(
-        module, plain_class(type(module)), memo, {_RECORD, _LEAN, *record.tensors}, set(), required
-    )
+    return copy_part(module, plain_class(type(module)), memo, {_RECORD, *record.tensors}, set(), required)
 
 
 class HookedLinear(nn.Linear):
-    """A linear layer: torch's own forward over the alias, or a lean function where the plan asks for one."""
+    """A linear layer: torch's own forward over the alias.
+
+    A layer's plan is told by its class: all that a forward reads is a guard, once the layer is compiled.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        x = input
-        # Few names are read here, and none of this module's: each is a guard, once a layer is compiled.
-        plan = self.__dict__["_ticket_lean"]
-        if plan is None and not compilation.of_one_graph:
-            return F.linear(x, self.weight, self.bias)
-        plan = self.__dict__["_ticket_record"].linear
-        if plan is None or not torch.is_grad_enabled():
-            return F.linear(x, self.weight, self.bias)
-        compiling = torch.compiler.is_compiling()
-        wide = not compiling and plan.narrowing and x.numel() >= LEAST_KEPT
-        if not (plan.small or wide or (compiling and compilation.of_one_graph)):
-            return F.linear(x, self.weight, self.bias)
-        tensor = plan.tensor
-        device = x.device.type
-        if device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-            x = x.to(torch.get_autocast_dtype(device))
-        if compiling:
-            return TracedLinear.apply(
-                x,
-                self.bias,
-                tensor.leaf,
-                tensor.dense,
-                plan.positions,
-                plan.rows,
-                plan.columns,
-                plan.bounds,
-            )
-        return LeanLinear.apply(x, self.bias, tensor.leaf, plan)
+        if compilation.of_one_graph:
+            return _by_plan(self, input)
+        return F.linear(input, self.weight, self.bias)
+
+
+class NarrowingLinear(HookedLinear):
+    """One that keeps the factors of a large input, unless a compiler plans what is kept."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if compilation.of_one_graph or not torch.compiler.is_compiling():
+            return _by_plan(self, input)
+        return F.linear(input, self.weight, self.bias)
+
+
+class SmallLinear(HookedLinear):
+    """One whose dense gradient is never made as a whole."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _by_plan(self, input)
+
+
+def _by_plan(layer: nn.Linear, x: Tensor) -> Tensor:
+    """A lean function where the layer's plan asks for one."""
+    plan = layer.__dict__[_RECORD].linear
+    if plan is None or not torch.is_grad_enabled():
+        return F.linear(x, layer.weight, layer.bias)
+    compiling = torch.compiler.is_compiling()
+    wide = not compiling and plan.narrowing and x.numel() >= LEAST_KEPT
+    if not (plan.small or wide or (compiling and compilation.of_one_graph)):
+        return F.linear(x, layer.weight, layer.bias)
+    tensor = plan.tensor
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(device))
+    if compiling:
+        return TracedLinear.apply(
+            x,
+            layer.bias,
+            tensor.leaf,
+            tensor.dense,
+            plan.positions,
+            plan.rows,
+            plan.columns,
+            plan.bounds,
+        )
+    return LeanLinear.apply(x, layer.bias, tensor.leaf, plan)
 
 
 class HookedEmbedding(nn.Embedding):
@@ -175,6 +192,12 @@ class HookedEmbedding(nn.Embedding):
 
 
 _LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: HookedLinear, nn.Embedding: HookedEmbedding}
+_PLAIN = {
+    HookedLinear: nn.Linear,
+    NarrowingLinear: nn.Linear,
+    SmallLinear: nn.Linear,
+    HookedEmbedding: nn.Embedding,
+}
 
 
 def hooked_class(module: nn.Module, record: Record) -> type[nn.Module]:
@@ -183,7 +206,14 @@ def hooked_class(module: nn.Module, record: Record) -> type[nn.Module]:
     weight = record.tensors.get("weight")
     if weight is not None and not weight.in_memory:
         return _quantised_class(cls, can_be_read_past_its_layer(weight.dense))
-    return _plainly_hooked(cls, bool(record.tensors) or record.anchors)
+    layer = next((layer for plain, layer in _LAYERS.items() if issubclass(cls, plain)), None)
+    if layer is None or not (record.tensors or record.anchors):
+        return _plainly_hooked(cls, None)
+    if layer is HookedLinear and record.linear is not None and record.linear.small:
+        layer = SmallLinear
+    elif layer is HookedLinear and record.linear is not None and record.linear.narrowing:
+        layer = NarrowingLinear
+    return _plainly_hooked(cls, layer)
 
 
 @cache
@@ -193,14 +223,13 @@ def _quantised_class(cls: type[nn.Module], read_past_it: bool) -> type[nn.Module
 
 
 @cache
-def _plainly_hooked(cls: type[nn.Module], reads: bool) -> type[nn.Module]:
+def _plainly_hooked(cls: type[nn.Module], layer: type[nn.Module] | None) -> type[nn.Module]:
     """A subclass of ``cls`` that looks after its aliases; one that reads none, after its copies alone.
 
-    A layer of ours stands *behind* ``cls`` in the resolution order, so that a class with a forward of its own keeps it,
-    and its ``super().forward`` arrives at ours.
+    A ``layer`` of ours stands *behind* ``cls`` in the resolution order, so that a class with a forward of its own keeps
+    it, and its ``super().forward`` arrives at ours.
     """
-    layer = next((layer for plain, layer in _LAYERS.items() if issubclass(cls, plain)), None)
-    if layer is None or not reads:
+    if layer is None:
         bases: tuple[type, ...] = (HookedModule, cls)
     elif cls in _LAYERS:
         bases = (HookedModule, layer)
@@ -232,26 +261,27 @@ def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
     if cls.__bases__[0] is not HookedModule:
         raise RuntimeError(OTHER_CLASS.format(cls.__name__))
     original = cls.__bases__[1]
-    return {layer: plain for plain, layer in _LAYERS.items()}.get(original, original)
+    return _PLAIN.get(original, original)
 
 
 def convert(module: nn.Module, record: Record) -> None:
     """Make ``module`` look after the aliases that will shadow its weights."""
     module.__dict__[_RECORD] = record
-    set_plan(module, record.linear)
     module.__class__ = hooked_class(module, record)
 
 
 def set_plan(module: nn.Module, plan: LinearPlan | None) -> None:
     """Give a converted linear layer its plan."""
-    module.__dict__[_RECORD].linear = plan
-    module.__dict__[_LEAN] = plan if plan is not None and (plan.small or plan.narrowing) else None
+    record: Record = module.__dict__[_RECORD]
+    record.linear = plan
+    converted = type(module)
+    module.__class__ = plain_class(converted)
+    module.__class__ = hooked_class(module, record)
 
 
 def restore(module: nn.Module) -> None:
     """Undo ``convert``."""
     record: Record = module.__dict__.pop(_RECORD)
-    module.__dict__.pop(_LEAN, None)
     for attribute in record.tensors:
         module.__dict__.pop(attribute, None)
     module.__class__ = plain_class(type(module))

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors
 
 from multiticket.mask.names import VALUES_SUFFIX
+from multiticket.sparse.hooked.order import Order
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.hooked.writing import TRITON, Comparer, Writer, comparers, writers
 from multiticket.sparse.planned import device_of
@@ -77,7 +77,7 @@ class Values:
         for tensor in self.tensors:
             tensor.make_leaf(parameter)
             tensor.note()
-        self._orders: dict[tuple[int, ...], tuple[Tensor, list[tuple[int, int]], list[int]]] = {}
+        self._orders: dict[tuple[int, ...], Order] = {}
         self.pending.clear()
         self.waiting = 0
         self._gathered: list[tuple[tuple[int, int], Tensor]] = []
@@ -104,10 +104,16 @@ class Values:
         if len(slots) == 1:
             self.put(slots[0], dense[0].reshape(-1), self.tensors[slots[0]].positions)
         else:
-            positions, runs, sizes = self._order_of(slots)
-            taken = _flatten_dense_tensors(dense).index_select(0, positions)
+            order = self._orders.get(slots)
+            if order is None:
+                if len(self._orders) >= MOST_ORDERS:
+                    self._orders.clear()
+                order = self._orders[slots] = Order(self.tensors, slots)
+            taken = order.take(dense)
             self._gathered += (
-                zip(runs, taken.split(sizes), strict=True) if len(runs) > 1 else [(runs[0], taken)]
+                zip(order.runs, taken.split(order.sizes), strict=True)
+                if len(order.runs) > 1
+                else [(order.runs[0], taken)]
             )
         self.pending.clear()
         self.waiting = 0
@@ -117,32 +123,6 @@ class Values:
         tensor = self.tensors[slot]
         taken = gradient if positions is None else gradient.index_select(0, positions)
         self._gathered.append(((tensor.begin, tensor.end), taken))
-
-    def _order_of(self, slots: tuple[int, ...]) -> tuple[Tensor, list[tuple[int, int]], list[int]]:
-        """Of gradients that arrived in the order of ``slots``; backward passes repeat their order.
-
-        Returns:
-            positions: in the arrived gradients, joined one after the other; in the order of the values.
-            runs: (begin, end) among the values of each stretch of what is at those positions.
-            sizes: of the stretches.
-        """
-        found = self._orders.get(slots)
-        if found is None:
-            if len(self._orders) >= MOST_ORDERS:
-                self._orders.clear()
-            starts, begin = [], 0
-            for slot in slots:
-                starts.append(begin)
-                begin += self.tensors[slot].shape.numel()
-            parts, runs = [], list[tuple[int, int]]()
-            for slot, start in sorted(zip(slots, starts, strict=True)):
-                tensor = self.tensors[slot]
-                parts.append(tensor.positions + start)
-                joins = runs and runs[-1][1] == tensor.begin
-                runs.append((runs.pop()[0] if joins else tensor.begin, tensor.end))
-            found = torch.cat(parts), runs, [end - begin for begin, end in runs]
-            self._orders[slots] = found
-        return found
 
     def collect(self) -> Tensor:
         """The gradient (n,) gathered since it was last collected, in the parameter's dtype; a new tensor."""
