@@ -242,12 +242,47 @@ def test_no_dense_gradient_outlives_its_hook():
     attachment = hooked(model)
     seen = []
     for tensor in attachment._tensors.values():
-        if not tensor.is_vector:
-            tensor.alias.register_post_accumulate_grad_hook(lambda alias: seen.append(alias.grad))
+        leaves = [module.__dict__.get("_ticket_leaf") for module, _ in tensor.places]
+        for leaf in [tensor.alias, *leaves]:
+            if leaf is not None and not tensor.is_vector:
+                leaf.register_post_accumulate_grad_hook(lambda leaf: seen.append(leaf.grad))
     loss_of(model, tokens()).backward()
-    assert seen
+    assert len(seen) == sum(not tensor.is_vector for tensor in attachment._tensors.values()) - 1  # the lookup
     assert all(gradient is None for gradient in seen)
     assert no_dense_gradient_is_kept(model)
+
+
+def test_a_weight_that_is_read_past_its_layer_too_has_both_gradients():
+    model = build("llama")
+
+    def loss(model: nn.Module) -> Tensor:
+        layer, x = model.model.layers[0].mlp.up_proj, torch.ones(3, model.config.hidden_size)
+        return loss_of(model, tokens()) + layer(x).sum() + (x @ layer.weight.t()).square().sum()
+
+    dense = dense_gradients(model, loss)
+    attachment = hooked(model)
+    loss(model).backward()
+    assert_gradients_are_the_dense_ones(attachment, dense)
+
+
+def test_what_layers_read_goes_where_the_weights_go():
+    model = build("llama")
+    hooked(model)
+    layer = model.model.layers[0].mlp.up_proj
+    for move in (
+        lambda: model.to(torch.bfloat16),
+        lambda: setattr(layer.weight, "data", layer.weight.data.clone()),
+        lambda: layer.to(torch.float64).to(torch.bfloat16),
+    ):
+        move()
+        model(tokens())
+        leaf = layer.__dict__["_ticket_leaf"]
+        assert leaf.data_ptr() == layer._parameters["weight"].data_ptr() == layer.weight.data_ptr()
+        assert leaf.dtype == torch.bfloat16
+    attachment = model.__dict__["_ticket_record"].attachment
+    attachment.detach()
+    assert "_ticket_leaf" not in layer.__dict__
+    assert type(layer) is nn.Linear
 
 
 # Values: one parameter, many views

@@ -9,9 +9,11 @@ import pytest
 import torch
 from recorded_steps import assert_same_steps, recorded
 from toy_task import TASK
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
+import multiticket as mt
 from multiticket.train import trainer as trainer_module
-from multiticket.train.shared_groups import prompts_of
+from multiticket.train.shared_groups import after_prompts, common_beginning, prompts_of
 from multiticket.train.trl_compat import SCORES_BY_CALLING
 
 
@@ -72,3 +74,59 @@ def test_a_step_is_the_same_with_and_without(
     assert torch.equal(ours.scored["completion_ids"], theirs.scored["completion_ids"])
     logged = ("loss", "grad_norm", "entropy", "kl", "kl_per_completion", "reference_kl")
     assert_same_steps(ours, theirs, logged)
+
+
+def test_the_common_beginning_is_found_past_padding() -> None:
+    ids, attention = _pass([0, 2, 1], [[1, 2, 3, 4, 5], [1, 2, 3], [1, 2, 9, 4]], 1)
+    assert common_beginning(ids[:, :-1], attention[:, :-1]) == 2
+    assert common_beginning(ids[:2, :-1], attention[:2, :-1]) == 2  # one less than the shortest
+    ids, attention = _pass([0, 2], [[1, 2, 3, 4, 5], [2, 2, 3]], 1)
+    assert common_beginning(ids[:, :-1], attention[:, :-1]) == 0
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 23, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arm", ["full", "ticket"])
+@pytest.mark.parametrize(
+    "config", [LlamaConfig(**SMALL), Qwen3Config(**SMALL, head_dim=8)], ids=["llama", "qwen3"]
+)
+def test_a_common_beginning_is_computed_once_with_the_same_gradients(config: Any, arm: str) -> None:
+    beginning, tokens = [5, 6, 7, 8, 9, 10, 11, 12], 3
+    asked = [beginning + own for own in ([1, 2], [3], [4, 2, 2, 1]) for _ in range(3)]
+    ids, attention = _pass([2, 2, 2, 3, 3, 3, 0, 0, 0], asked, tokens)
+    ids[:, -tokens:] = torch.arange(9 * tokens).view(9, -1) % 23
+    found = prompts_of(ids, attention, tokens)
+    assert found is not None
+
+    def scores(shared: bool, model: Any) -> torch.Tensor:
+        before = ids.shape[1] - tokens - 1
+        if not shared:
+            return model(input_ids=ids, attention_mask=attention).logits[:, before:-1].log_softmax(-1)
+        seen: list[tuple[int, ...]] = []
+        handle = model.model.layers[0].register_forward_pre_hook(
+            lambda _, args: seen.append(tuple(args[0].shape[:2]))
+        )
+        continued = after_prompts(model, ids[:, :before], attention[:, :before], *found)
+        logits = continued(input_ids=ids[:, before:], attention_mask=attention[:, before:]).logits
+        handle.remove()
+        assert seen == [(1, 7), (3, 4), (9, 4)]
+        return logits[:, :-1].log_softmax(-1)
+
+    results = []
+    for shared in (True, False):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).double()
+        trained = [*model.parameters()]
+        if arm == "ticket":
+            trained = mt.attach(model, mt.Mask.random(model, 0.5)).parameters()
+        found_scores = scores(shared, model)
+        found_scores[..., 5].square().sum().backward()
+        results.append((found_scores.detach(), [parameter.grad for parameter in trained]))
+    (ours, our_gradients), (theirs, their_gradients) = results
+    torch.testing.assert_close(ours, theirs)
+    for mine, other in zip(our_gradients, their_gradients, strict=True):
+        torch.testing.assert_close(mine, other)

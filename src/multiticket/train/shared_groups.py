@@ -1,9 +1,9 @@
 """A training pass over groups of rollouts in which each prompt is computed once, with its gradient.
 
 A group's rollouts begin alike, and where answers are short most of a pass is prompts. All but the last token of each
-different prompt go through the model's layers once; every rollout goes on from there with its own keys and values of
-them, whose gradients add up on the way back. On an accelerator that is left alone: the weight gradients of the second
-part would all have to be kept until the first part's.
+different prompt go through the model's layers once, and what all prompts begin with once for all of them; every rollout
+goes on from there with its own keys and values of them, whose gradients add up on the way back. On an accelerator that
+is left alone: the weight gradients of the second part would all have to be kept until the first part's.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ PAYS = 0.8
 class Continued:
     """A model that goes on from prompts computed before; called as the model is, with what follows them."""
 
-    def __init__(self, model: Any, cache: DynamicCache, seen: Tensor) -> None:
+    def __init__(self, model: Any, cache: DynamicCache, seen: Tensor, counted: bool = False) -> None:
         self.model = model
         self.cache = cache
         self.seen = seen
         """(rollouts, tokens before): 0 for padding."""
+        self.counted = counted
+        """Whether the position of a token is its place among those that are no padding."""
 
     def __call__(self, *, attention_mask: Tensor, **given: Any) -> Any:
         attention = torch.cat([self.seen, attention_mask], dim=1)
+        if self.counted:
+            given["position_ids"] = _positions(attention)[:, self.seen.shape[1] :]
         return self.model(attention_mask=attention, past_key_values=self.cache, **given)
 
     def __getattr__(self, name: str) -> Any:
@@ -77,6 +81,8 @@ def prompts_of(ids: Tensor, attention: Tensor, tokens: int) -> tuple[Tensor, Ten
 def after_prompts(model: Any, ids: Tensor, attention: Tensor, first: Tensor, which: Tensor) -> Continued:
     """`model` after the given tokens of each rollout's prompt.
 
+    What all prompts begin with (a system prompt, solved examples) is computed for one of them, where that pays too.
+
     Args:
         ids, attention: (rollouts, prompt tokens but the last).
         first, which: what `prompts_of` says.
@@ -84,9 +90,58 @@ def after_prompts(model: Any, ids: Tensor, attention: Tensor, first: Tensor, whi
     whole = inner(model)
     cache = DynamicCache(config=whole.config)
     layers = getattr(whole, whole.base_model_prefix)
-    layers(input_ids=ids[first], attention_mask=attention[first], past_key_values=cache, use_cache=True)
+    asked, seen = ids[first], attention[first]
+    common = common_beginning(asked, seen) if _turns_positions(whole.config) else 0
+    if common * (len(first) - 1) < (1 - PAYS) * asked.numel():
+        layers(input_ids=asked, attention_mask=seen, past_key_values=cache, use_cache=True)
+        _hand_out(cache, which)
+        return Continued(model, cache, attention)
+    beginning = asked[:1, -int(seen[0].sum()) :][:, :common]
+    layers(input_ids=beginning, past_key_values=cache, use_cache=True)
+    _hand_out(cache, torch.zeros_like(first))
+    seen = torch.cat([seen.new_ones(len(first), common), _after(seen, common)], dim=1)
+    layers(
+        input_ids=asked[:, common:],
+        attention_mask=seen,
+        position_ids=_positions(seen)[:, common:],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    _hand_out(cache, which)
+    return Continued(model, cache, seen[which], True)
+
+
+def common_beginning(ids: Tensor, attention: Tensor) -> int:
+    """How many tokens all prompts (prompts, width), padded on the left, begin with; one less than the shortest has."""
+    lengths = attention.sum(1)
+    most = int(lengths.min()) - 1
+    columns = ids.shape[1] - lengths[:, None] + torch.arange(max(0, most), device=ids.device)
+    begins = ids.gather(1, columns)
+    return int((begins == begins[:1]).all(0).long().cumprod(0).sum())
+
+
+def _after(attention: Tensor, common: int) -> Tensor:
+    """Which of the columns from `common` on hold tokens after the common ones: their rows are padded on the left, so
+    that as many of them as are padding hold some of the common tokens, or padding."""
+    padding = attention.shape[1] - attention.sum(1, keepdim=True)
+    columns = torch.arange(attention.shape[1] - common, device=attention.device)
+    return (columns >= padding).to(attention.dtype)
+
+
+def _positions(attention: Tensor) -> Tensor:
+    """Where each token stands among its row's."""
+    return (attention.cumsum(1) - 1).clamp(min=0)
+
+
+def _turns_positions(config: Any) -> bool:
+    """Whether only distances between tokens count, as in models that rotate keys: then padding may stand anywhere."""
+    asked = config.get_text_config()
+    return any(getattr(asked, name, None) is not None for name in ("rope_parameters", "rope_theta"))
+
+
+def _hand_out(cache: DynamicCache, which: Tensor) -> None:
+    """Give each row the keys and values of the row that it goes on from."""
     layer: Any
     for layer in cache.layers:
         layer.keys = layer.keys.index_select(0, which)
         layer.values = layer.values.index_select(0, which)
-    return Continued(model, cache, attention)

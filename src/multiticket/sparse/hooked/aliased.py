@@ -14,7 +14,7 @@ from multiticket.sparse.attachment import Attachment
 from multiticket.sparse.held import Held
 from multiticket.sparse.hooked.collector import Collector
 from multiticket.sparse.hooked.follow import Watch, make_alias
-from multiticket.sparse.hooked.layers import Record, convert, plain_class, restore, set_plan
+from multiticket.sparse.hooked.layers import Record, convert, plain_class, restore, set_leaf, set_plan
 from multiticket.sparse.hooked.plan import plan_linear
 from multiticket.sparse.hooked.tensor import MaskedTensor
 from multiticket.sparse.sharded import is_sharded
@@ -75,6 +75,7 @@ class AliasedAttachment(Attachment):
             tensor.alias = make_alias(tensor)
             if not tensor.is_vector:
                 tensor.alias.register_post_accumulate_grad_hook(self._collector.hook(tensor))
+                self._give_leaf(tensor)
             elif self._collector.matrices is None or not self._width:
                 tensor.alias.register_post_accumulate_grad_hook(lambda _: self._collector.noticed())
             for module, attribute in tensor.places:
@@ -92,6 +93,19 @@ class AliasedAttachment(Attachment):
         ]
         self._watched = Watch(self._collector.groups)
 
+    def _give_leaf(self, tensor: MaskedTensor) -> None:
+        """Linear layers read a leaf of torch's own class: for a compiler and for autograd a subclass costs more."""
+        layers = [
+            module
+            for module, attribute in tensor.places
+            if isinstance(module, nn.Linear) and attribute == "weight"
+        ]
+        if layers:
+            leaf = nn.Parameter(tensor.dense.detach())
+            leaf.register_post_accumulate_grad_hook(self._collector.hook(tensor))
+            for layer in layers:
+                set_leaf(layer, leaf)
+
     @contextmanager
     def _without_aliases(self) -> Iterator[None]:
         """The modules with their own parameters in view."""
@@ -104,6 +118,7 @@ class AliasedAttachment(Attachment):
 
     def _take_aliases_away(self) -> None:
         for module, record in self._records.items():
+            set_leaf(module, None)
             for attribute in record.tensors:
                 module.__dict__.pop(attribute, None)
 

@@ -24,6 +24,8 @@ from multiticket.sparse.quantised.layers import can_be_read_past_its_layer, memb
 from multiticket.sparse.surgery import stays_a_parameter
 
 _RECORD = "_ticket_record"
+_LEAF = "_ticket_leaf"
+"""Of a linear layer: the leaf that its forward reads in its weight's place; None: whatever its weight is."""
 LEAST_KEPT = 1 << 20
 """Entries of an input from which keeping its factors in its place is worth a function call: 2 MiB in bf16."""
 
@@ -114,11 +116,13 @@ def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         twin: nn.Module = attachment._copy_model(memo)
         return twin
     required = {key: attachment.required_grad(p) for key, p in module._parameters.items() if p is not None}
-    return copy_part(module, plain_class(type(module)), memo, {_RECORD, *record.tensors}, set(), required)
+    return copy_part(
+        module, plain_class(type(module)), memo, {_RECORD, _LEAF, *record.tensors}, set(), required
+    )
 
 
 class HookedLinear(nn.Linear):
-    """A linear layer: torch's own forward over the alias.
+    """A linear layer: torch's own forward over a leaf.
 
     A layer's plan is told by its class: all that a forward reads is a guard, once the layer is compiled.
     """
@@ -126,7 +130,8 @@ class HookedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if compilation.of_one_graph:
             return _by_plan(self, input)
-        return F.linear(input, self.weight, self.bias)
+        leaf = self.__dict__["_ticket_leaf"]
+        return F.linear(input, self.weight if leaf is None else leaf, self.bias)
 
 
 class NarrowingLinear(HookedLinear):
@@ -135,7 +140,7 @@ class NarrowingLinear(HookedLinear):
     def forward(self, input: Tensor) -> Tensor:
         if compilation.of_one_graph or not torch.compiler.is_compiling():
             return _by_plan(self, input)
-        return F.linear(input, self.weight, self.bias)
+        return super().forward(input)
 
 
 class SmallLinear(HookedLinear):
@@ -147,13 +152,14 @@ class SmallLinear(HookedLinear):
 
 def _by_plan(layer: nn.Linear, x: Tensor) -> Tensor:
     """A lean function where the layer's plan asks for one."""
-    plan = layer.__dict__[_RECORD].linear
+    plan, leaf = layer.__dict__[_RECORD].linear, layer.__dict__[_LEAF]
+    weight = layer.weight if leaf is None else leaf
     if plan is None or not torch.is_grad_enabled():
-        return F.linear(x, layer.weight, layer.bias)
+        return F.linear(x, weight, layer.bias)
     compiling = torch.compiler.is_compiling()
     wide = not compiling and plan.narrowing and x.numel() >= LEAST_KEPT
     if not (plan.small or wide or (compiling and compilation.of_one_graph)):
-        return F.linear(x, layer.weight, layer.bias)
+        return F.linear(x, weight, layer.bias)
     tensor = plan.tensor
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
@@ -206,8 +212,9 @@ def hooked_class(module: nn.Module, record: Record) -> type[nn.Module]:
     weight = record.tensors.get("weight")
     if weight is not None and not weight.in_memory:
         return _quantised_class(cls, can_be_read_past_its_layer(weight.dense))
-    layer = next((layer for plain, layer in _LAYERS.items() if issubclass(cls, plain)), None)
-    if layer is None or not (record.tensors or record.anchors):
+    layer: Any = next((layer for plain, layer in _LAYERS.items() if issubclass(cls, plain)), None)
+    reads = layer is HookedLinear and "weight" in record.tensors
+    if layer is None or not (reads or (layer is HookedEmbedding and (record.tensors or record.anchors))):
         return _plainly_hooked(cls, None)
     if layer is HookedLinear and record.linear is not None and record.linear.small:
         layer = SmallLinear
@@ -267,7 +274,13 @@ def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
 def convert(module: nn.Module, record: Record) -> None:
     """Make ``module`` look after the aliases that will shadow its weights."""
     module.__dict__[_RECORD] = record
+    module.__dict__[_LEAF] = None
     module.__class__ = hooked_class(module, record)
+
+
+def set_leaf(module: nn.Module, leaf: Tensor | None) -> None:
+    """Give a converted linear layer what it reads."""
+    module.__dict__[_LEAF] = leaf
 
 
 def set_plan(module: nn.Module, plan: LinearPlan | None) -> None:
@@ -282,6 +295,6 @@ def set_plan(module: nn.Module, plan: LinearPlan | None) -> None:
 def restore(module: nn.Module) -> None:
     """Undo ``convert``."""
     record: Record = module.__dict__.pop(_RECORD)
-    for attribute in record.tensors:
+    for attribute in (_LEAF, *record.tensors):
         module.__dict__.pop(attribute, None)
     module.__class__ = plain_class(type(module))
