@@ -49,7 +49,10 @@ def test_trained_positions_and_memory_are_those_of_the_mask_and_the_plan(
     assert found["memory"]["moments"] == 2 * 4 * mask.nnz
     device = "cuda" if torch.cuda.is_available() else "cpu"
     asked: dict[str, Any] = {"density": 0.1, "tokens": 7, "batch": 16, "dtype": "float32", "padded": True}
-    planned = plan(Workload(str(without_weights), arms=("ticket",), completions=512, device=device, **asked))
+    asked |= {"completions": 512, "generated": (103, 3, 4, 2**17)}  # 5 of each of an evaluation's problems
+    planned = plan(Workload(str(without_weights), arms=("ticket",), device=device, **asked))
+    if device == "cpu":  # prompts lie in memory once
+        assert planned.arms[0].cache == (103 * 3 + 512 * 4) * 2 * 2 * 16 * 4
     whole = _preview(without_weights, density=0.1)["memory"]
     assert {name: whole[name] for name in asdict(planned.arms[0])} == asdict(planned.arms[0])
     assert found["memory"]["activations"] < whole["activations"]  # what only the other layers' gradients need

@@ -20,7 +20,9 @@ from transformers import PreTrainedTokenizerBase
 from multiticket.generate.by_generate import generate
 from multiticket.generate.head import contiguous_head
 from multiticket.generate.products import fast_products
-from multiticket.generate.shared_prompts import decode, inverse_transform, shares_prompts
+from multiticket.generate.room import most_tokens
+from multiticket.generate.shared_cache import attends_by_parts
+from multiticket.generate.shared_prompts import decode, inner, inverse_transform, shares_prompts
 
 LEAST_TOKENS, LEAST_ROWS = 32, 16
 """A batch is broken off after so many tokens at the earliest, if it has so many rows."""
@@ -91,9 +93,10 @@ def complete_ids(
     Args:
         max_new_tokens: of all, or of each context's completion.
         temperature: of all, or of each context's completion.
-        batch_size, batch_tokens: at most so many completions, and tokens (prompt and completion at their longest),
-            are generated together; a single completion may take more. They change what is held in memory, and
-            completions only where rounding does.
+        batch_size, batch_tokens: at most so many completions, and tokens whose keys and values are held (prompts and
+            completions at their longest), are generated together, and no more than an eighth of the memory takes
+            (`room.most_tokens`); a single completion may take more. They change what is held in memory, and completions
+            only where rounding does.
         seed, streams: seed and number of each completion's random stream; None: its place in `contexts`.
         tell: told now and then how far it is.
     """
@@ -104,13 +107,15 @@ def complete_ids(
     most = max_new_tokens if isinstance(max_new_tokens, Sequence) else [max_new_tokens] * len(contexts)
     rows = [_Row(i, numbers[i], each[i], list(ids), most[i]) for i, ids in enumerate(contexts)]
     running = list(rows)
+    apart = not (shares_prompts(model) and attends_by_parts(inner(model)))
+    most_held = most_tokens(inner(model).config, model.dtype, batch_tokens)
     was_training = model.training
     model.eval()
     try:
         with fast_products():
             while running:
                 over, left = len(rows) - len(running), []
-                batches = list(_batches(running, batch_size, batch_tokens))
+                batches = list(_batches(running, batch_size, most_held, apart))
                 for batch in batches:
                     look = None if tell is None else partial(_tell_sum, tell, over)
                     still = _advance(model, batch, seed, stops, pad, look, len(batches) == 1)
@@ -128,15 +133,23 @@ def _tell_sum(tell: Tell, before: int, more: int, worth: float) -> None:
     tell(before + more, before + worth)
 
 
-def _batches(rows: list[_Row], batch_size: int, batch_tokens: int) -> Iterator[list[_Row]]:
-    """Rows of like length, so that little of a batch is padding, and equal prompts together."""
+def _batches(rows: list[_Row], batch_size: int, batch_tokens: int, apart: bool) -> Iterator[list[_Row]]:
+    """Rows of like length, so that little of a batch is padding, and equal prompts together.
+
+    Args:
+        apart: whether each row holds its prompt's keys and values for itself.
+    """
     batch: list[_Row] = []
+    different = 0
     for row in sorted(rows, key=lambda row: (len(row.ids), row.ids)):
-        longest = len(row.prompt) + row.most
-        if batch and (len(batch) == batch_size or (len(batch) + 1) * longest > batch_tokens):
+        new = not batch or batch[-1].ids != row.ids
+        count, prompts = len(batch) + 1, different + new
+        held = (count if apart else prompts) * len(row.ids) + count * (row.most - len(row.new))
+        if batch and (len(batch) == batch_size or held > batch_tokens):
             yield batch
-            batch = []
+            batch, different, new = [], 0, True
         batch.append(row)
+        different += new
     if batch:
         yield batch
 

@@ -248,10 +248,14 @@ _OTHERS: WeakSet[Any] = WeakSet()
 """Models that were seen to attend in another way."""
 
 
+def listed(model: Any) -> bool:
+    """Whether a model takes its attention from transformers' table."""
+    return bool(getattr(model, "_supports_attention_backend", False))
+
+
 def attends_by_parts(model: Any) -> bool:
     """Whether a model takes its attention from transformers' table, on a CPU."""
-    listed = bool(getattr(model, "_supports_attention_backend", False))
-    return listed and model.device.type == "cpu" and model not in _OTHERS
+    return listed(model) and model.device.type == "cpu" and model not in _OTHERS
 
 
 def takes_whole_rows(model: Any) -> None:

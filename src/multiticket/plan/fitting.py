@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
-
-import torch
 
 from multiticket.plan.memory import plan
 from multiticket.plan.workload import Workload
@@ -19,16 +16,6 @@ class Way(NamedTuple):
     batch: int
     gradient_checkpointing: bool
     peak: int
-
-
-def machine_memory() -> int | None:
-    """Bytes of the GPU that runs would take, or of this machine where it has none; None where that is not told."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[1])
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def what_fits(workload: Workload, memory: int) -> list[Way]:

@@ -11,6 +11,8 @@ from multiticket import arms
 from multiticket.arms.state import State, storage_bytes
 from multiticket.config import build
 from multiticket.errors import first_sentence
+from multiticket.generate.room import most_tokens
+from multiticket.generate.shared_cache import listed
 from multiticket.generate.shared_prompts import keeps_all_tokens
 from multiticket.mask import Mask
 from multiticket.plan.activations import cache_bytes, inputs, saved_by_forward
@@ -172,6 +174,22 @@ def _units_of(model: Any) -> Units:
     return Units(sum(sizes), max(sizes), max(0, storage_bytes(model.parameters()) - sum(sizes)))
 
 
+def _generated(workload: Workload, model: Any) -> tuple[int, int]:
+    """Completions that are generated at once, and tokens whose keys and values are held for them."""
+    rows = workload.at_once
+    if workload.generated is None:
+        return rows, rows * workload.tokens
+    different, prompt, completion, most = workload.generated
+    most = most_tokens(model.config, model.dtype, most)
+    if workload.device == "cpu" and keeps_all_tokens(model.config) and listed(model):
+        held = different * prompt + rows * completion
+        if held <= most:
+            return rows, held
+        return max(1, rows * most // held), most
+    rows = min(rows, max(1, most // (prompt + completion)))
+    return rows, rows * (prompt + completion)
+
+
 def _plan_arm(name: str, model: Any, mask: Mask, cache: int, workload: Workload) -> ArmPlan:
     """Of a model on the meta device; ``cache``: bytes of that of one sequence."""
     arm, batch, tokens = arms.get(name), workload.batch, workload.tokens
@@ -197,6 +215,7 @@ def _plan_arm(name: str, model: Any, mask: Mask, cache: int, workload: Workload)
             prompt_keys = batch * (prompt - 1) * (cache // tokens)
     vocabulary, width = model.config.get_text_config().vocab_size, head.weight.shape[1]
     itemsize = head.weight.dtype.itemsize
+    rows, cached = _generated(workload, model)
     return ArmPlan(
         **{**asdict(state), "weights": state.weights - spared},
         arm=name,
@@ -204,8 +223,8 @@ def _plan_arm(name: str, model: Any, mask: Mask, cache: int, workload: Workload)
         recomputed=recomputed,
         logits_fused=fused_head_bytes(arm, workload.device, batch * tokens, vocabulary, width, itemsize),
         logits_naive=naive_head_bytes(batch * tokens, vocabulary, itemsize),
-        cache=workload.at_once * cache,
-        drawn=workload.at_once * vocabulary * (itemsize + 4),
+        cache=cached * cache // tokens,
+        drawn=rows * vocabulary * (itemsize + 4),
         libraries=LIBRARIES if on_a_cpu else 0,
         holes=round(HOLES * saved.in_heap(share)) if on_a_cpu else 0,
     )

@@ -12,8 +12,9 @@ from multiticket import arms, bases, tasks
 from multiticket.arms.masks import mask_by_shapes
 from multiticket.config import RunConfig, build
 from multiticket.generate.prompts import prompt_texts
+from multiticket.generate.room import machine_memory
 from multiticket.models import reading
-from multiticket.plan.fitting import in_words, machine_memory, what_fits
+from multiticket.plan.fitting import in_words, what_fits
 from multiticket.plan.memory import ArmPlan, plan
 from multiticket.plan.workload import Workload
 from multiticket.runs.folder import RunFolder
@@ -35,6 +36,7 @@ def preview(config: RunConfig, output: Path) -> dict[str, Any]:
     completion = most_tokens(config, task)
     prompts = {split: _prompt_tokens(task, split, tokenizer) for split in ("train", config.eval.split)}
     longest = max(prompts["train"])
+    at_once, different = _completions_at_once(config)
     workload = Workload(
         model=config.model,
         density=config.density,
@@ -47,7 +49,8 @@ def preview(config: RunConfig, output: Path) -> dict[str, Any]:
             config.grpo.get(f"{what}_checkpointing") for what in ("gradient", "activation")
         ),
         padded=True,
-        completions=_completions_at_once(config, max(map(max, prompts.values())) + completion),
+        completions=at_once,
+        generated=(different, max(map(max, prompts.values())), completion, config.eval.batch_tokens),
         device="cuda" if torch.cuda.is_available() else "cpu",
         make_mask=lambda model: mask_by_shapes(model, config),
         masters=False,
@@ -118,11 +121,11 @@ def notes(config: RunConfig) -> list[str]:
     return said + arms.get(config.arm).notes(config)
 
 
-def _completions_at_once(config: RunConfig, tokens: int) -> int:
-    """Of ``tokens`` with their prompts: all rollouts of a step, or what an evaluation takes together."""
-    problems = config.eval.problems or config.eval.batch_size
-    asked = min(problems * (config.eval.samples + 1), config.eval.batch_size)
-    return max(config.rollouts, min(asked, max(1, config.eval.batch_tokens // tokens)))
+def _completions_at_once(config: RunConfig) -> tuple[int, int]:
+    """How many at most, and of how many prompts: all rollouts of a step, or what an evaluation takes together."""
+    problems, each = config.eval.problems or config.eval.batch_size, config.eval.samples + 1
+    asked = min(problems * each, config.eval.batch_size)
+    return max(config.rollouts, asked), max(config.rollouts // config.group, -(-asked // each))
 
 
 def _what_fits(workload: Workload, arm: ArmPlan) -> list[str]:

@@ -52,6 +52,10 @@ class Workload:
     prompts: tuple[int, int] | None = None
     """How many different ones a batch has, and of how many tokens; None: every sequence has its own."""
 
+    generated: tuple[int, int, int, int] | None = None
+    """Of completions: how many different prompts they go on from, the tokens of a prompt and of a completion, and the
+    most tokens that are held at once; None: all are held, each with a prompt of its own, of ``tokens`` in all."""
+
     def __post_init__(self) -> None:
         _refuse_unknown("device", self.device, ("cuda", "cpu"))
         _refuse_unknown("dtype", self.dtype, ("bfloat16", "float16", "float32"))

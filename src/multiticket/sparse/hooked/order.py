@@ -50,7 +50,6 @@ class Order:
             for tensor in self._arrived:
                 begins.append(begin)
                 begin += tensor.shape.numel()
-            self._joined = torch.cat(
-                [self._arrived[place].positions.long() + begins[place] for place in self._sorted]
-            )
+            parts = [self._arrived[place].positions + begins[place] for place in self._sorted]
+            self._joined = torch.cat(parts)  # int32 reaches: little waits to be gathered together
         return _flatten_dense_tensors(gradients).index_select(0, self._joined)
