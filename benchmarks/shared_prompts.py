@@ -3,7 +3,7 @@
     python benchmarks/shared_prompts.py                            # random weights in the shape of Qwen2.5-Coder-0.5B
     python benchmarks/shared_prompts.py --model FOLDER --rounds 3
 
-8 problems of 45 tokens, which begin with the same `--beginning` tokens, and 8 completions of each of at most 16
+8 problems of `--prompt` tokens, which begin with the same `--beginning` tokens, and 8 completions of each of at most 16
 tokens. ``long`` ends none of them earlier; ``short`` ends each after 4 tokens in the mean, by taking a quarter of the
 vocabulary as end tokens. ``plain`` is `generate` of transformers, or a pass over whole sequences, with torch's default
 products; ``shared`` is what a run does. The process has one thread, so that others on the machine disturb the least.
@@ -27,7 +27,7 @@ from multiticket.generate.products import fast_products
 from multiticket.generate.shared_prompts import decode, drawn
 from multiticket.train.shared_groups import after_prompts, prompts_of
 
-GROUPS, GROUP, PROMPT, ANSWER = 8, 8, 45, 16
+GROUPS, GROUP, ANSWER = 8, 8, 16
 
 
 def qwen() -> Any:
@@ -43,14 +43,14 @@ def qwen() -> Any:
     return AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
 
 
-def contexts(vocabulary: int, beginning: int) -> list[list[int]]:
+def contexts(vocabulary: int, prompt: int, beginning: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(1)
 
     def tokens(count: int) -> list[int]:
         return torch.randint(100, vocabulary, (count,), generator=generator).tolist()
 
     begin = tokens(beginning)
-    asked = [begin + tokens(PROMPT - beginning) for _ in range(GROUPS)]
+    asked = [begin + tokens(prompt - beginning) for _ in range(GROUPS)]
     return [ask for ask in asked for _ in range(GROUP)]
 
 
@@ -94,7 +94,7 @@ def one_pass(model: Any, asked: list[list[int]]) -> dict[str, Any]:
     def shared() -> None:
         found = prompts_of(ids, attention, ANSWER)
         assert found is not None
-        before = PROMPT - 1
+        before = len(asked[0]) - 1
         continued = after_prompts(model, ids[:, :before], attention[:, :before], *found)
         loss(continued, ids[:, before:], attention[:, before:]).backward()
 
@@ -114,6 +114,7 @@ def one_pass(model: Any, asked: list[list[int]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", help="a checkpoint's folder or a hub name; default: random weights")
+    parser.add_argument("--prompt", type=int, default=45, help="tokens of a prompt")
     parser.add_argument("--beginning", type=int, default=25, help="tokens with which all prompts begin")
     parser.add_argument("--rounds", type=int, default=1)
     given = parser.parse_args()
@@ -122,7 +123,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32) if given.model else qwen()
     model.generation_config.eos_token_id = None
     vocabulary = model.config.vocab_size
-    asked = contexts(vocabulary, given.beginning)
+    asked = contexts(vocabulary, given.prompt, given.beginning)
     uniforms = torch.rand(len(asked), ANSWER, dtype=torch.float64)
     attached = False
     for _ in range(given.rounds):

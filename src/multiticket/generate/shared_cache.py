@@ -266,8 +266,9 @@ def takes_whole_rows(model: Any) -> None:
 @contextmanager
 def shared_attention(model: Any) -> Iterator[None]:
     """The model's layers attend to a :class:`SharedCache`."""
-    configs = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}
-    before = {key: config._attn_implementation for key, config in configs.items()}
+    found = [getattr(part, "config", None) for part in model.modules()]
+    configs = {id(config): config for config in found if hasattr(config, "_attn_implementation_internal")}
+    before = {key: config._attn_implementation_internal for key, config in configs.items()}
     try:
         for config in configs.values():
             config._attn_implementation_internal = NAME
