@@ -266,7 +266,7 @@ def takes_whole_rows(model: Any) -> None:
 @contextmanager
 def shared_attention(model: Any) -> Iterator[None]:
     """The model's layers attend to a :class:`SharedCache`."""
-    found = [getattr(part, "config", None) for part in model.modules()]
+    found: list[Any] = [getattr(part, "config", None) for part in model.modules()]
     configs = {id(config): config for config in found if hasattr(config, "_attn_implementation_internal")}
     before = {key: config._attn_implementation_internal for key, config in configs.items()}
     try:

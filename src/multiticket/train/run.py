@@ -69,6 +69,8 @@ def run_training(
         return finished
 
     keep_freed_memory()
+    gc.collect()  # what an earlier run of this process had
+    give_back_freed_memory()
     forget_peak_memory()
     started = time.monotonic()
     known = None if bases is None else MeasuredBases(bases)

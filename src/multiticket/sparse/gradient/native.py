@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,9 @@ def can_gather(positions: Sequence[Tensor]) -> bool:
     return near and library() is not None
 
 
+_dtype, _is_cpu = attrgetter("dtype"), attrgetter("is_cpu")
+
+
 def gatherer(positions: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Tensor | None]:
     """A function that takes tensors and gives their entries at these positions, one tensor's after the other's.
 
@@ -183,15 +187,13 @@ def gatherer(positions: Sequence[Tensor]) -> Callable[[Sequence[Tensor]], Tensor
     assert built is not None
 
     def take(dense: Sequence[Tensor]) -> Tensor | None:
-        dtype = dense[0].dtype
-        for one in dense:
-            if one.dtype != dtype or not one.is_contiguous() or one.device.type != "cpu":
-                return None
-        if dtype.itemsize not in (2, 4, 8):
-            return None
-        taken = dense[0].new_empty(places.sum)
+        first = dense[0]
+        alike = len(set(map(_dtype, dense))) == 1 and first.dtype.itemsize in (2, 4, 8)
+        if not alike or not all(map(Tensor.is_contiguous, dense)) or not all(map(_is_cpu, dense)):
+            return None  # asked every step, so the loops are in C
+        taken = first.new_empty(places.sum)
         built.multiticket_gather(
-            *(places.count, places.pointers(*[one.data_ptr() for one in dense]), dtype.itemsize),
+            *(places.count, places.pointers(*map(Tensor.data_ptr, dense)), first.dtype.itemsize),
             *(places.positions, places.counts, taken.data_ptr(), places.threads),
         )
         return taken

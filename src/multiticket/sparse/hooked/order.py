@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class Order:
         self.sizes = [end - begin for begin, end in self.runs]
         positions = [self._arrived[place].positions for place in self._sorted]
         self._native = native.gatherer(positions) if native.can_gather(positions) else None
+        self._in_order = itemgetter(*self._sorted, self._sorted[0])
         self._joined: Tensor | None = None
 
     def take(self, gradients: Sequence[Tensor]) -> Tensor:
@@ -42,7 +44,7 @@ class Order:
         a GPU is its launch.
         """
         if self._native is not None:
-            taken = self._native([gradients[place] for place in self._sorted])
+            taken = self._native(self._in_order(gradients)[:-1])
             if taken is not None:
                 return taken
         if self._joined is None:

@@ -7,7 +7,7 @@ find them apart. Whoever asks for the values of one tensor gets a view of the sa
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ MOST_ORDERS = 256
 """Orders of arrival whose positions are kept."""
 MATRICES = "ticket_matrices" + VALUES_SUFFIX
 VECTORS = "ticket_norms_and_biases" + VALUES_SUFFIX
+
+_is_sparse = attrgetter("is_sparse")
 
 
 class Values:
@@ -99,8 +101,9 @@ class Values:
 
         On a GPU a small gather's time is its launch, so gradients wait for each other, up to ``MOST_WAITING`` bytes.
         """
-        slots = tuple(slot for slot, _ in self.pending)
-        dense = [gradient.to_dense() if gradient.is_sparse else gradient for _, gradient in self.pending]
+        slots, dense = zip(*self.pending, strict=True)
+        if any(map(_is_sparse, dense)):
+            dense = tuple(one.to_dense() if one.is_sparse else one for one in dense)
         if len(slots) == 1:
             self.put(slots[0], dense[0].reshape(-1), self.tensors[slots[0]].positions)
         else:
