@@ -144,7 +144,7 @@ def test_breaking_off_and_batching_change_no_completion_by_generate(
 
 def test_a_completion_takes_more_than_a_batch_only_alone(toy: tuple[Any, Any]) -> None:
     rows = [completion._Row(i, i, None, [2] * length, 10) for i, length in enumerate([3, 5, 50, 4, 60])]
-    batches = list(completion._batches(rows, batch_size=512, batch_tokens=45))
+    batches = list(completion._batches(rows, batch_size=512, batch_tokens=45, apart=True))
     assert [[row.index for row in batch] for batch in batches] == [[0, 3, 1], [2], [4]]
 
 
