@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_decoder import SMALL
 from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, LlamaConfig, MambaConfig, Qwen3Config
 
 from multiticket.generate import completion, room
@@ -13,11 +14,6 @@ from multiticket.generate.completion import complete_ids
 from multiticket.generate.room import bytes_a_token, most_tokens
 from multiticket.generate.shared_cache import attends_by_parts
 from multiticket.models import load_model
-
-SMALL: dict[str, Any] = {
-    "vocab_size": 23, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "num_key_value_heads": 2,
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(

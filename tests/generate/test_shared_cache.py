@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_decoder import SMALL
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
@@ -30,15 +31,6 @@ from multiticket.generate import by_generate, shared_cache
 from multiticket.generate.shared_cache import SharedCache, attend, attends_by_parts, shared_attention
 from multiticket.generate.shared_prompts import decode, likeliest, shares_prompts
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 23,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-}
 LATENT = {
     "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6,
     "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 16,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_decoder import SMALL
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -20,17 +21,16 @@ from transformers import (
 
 from multiticket.generate import by_generate, completion, shared_prompts
 from multiticket.generate.completion import complete
-from multiticket.generate.shared_prompts import decode, drawn, inverse_transform, likeliest, shares_prompts
+from multiticket.generate.shared_prompts import (
+    common_beginning,
+    decode,
+    drawn,
+    inverse_transform,
+    likeliest,
+    shares_prompts,
+)
 from multiticket.models import load_model
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 23,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
 CONFIGS = {
     "llama": LlamaConfig(**SMALL),
     "qwen2": Qwen2Config(**SMALL),
@@ -78,6 +78,12 @@ def test_drawn_tokens_are_those_that_generate_draws_by_the_same_numbers(name: st
     assert all(over)
     assert len({tuple(ids) for ids in expected}) > 8
     assert all(ids[-1] in (5, 6, 7) or len(ids) == 12 for ids in expected)
+
+
+def test_the_common_beginning_is_one_less_than_the_shortest_at_most() -> None:
+    assert common_beginning([(1, 2, 3, 4, 5), (1, 2, 3), (1, 2, 9, 4)]) == 2
+    assert common_beginning([(1, 2, 3, 4, 5), (1, 2, 3)]) == 2
+    assert common_beginning([(1, 2, 3, 4, 5), (2, 2, 3)]) == 0
 
 
 def test_each_prompt_and_their_common_beginning_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from recorded_steps import assert_same_steps, recorded
+from small_decoder import SMALL
 from toy_task import TASK
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 import multiticket as mt
 from multiticket.train import trainer as trainer_module
-from multiticket.train.shared_groups import after_prompts, common_beginning, prompts_of
+from multiticket.train.shared_groups import after_prompts, prompts_of
 from multiticket.train.trl_compat import SCORES_BY_CALLING
 
 
@@ -74,20 +75,6 @@ def test_a_step_is_the_same_with_and_without(
     assert torch.equal(ours.scored["completion_ids"], theirs.scored["completion_ids"])
     logged = ("loss", "grad_norm", "entropy", "kl", "kl_per_completion", "reference_kl")
     assert_same_steps(ours, theirs, logged)
-
-
-def test_the_common_beginning_is_found_past_padding() -> None:
-    ids, attention = _pass([0, 2, 1], [[1, 2, 3, 4, 5], [1, 2, 3], [1, 2, 9, 4]], 1)
-    assert common_beginning(ids[:, :-1], attention[:, :-1]) == 2
-    assert common_beginning(ids[:2, :-1], attention[:2, :-1]) == 2  # one less than the shortest
-    ids, attention = _pass([0, 2], [[1, 2, 3, 4, 5], [2, 2, 3]], 1)
-    assert common_beginning(ids[:, :-1], attention[:, :-1]) == 0
-
-
-SMALL: dict[str, Any] = {
-    "vocab_size": 23, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2,
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("arm", ["full", "ticket"])

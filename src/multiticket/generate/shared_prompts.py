@@ -153,7 +153,7 @@ def _prefill(
     What all begin with comes first, once; each context's own tokens follow, padded on the left.
     """
     device, cache = model.device, DynamicCache(config=model.config)
-    common = _common_beginning(contexts) if len(contexts) > 1 else 0
+    common = common_beginning(contexts) if len(contexts) > 1 else 0
     if common:
         ids = torch.tensor([contexts[0][:common]], device=device)
         _forward(model, ids, torch.ones_like(ids), cache)
@@ -169,20 +169,24 @@ def _prefill(
     return _forward(model, ids.to(device), attention, cache), attention, cache, common
 
 
-def _common_beginning(contexts: Sequence[tuple[int, ...]]) -> int:
+def common_beginning(contexts: Sequence[tuple[int, ...]]) -> int:
     """How many tokens all begin with; one less than the shortest has, at most."""
     first, last = min(contexts), max(contexts)  # in the order of words: what these share, all share
     most = min(map(len, contexts)) - 1
     return next((i for i in range(most) if first[i] != last[i]), most)
 
 
+def places(attention: Tensor) -> Tensor:
+    """Where each token (rows, tokens) stands among its row's that are no padding; 0 for padding before them."""
+    return (attention.cumsum(1) - 1).clamp(min=0)
+
+
 def _forward(model: Any, ids: Tensor, attention: Tensor, cache: DynamicCache) -> Tensor:
     """Logits (rows, vocabulary) after the last of `ids` (rows, tokens), which are the attention mask's last columns."""
-    positions = (attention.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     output = model(
         input_ids=ids,
         attention_mask=attention,
-        position_ids=positions,
+        position_ids=places(attention)[:, -ids.shape[1] :],
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from multiticket.generate.shared_prompts import inner, shares_prompts
+from multiticket.generate.shared_prompts import common_beginning, inner, places, shares_prompts
 
 PAYS = 0.8
 """A pass is shared where it takes at most this share of the tokens."""
@@ -34,7 +34,7 @@ class Continued:
     def __call__(self, *, attention_mask: Tensor, **given: Any) -> Any:
         attention = torch.cat([self.seen, attention_mask], dim=1)
         if self.counted:
-            given["position_ids"] = _positions(attention)[:, self.seen.shape[1] :]
+            given["position_ids"] = places(attention)[:, self.seen.shape[1] :]
         return self.model(attention_mask=attention, past_key_values=self.cache, **given)
 
     def __getattr__(self, name: str) -> Any:
@@ -91,33 +91,25 @@ def after_prompts(model: Any, ids: Tensor, attention: Tensor, first: Tensor, whi
     cache = DynamicCache(config=whole.config)
     layers = getattr(whole, whole.base_model_prefix)
     asked, seen = ids[first], attention[first]
-    common = common_beginning(asked, seen) if _turns_positions(whole.config) else 0
+    prompts = [tuple(row[there].tolist()) for row, there in zip(asked, seen.bool(), strict=True)]
+    common = common_beginning(prompts) if _turns_positions(whole.config) else 0
     if common * (len(first) - 1) < (1 - PAYS) * asked.numel():
         layers(input_ids=asked, attention_mask=seen, past_key_values=cache, use_cache=True)
         _hand_out(cache, which)
         return Continued(model, cache, attention)
-    beginning = asked[:1, -int(seen[0].sum()) :][:, :common]
+    beginning = asked.new_tensor([prompts[0][:common]])
     layers(input_ids=beginning, past_key_values=cache, use_cache=True)
     _hand_out(cache, torch.zeros_like(first))
     seen = torch.cat([seen.new_ones(len(first), common), _after(seen, common)], dim=1)
     layers(
         input_ids=asked[:, common:],
         attention_mask=seen,
-        position_ids=_positions(seen)[:, common:],
+        position_ids=places(seen)[:, common:],
         past_key_values=cache,
         use_cache=True,
     )
     _hand_out(cache, which)
     return Continued(model, cache, seen[which], True)
-
-
-def common_beginning(ids: Tensor, attention: Tensor) -> int:
-    """How many tokens all prompts (prompts, width), padded on the left, begin with; one less than the shortest has."""
-    lengths = attention.sum(1)
-    most = int(lengths.min()) - 1
-    columns = ids.shape[1] - lengths[:, None] + torch.arange(max(0, most), device=ids.device)
-    begins = ids.gather(1, columns)
-    return int((begins == begins[:1]).all(0).long().cumprod(0).sum())
 
 
 def _after(attention: Tensor, common: int) -> Tensor:
@@ -126,11 +118,6 @@ def _after(attention: Tensor, common: int) -> Tensor:
     padding = attention.shape[1] - attention.sum(1, keepdim=True)
     columns = torch.arange(attention.shape[1] - common, device=attention.device)
     return (columns >= padding).to(attention.dtype)
-
-
-def _positions(attention: Tensor) -> Tensor:
-    """Where each token stands among its row's."""
-    return (attention.cumsum(1) - 1).clamp(min=0)
 
 
 def _turns_positions(config: Any) -> bool:

@@ -278,6 +278,29 @@ enum { AHEAD = 24 };
     LOOP(uint64_t)                                                                             \
   }
 
+/* `LOOP` for each weight `w`, on all threads: over its entries `first` to `last`, which go to the positions `at` and begin
+   at `begin` among those of all weights. */
+#define OF_EACH_WEIGHT(LOOP)                                                                   \
+  ON_ALL_THREADS {                                                                             \
+    int64_t begin = 0;                                                                         \
+    for (int64_t w = 0; w < weights; w++) {                                                    \
+      const int32_t *at = positions[w];                                                        \
+      int64_t first = counts[w] * THREAD / THREADS, last = counts[w] * (THREAD + 1) / THREADS; \
+      OF_SIZE(size, LOOP)                                                                      \
+      begin += counts[w];                                                                      \
+    }                                                                                          \
+  }
+
+#ifdef _OPENMP
+#define ON_ALL_THREADS _Pragma("omp parallel num_threads(threads)")
+#define THREAD omp_get_thread_num()
+#define THREADS omp_get_num_threads()
+#else
+#define ON_ALL_THREADS (void)threads;
+#define THREAD 0
+#define THREADS 1
+#endif
+
 #define WRITE(type)                                                                            \
   for (int64_t i = first; i < last; i++) {                                                     \
     if (i + AHEAD < last) __builtin_prefetch((type *)dense[w] + at[i + AHEAD], 1);             \
@@ -286,24 +309,7 @@ enum { AHEAD = 24 };
 
 void multiticket_write(int64_t weights, void *const *dense, int size, const int32_t *const *positions,
                        const int64_t *counts, const void *content, int threads) {
-#ifndef _OPENMP
-  (void)threads;
-#else
-#pragma omp parallel num_threads(threads)
-#endif
-  {
-    int64_t me = 0, all = 1;
-#ifdef _OPENMP
-    me = omp_get_thread_num(), all = omp_get_num_threads();
-#endif
-    int64_t begin = 0;
-    for (int64_t w = 0; w < weights; w++) {
-      const int32_t *at = positions[w];
-      int64_t first = counts[w] * me / all, last = counts[w] * (me + 1) / all;
-      OF_SIZE(size, WRITE)
-      begin += counts[w];
-    }
-  }
+  OF_EACH_WEIGHT(WRITE)
 }
 
 /* The other way: of each tensor the numbers at its positions, into its piece of `content`. */
@@ -315,54 +321,22 @@ void multiticket_write(int64_t weights, void *const *dense, int size, const int3
 
 void multiticket_gather(int64_t weights, void *const *dense, int size, const int32_t *const *positions,
                         const int64_t *counts, void *content, int threads) {
-#ifndef _OPENMP
-  (void)threads;
-#else
-#pragma omp parallel num_threads(threads)
-#endif
-  {
-    int64_t me = 0, all = 1;
-#ifdef _OPENMP
-    me = omp_get_thread_num(), all = omp_get_num_threads();
-#endif
-    int64_t begin = 0;
-    for (int64_t w = 0; w < weights; w++) {
-      const int32_t *at = positions[w];
-      int64_t first = counts[w] * me / all, last = counts[w] * (me + 1) / all;
-      OF_SIZE(size, GATHER)
-      begin += counts[w];
-    }
-  }
+  OF_EACH_WEIGHT(GATHER)
 }
 
 /* Whether each of `weights` tensors still holds its k entries of `content` at its positions, byte for byte: `changed[w]`
    becomes 1 where one does not. */
 #define COMPARE(type)                                                                          \
+  int differs = 0;                                                                             \
   for (int64_t i = first; i < last; i++) {                                                     \
     if (i + AHEAD < last) __builtin_prefetch((const type *)dense[w] + at[i + AHEAD], 0);       \
     differs |= ((const type *)dense[w])[at[i]] != ((const type *)content[w])[i];               \
-  }
+  }                                                                                            \
+  if (differs) changed[w] = 1;
 
 void multiticket_changed(int64_t weights, void *const *dense, int size, const int32_t *const *positions,
                          const int64_t *counts, void *const *content, uint8_t *changed, int threads) {
-#ifndef _OPENMP
-  (void)threads;
-#else
-#pragma omp parallel num_threads(threads)
-#endif
-  {
-    int64_t me = 0, all = 1;
-#ifdef _OPENMP
-    me = omp_get_thread_num(), all = omp_get_num_threads();
-#endif
-    for (int64_t w = 0; w < weights; w++) {
-      const int32_t *at = positions[w];
-      int64_t first = counts[w] * me / all, last = counts[w] * (me + 1) / all;
-      int differs = 0;
-      OF_SIZE(size, COMPARE)
-      if (differs) changed[w] = 1;
-    }
-  }
+  OF_EACH_WEIGHT(COMPARE)
 }
 
 /* A product of bf16 numbers, as torch rounds it: to the nearest, ties to even. NaN is no number's equal. */

@@ -197,7 +197,6 @@ class HookedEmbedding(nn.Embedding):
         return Lookup.apply(tokens, tensor.leaf, tensor.dense, tensor.positions, padding)
 
 
-_LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: HookedLinear, nn.Embedding: HookedEmbedding}
 _PLAIN = {
     HookedLinear: nn.Linear,
     NarrowingLinear: nn.Linear,
@@ -212,15 +211,18 @@ def hooked_class(module: nn.Module, record: Record) -> type[nn.Module]:
     weight = record.tensors.get("weight")
     if weight is not None and not weight.in_memory:
         return _quantised_class(cls, can_be_read_past_its_layer(weight.dense))
-    layer: Any = next((layer for plain, layer in _LAYERS.items() if issubclass(cls, plain)), None)
-    reads = layer is HookedLinear and "weight" in record.tensors
-    if layer is None or not (reads or (layer is HookedEmbedding and (record.tensors or record.anchors))):
-        return _plainly_hooked(cls, None)
-    if layer is HookedLinear and record.linear is not None and record.linear.small:
-        layer = SmallLinear
-    elif layer is HookedLinear and record.linear is not None and record.linear.narrowing:
-        layer = NarrowingLinear
+    layer: Any = None
+    if issubclass(cls, nn.Linear) and weight is not None:
+        layer = _linear_of(record.linear)
+    elif issubclass(cls, nn.Embedding) and (record.tensors or record.anchors):
+        layer = HookedEmbedding
     return _plainly_hooked(cls, layer)
+
+
+def _linear_of(plan: LinearPlan | None) -> type[HookedLinear]:
+    if plan is not None and plan.small:
+        return SmallLinear
+    return NarrowingLinear if plan is not None and plan.narrowing else HookedLinear
 
 
 @cache
@@ -238,7 +240,7 @@ def _plainly_hooked(cls: type[nn.Module], layer: type[nn.Module] | None) -> type
     """
     if layer is None:
         bases: tuple[type, ...] = (HookedModule, cls)
-    elif cls in _LAYERS:
+    elif cls in _PLAIN.values():
         bases = (HookedModule, layer)
     else:
         bases = (HookedModule, cls, layer)
@@ -287,8 +289,7 @@ def set_plan(module: nn.Module, plan: LinearPlan | None) -> None:
     """Give a converted linear layer its plan."""
     record: Record = module.__dict__[_RECORD]
     record.linear = plan
-    converted = type(module)
-    module.__class__ = plain_class(converted)
+    module.__class__ = plain_class(type(module))
     module.__class__ = hooked_class(module, record)
 
 

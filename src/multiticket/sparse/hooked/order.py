@@ -34,7 +34,9 @@ class Order:
         self.sizes = [end - begin for begin, end in self.runs]
         positions = [self._arrived[place].positions for place in self._sorted]
         self._native = native.gatherer(positions) if native.can_gather(positions) else None
-        self._in_order = itemgetter(*self._sorted, self._sorted[0])
+        self._in_order = itemgetter(
+            *self._sorted, self._sorted[0]
+        )  # of one place alone it would make no tuple
         self._joined: Tensor | None = None
 
     def take(self, gradients: Sequence[Tensor]) -> Tensor:
