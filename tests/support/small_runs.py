@@ -37,13 +37,16 @@ def small(model: Path, arm: str = "ticket", **more: Any) -> config.RunConfig:
     return config.build({**settings, **more})
 
 
+def costless(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of ``metrics.jsonl`` without its times and memory, which no run has twice."""
+    costs = ("_s", "_peak_bytes")
+    return {name: value for name, value in line.items() if name != "time" and not name.endswith(costs)}
+
+
 def metrics(output: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``, without their times."""
+    """The lines of ``metrics.jsonl``, without what they cost."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {name: value for name, value in line.items() if name != "time" and not name.endswith("_s")}
-        for line in lines
-    ]
+    return [costless(line) for line in lines]
 
 
 def made(output: Path) -> dict[str, Any]:

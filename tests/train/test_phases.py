@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from multiticket.train import phases
+from multiticket.train.peak_memory import PeakMemory
 from multiticket.train.phases import Phases
 
 
@@ -61,3 +62,31 @@ def test_what_begins_and_goes_on_is_told(clock: list[float]) -> None:
         ("generating", 0.25),
         ("forward and backward passes", None),
     ]
+
+
+class Memory(PeakMemory):
+    """What the process is said to have held at most, each time that it is asked."""
+
+    def __init__(self, *said: int | None) -> None:
+        super().__init__()
+        self._said = list(said)
+
+    def take(self) -> int | None:
+        return self._said.pop(0)
+
+
+def test_memory_counts_for_the_innermost_phase_alone() -> None:
+    phases = Phases(Memory(90, 5, 7, 6, 80, 3, 70))
+    with phases.of("train"), phases.of("generate"):  # before: 90; in train: 5; in generate: 7
+        pass  # and in train again: 6
+    with phases.of("train"):  # between: 80
+        pass  # in train once more: 3
+    assert phases.take_peaks() == {"train": 6, "generate": 7}
+
+
+def test_a_system_that_keeps_no_mark_tells_no_peaks() -> None:
+    phases = Phases(Memory(*[None] * 9))
+    with phases.of("train"):
+        pass
+    assert phases.take_peaks() == {}
+    assert list(phases.take()) == ["train"]

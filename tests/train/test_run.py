@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small_runs import small
+from small_runs import metrics, small
 from toy_task import TASK
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -25,6 +25,7 @@ from multiticket.runs.folder import RunFolder
 from multiticket.tasks import Asking
 from multiticket.ticket import Ticket
 from multiticket.train.evaluations import evaluate_kept
+from multiticket.train.peak_memory import CLEAR
 from multiticket.train.run import run_training
 from multiticket.train.setup import set_up
 
@@ -65,13 +66,6 @@ def full_run(toy_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def _metrics(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-
-
-def _timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in line.items() if key != "time" and not key.endswith("_s")}
-        for line in lines
-    ]
 
 
 def _values(output: Path) -> dict[str, torch.Tensor]:
@@ -116,6 +110,12 @@ def test_a_run_folder_holds_what_the_design_says(
         assert len((output / f"eval-{when}.jsonl").read_text().splitlines()) == 20
     assert result["wall_s"] > result["train_s"] > 0
     assert result["peak_memory_bytes"] > 1e7
+    if CLEAR.exists():
+        phases = [
+            line[f"{phase}_peak_bytes"] for line in _metrics(output) for phase in ("generate", "train", "kl")
+        ]
+        held = [*phases, result["evaluation_peak_bytes"]]
+        assert 1e7 < min(held) <= max(held) <= result["peak_memory_bytes"]
     assert result["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert list((output / "tensorboard").glob("events.*"))
 
@@ -190,7 +190,7 @@ def test_the_same_command_twice_gives_the_same_bits(
     torch.manual_seed(12345)  # what came before in the process must not matter
     again = run_training(_settings(toy_model_folder, arm), tmp_path / "again", show_progress=False)
     assert again["eval"] == result["eval"]
-    assert _timeless(_metrics(tmp_path / "again")) == _timeless(_metrics(output))
+    assert metrics(tmp_path / "again") == metrics(output)
     name = "ticket.safetensors" if arm == "ticket" else "model/model.safetensors"
     assert (tmp_path / "again" / name).read_bytes() == (output / name).read_bytes()
 
@@ -229,7 +229,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
 
     resumed = run_training(_settings(toy_model_folder, arm), copy, resume=True, show_progress=False)
     assert resumed["eval"] == result["eval"]
-    assert _timeless(_metrics(copy)) == _timeless(_metrics(output))
+    assert metrics(copy) == metrics(output)
     kept = (copy / "metrics.jsonl").read_text().splitlines()[:killed_after]
     assert [json.loads(line) for line in kept] == [json.loads(line) for line in lines[:killed_after]]
     name = "ticket.safetensors" if arm == "ticket" else "model/model.safetensors"

@@ -1,4 +1,4 @@
-"""Where the seconds of a step go."""
+"""Where the seconds and the memory of a step go."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+
+from multiticket.train.peak_memory import PEAK, PeakMemory
 
 PHASES = {
     "generate": "generating",
@@ -21,12 +23,17 @@ search for the rate, once, of measuring the KL."""
 
 
 class Phases:
-    """Seconds of each phase since the last `take`. One inside another counts for the inner one alone."""
+    """Seconds of each phase, and the most memory it held, since they were taken last.
 
-    def __init__(self) -> None:
+    Of a phase inside another the inner one alone counts.
+    """
+
+    def __init__(self, memory: PeakMemory = PEAK) -> None:
         self.tell: Callable[[str, float | None], None] | None = None
         """Told in words what begins, and how much of a phase is done where that is known."""
         self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._memory = memory
+        self._peaks: dict[str, int] = {}
         self._inside: list[str] = []
         self._since = 0.0
 
@@ -66,11 +73,20 @@ class Phases:
         self._seconds = dict.fromkeys(PHASES, 0.0)
         return taken
 
+    def take_peaks(self) -> dict[str, int]:
+        """Bytes that this process held at most in each phase, by its name; empty where the system does not tell."""
+        self._count()
+        taken, self._peaks = self._peaks, {}
+        return taken
+
     def _count(self) -> None:
         """A GPU's work counts for the phase that asked for it."""
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             torch.cuda.synchronize()
-        now = time.perf_counter()
+        now, peak = time.perf_counter(), self._memory.take()
         if self._inside:
-            self._seconds[self._inside[-1]] += now - self._since
+            phase = self._inside[-1]
+            self._seconds[phase] += now - self._since
+            if peak is not None:
+                self._peaks[phase] = max(peak, self._peaks.get(phase, 0))
         self._since = now

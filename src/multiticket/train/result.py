@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,11 +12,9 @@ from multiticket.evaluate.validation import best_step
 from multiticket.runs.versions import versions
 from multiticket.train.setup import Setup
 
-CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-
 
 def result_of(
-    run: Setup, scores: dict[str, Any], trained: dict[str, Any], started: float, peak: int
+    run: Setup, scores: dict[str, Any], trained: dict[str, Any], started: float, peak: dict[str, int | None]
 ) -> dict[str, Any]:
     """Settings, scores, files and costs.
 
@@ -27,7 +22,7 @@ def result_of(
         scores: of what the run started from and of what it kept (`evaluate_kept`).
         trained: what its training came to (``trained.json``).
         started: when this process began with the run, by ``time.monotonic``.
-        peak: bytes, the most that one process has held.
+        peak: bytes, the most that one process has held: in the whole ``run``, and in its last ``evaluation``.
     """
     config = run.config
     kept = run.folder.path / trained["file"]
@@ -48,33 +43,13 @@ def result_of(
         "file_bytes": bytes_of(kept),
         "train_s": round(trained["train_s"], 3),
         "wall_s": round(trained["earlier_s"] + time.monotonic() - started, 3),
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": peak["run"],
+        "evaluation_peak_bytes": peak["evaluation"],
         "processes": run.ranks.size,
         "strategy": run.strategy,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": versions(run.arm.packages),
     }
-
-
-def forget_peak_memory() -> None:
-    """Let `peak_memory` be that of what comes now: a process may do one run after another."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):  # not on Linux, or not allowed
-        CLEAR.write_text("5")  # proc(5): the peak resident set becomes the present one
-
-
-def peak_memory() -> int:
-    """Bytes: the largest the process (on a GPU: its memory there) has been, libraries included."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    try:
-        lines = STATUS.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 def bytes_of(path: Path) -> int:

@@ -25,7 +25,8 @@ from multiticket.tasks.score_function import ScoreFails
 from multiticket.train.allocator import give_back_freed_memory, keep_freed_memory
 from multiticket.train.callbacks.interrupt import RunInterrupted, StopSignals
 from multiticket.train.evaluations import evaluate_kept, evaluate_start
-from multiticket.train.result import forget_peak_memory, peak_memory, result_of
+from multiticket.train.peak_memory import PEAK
+from multiticket.train.result import result_of
 from multiticket.train.session import Session
 from multiticket.train.setup import Setup, set_up
 
@@ -71,7 +72,7 @@ def run_training(
     keep_freed_memory()
     gc.collect()  # what an earlier run of this process had
     give_back_freed_memory()
-    forget_peak_memory()
+    PEAK.forget()
     started = time.monotonic()
     known = None if bases is None else MeasuredBases(bases)
     progress = RunProgress(output.name, config.steps, show_progress and ranks.first)
@@ -212,13 +213,15 @@ def _measure(run: Setup, signals: StopSignals, before: dict[str, Any]) -> dict[s
     run.prepared.let_go()  # what was kept is read back into a fresh model
     gc.collect()  # the trainer, and the optimiser's moments with it
     give_back_freed_memory()
+    PEAK.take()
     with signals.measuring():
         return evaluate_kept(run, before)
 
 
 def _report(run: Setup, scores: dict[str, Any], trained: dict[str, Any], started: float) -> dict[str, Any]:
     """Write the result; nothing is left to be told then."""
-    peak = max(run.ranks.gather(peak_memory()))
+    everywhere = run.ranks.gather({"evaluation": PEAK.take(), "run": PEAK.most()})
+    peak = {name: max(held[name] or 0 for held in everywhere) or None for name in everywhere[0]}
 
     def write() -> dict[str, Any]:
         result = result_of(run, scores, trained, started, peak)

@@ -338,6 +338,8 @@ class _AroundStep(TrainerCallback):
             self.trainer.after_step()
         for phase, seconds in phases.take().items():
             self.trainer.log_values(f"{phase}_s").append(seconds)
+        for phase, peak in phases.take_peaks().items():
+            self.trainer.log_values(f"{phase}_peak_bytes").append(peak)
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.step_is_done()

@@ -37,6 +37,8 @@ NAMES = {
 are all equal; `failures`, of completions that the verifier crashed on or had no time for."""
 PHASE_NAMES = tuple(f"{phase}_s" for phase in PHASES)
 """Seconds of the step by phase, those that it had."""
+PEAK_NAMES = tuple(f"{phase}_peak_bytes" for phase in PHASES)
+"""The most memory held in each of them."""
 ENGINE_NAMES = {
     "sampling_difference": "sampling/sampling_logp_difference/mean",
     "sampling_difference_most": "sampling/sampling_logp_difference/max",
@@ -96,6 +98,7 @@ class MetricsWriter(TrainerCallback):
         line.update({name: logs[name] for name in TOOL_NAMES if name in logs})
         line["signal"] = running_share([*self.lines, line])
         line.update({name: round(logs[name], 3) for name in PHASE_NAMES if name in logs})
+        line.update({name: round(logs[name]) for name in PEAK_NAMES if name in logs})
         if state.is_world_process_zero:
             self._warn_of_other_weights(line.get("sampling_difference"))
         self.lines.append(self.ranks.by_first(lambda: self._written(line)))
