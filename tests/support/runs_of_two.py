@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from small_runs import kept_tensors, metrics, small
-from told_rollouts import given, told
+from told_rollouts import given, told, told_calls, with_tools
 from two_processes import of_both
 
 from multiticket.train.run import run_training
@@ -34,6 +35,31 @@ class RunsOfTwo:
         first, second = of_both(both, "turns")
         assert first == second
         assert len(first["made"]["metrics"]) == 3
+
+    def test_tools_are_called_by_both(self, both: Any) -> None:
+        first, second = of_both(both, "tools")
+        assert first == second
+        lines = first["made"]["metrics"]
+        assert len(lines) == 3
+        assert sum(line["tool_calls"] for line in lines) > 0.5
+        assert all(line["failures"] == 0 for line in lines)
+
+    def test_with_tools_two_processes_learn_what_one_does(
+        self, both: Any, folder: Path, tmp_path: Path
+    ) -> None:
+        first, second = of_both(both, "given tools")
+        assert first == second
+        with told_calls(0):
+            run_training(
+                small(folder / "caller", **with_tools(folder)), tmp_path / "one", show_progress=False
+            )
+        ours, theirs = kept_tensors(folder / "given-tools"), kept_tensors(tmp_path / "one")
+        assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-6
+        for line, other in zip(metrics(folder / "given-tools"), metrics(tmp_path / "one"), strict=True):
+            assert line["grad_norm"] > 1e-3
+            assert line["reward"] > 0
+            for name in ("reward", "tool_calls", "completion_length", "grad_norm", "loss"):
+                assert line[name] == pytest.approx(other[name], rel=1e-4, abs=1e-6), name
 
     def test_the_rate_is_found_together(self, both: Any, folder: Path) -> None:
         first, second = of_both(both, "auto")

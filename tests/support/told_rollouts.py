@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -32,6 +34,48 @@ def told(rank: int) -> Iterator[None]:
 
     with mock.patch.object(RLVRTrainer, "completions", completions):
         yield
+
+
+CALLS = ["0", "b", "<call>0</call>", "<call>1</call>", "<call>ab</call>", "<call>"]
+
+
+def called(context: str, place: int) -> str:
+    """What a `tiny_caller` is taken to answer: words, calls good and bad, an end or none; a function of its context."""
+    draw = random.Random(f"{context} {place}")
+    text = "".join(draw.choices(CALLS, [2, 2, 3, 3, 1, 1], k=draw.randrange(1, 4)))
+    return text + "<end>" * (draw.random() < 0.8)
+
+
+@contextmanager
+def told_calls(rank: int) -> Iterator[None]:
+    """Within, RLVRTrainer takes its turns from `called`. Those of a group differ by their place in the first turn, and
+    from then on where their contexts do."""
+
+    def completions(self: Any, contexts: Any, *_: Any, **__: Any) -> Any:
+        most, tokenizer = self.args.max_completion_length, self.processing_class
+        first, answers = rank * len(contexts), []
+        for i, ids in enumerate(contexts):
+            text = tokenizer.decode(ids)
+            begins = text.count("<end>") == 1  # of the prompt
+            place = self.state.global_step * GROUP + (first + i) % GROUP if begins else 0
+            answers.append(list(tokenizer(text=called(text, place))["input_ids"])[:most])
+        return answers, None
+
+    with mock.patch.object(RLVRTrainer, "completions", completions):
+        yield
+
+
+def with_tools(folder: Path) -> dict[str, Any]:
+    """Settings of a run on the doors of `toy_tools` and the `tiny_caller`, both in a folder."""
+    return {
+        **given("ticket", "sgd"),
+        "task": f"toy_tools:by_environment@{folder / 'doors.jsonl'},environment=toy_tools:Door",
+        "max_completion_tokens": 32,
+        "rollouts": 16,
+        "steps": 3,
+        "eval": {"problems": 3, "samples": 1},
+        "density": 0.5,
+    }
 
 
 def given(arm: str, optim: str) -> dict[str, Any]:

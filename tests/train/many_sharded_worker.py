@@ -17,15 +17,18 @@ from accelerate import FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from many_worker import (
+    FOLDER,
     RANK,
     cut_short,
     disk_is_full,
     fails_at,
+    on_given_calls,
     on_given_rollouts,
     run,
     sends,
     with_an_accelerator,
 )
+from told_rollouts import with_tools
 from torch.distributed.fsdp import FSDPModule
 from two_ranks import Figures, serve
 
@@ -99,6 +102,8 @@ if __name__ == "__main__":
             "counted": counted,
             "given accelerator": partial(with_an_accelerator, "given-accelerator"),
             "turns": partial(run, "turns", task="toy_turns:TASK", steps=3),
+            "tools": partial(run, "tools", model=FOLDER / "caller", **with_tools(FOLDER)),
+            "given tools": on_given_calls,
             "auto": partial(run, "auto", learning_rate="auto"),
             "full": partial(run, "full", arm="full"),
             "lora": partial(run, "lora", arm="lora"),

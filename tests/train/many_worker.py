@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 from small_runs import digest, made, small
-from told_rollouts import GIVEN, given, told
+from told_rollouts import GIVEN, given, told, told_calls, with_tools
 from toy_task import CopyLetter
 from two_ranks import Figures, serve
 
@@ -31,9 +31,9 @@ from multiticket.train.trainer import RLVRTrainer
 FOLDER, RANK, MODEL = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[1]) / "base"
 
 
-def run(name: str, resume: bool = False, **settings: Any) -> Figures:
+def run(name: str, resume: bool = False, model: Path = MODEL, **settings: Any) -> Figures:
     """A run to its end, as both processes have it."""
-    result = run_training(small(MODEL, **settings), FOLDER / name, resume=resume, show_progress=False)
+    result = run_training(small(model, **settings), FOLDER / name, resume=resume, show_progress=False)
     return {"result": result, "made": digest(made(FOLDER / name))}
 
 
@@ -107,6 +107,11 @@ def on_given_rollouts(arm: str, optim: str) -> Figures:
         return run(f"given-{arm}-{optim}", **given(arm, optim))
 
 
+def on_given_calls() -> Figures:
+    with told_calls(RANK):
+        return run("given-tools", model=FOLDER / "caller", **with_tools(FOLDER))
+
+
 def with_an_accelerator(name: str) -> Figures:
     """What `attach` chooses where the model may move to an accelerator, and what that learns from given rollouts."""
     paths: set[str] = set()
@@ -159,6 +164,8 @@ if __name__ == "__main__":
             "score fails": score_fails,
             "given accelerator": partial(with_an_accelerator, "given-accelerator"),
             "turns": partial(run, "turns", task="toy_turns:TASK", steps=3),
+            "tools": partial(run, "tools", model=FOLDER / "caller", **with_tools(FOLDER)),
+            "given tools": on_given_calls,
             "auto": partial(run, "auto", learning_rate="auto"),
             "finished": partial(run, "whole", resume=True),
             "more steps": partial(run, "again", resume=True, steps=8),

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from runs_of_two import RunsOfTwo
 from small_runs import digest, kept_tensors, made, metrics, small
+from tiny_caller import save_tiny_caller
 from told_rollouts import GIVEN, given, told
+from toy_tools import doors
 from two_processes import PATH, SECONDS, in_two_processes, of_both
 
 from multiticket.train.run import run_training
@@ -25,6 +27,8 @@ from multiticket.train.strategy import check_checkpoint
 def folder(tmp_path_factory: pytest.TempPathFactory, toy_model_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("many")
     shutil.copytree(toy_model_folder, folder / "base")
+    save_tiny_caller(folder / "caller")
+    doors(folder)
     return folder
 
 

@@ -11,7 +11,9 @@ import pytest
 from runs_of_two import RunsOfTwo
 from safetensors.torch import load_file
 from small_runs import kept_tensors, metrics, small
+from tiny_caller import save_tiny_caller
 from told_rollouts import given, told
+from toy_tools import doors
 from two_processes import in_two_processes, of_both
 
 from multiticket.config import build
@@ -24,6 +26,8 @@ from multiticket.train.run import run_training
 def folder(tmp_path_factory: pytest.TempPathFactory, toy_model_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
     shutil.copytree(toy_model_folder, folder / "base")
+    save_tiny_caller(folder / "caller")
+    doors(folder)
     return folder
 
 

@@ -156,6 +156,13 @@ def measure_kept(run: RunFolder, settings: RunConfig) -> Evaluation:
     return evaluate(model, tokenizer, chosen, settings.eval, settings.max_completion_tokens)
 
 
+def measure_base(settings: RunConfig) -> Evaluation:
+    """The base of such a run, on its task, asked and measured as the run does."""
+    model, tokenizer = load_model(settings.model, settings.dtype)
+    chosen = asked(tasks.get(settings.task), tokenizer, settings.asking)
+    return evaluate(model, tokenizer, chosen, settings.eval, settings.max_completion_tokens)
+
+
 def results_file(trained: Trained, task: str, settings: EvalConfig, dtype: str = "float32") -> Path | None:
     """Where the results of single problems are kept if nowhere else is said: in the run that was measured.
 

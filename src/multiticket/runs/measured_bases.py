@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from multiticket.config import RunConfig
 from multiticket.runs.files import write_json, write_text
-from multiticket.runs.folder import RunFolder, read_json
+from multiticket.runs.folder import read_json
 
 
 class MeasuredBases:
@@ -20,26 +22,39 @@ class MeasuredBases:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def give(self, measured: dict[str, Any], run: RunFolder) -> bool:
-        """Write what is known of the base into the folder of `run`; whether anything is.
+    def give(self, config: RunConfig, problems: Path, summary: Path | None = None) -> bool:
+        """Write what is known of the base of such a run, measured as it measures; whether anything is known.
 
         Args:
-            measured: all that decides the scores, as JSON holds it.
+            problems: where the results of single problems are to lie.
+            summary: where the scores are to lie, if anywhere.
         """
-        kept = self._file(measured)
+        kept = self._file(_measured(config))
         if not kept.exists():
             return False
         scores = read_json(kept)
-        write_text(run.problems("before"), "".join(line + "\n" for line in scores["problems"]))
-        write_json(run.before, scores["summary"])
+        write_text(problems, "".join(line + "\n" for line in scores["problems"]))
+        if summary is not None:
+            write_json(summary, scores["summary"])
         return True
 
-    def take(self, measured: dict[str, Any], run: RunFolder) -> None:
-        """Keep what `run` has measured, for others."""
-        lines = run.problems("before").read_text(encoding="utf-8").split("\n")[:-1]
-        scores = {"measured": measured, "summary": read_json(run.before), "problems": lines}
-        write_json(self._file(measured), scores)
+    def take(self, config: RunConfig, problems: Path, summary: dict[str, Any]) -> None:
+        """Keep what the base of such a run scored, for others.
+
+        Args:
+            problems: where the results of single problems lie.
+            summary: the scores.
+        """
+        measured = _measured(config)
+        lines = problems.read_text(encoding="utf-8").split("\n")[:-1]
+        write_json(self._file(measured), {"measured": measured, "summary": summary, "problems": lines})
 
     def _file(self, measured: dict[str, Any]) -> Path:
         text = json.dumps(measured, sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+def _measured(config: RunConfig) -> dict[str, Any]:
+    """All settings that decide a base's scores, as JSON holds them."""
+    names = {"model", "dtype", "task", "eval", "max_completion_tokens"}
+    return {**config.model_dump(mode="json", include=names), "asking": asdict(config.asking)}

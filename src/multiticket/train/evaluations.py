@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from multiticket.config import EvalConfig, RunConfig
@@ -22,21 +21,20 @@ def evaluate_start(run: Setup, bases: MeasuredBases | None) -> dict[str, Any]:
     kept = run.folder.before
     trained = run.prepared.starts_trained
     known = None if trained else bases
-    decides = run.config.model_dump(mode="json", include={"model", "dtype", "task", "eval"})
-    decides |= {"max_completion_tokens": run.tokens, "asking": asdict(run.config.asking)}
+    problems = run.folder.problems("before")
 
     def at_hand() -> bool:
-        return kept.exists() or (known is not None and known.give(decides, run.folder))
+        return kept.exists() or (known is not None and known.give(run.config, problems, kept))
 
     if not run.ranks.by_first(at_hand):
         run.progress.phase("measuring the ticket" if trained else "measuring the base")
         evaluation = _evaluate(run, run.prepared.model, run.tokenizer, run.config.eval)
 
         def write() -> None:
-            evaluation.save(run.folder.problems("before"))
+            evaluation.save(problems)
             write_json(kept, evaluation.summary())
             if known is not None:
-                known.take(decides, run.folder)
+                known.take(run.config, problems, evaluation.summary())
 
         run.ranks.by_first(write)
     return run.ranks.by_first(lambda: read_json(kept))

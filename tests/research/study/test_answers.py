@@ -166,6 +166,7 @@ def test_where_sparsity_breaks(tmp_path: Path, breaks_at, verdict):
     [
         ("worse", "reproduced"),
         ("not worse", "not reproduced"),
+        ("not better", "reproduced"),
         ("same", "not reproduced"),
         ("any", "reproduced"),
     ],
@@ -231,6 +232,20 @@ def test_what_is_forgotten_is_judged_on_the_other_task(tmp_path: Path, lost, ver
     assert section.numbers["sides"][0]["difference"]["difference"] == pytest.approx(-lost, abs=0.01)
     assert section.numbers["own"][0]["difference"]["difference"] == pytest.approx(0, abs=0.01)
     assert "arithmetic → alphabet_sort" in section.answer
+    assert "Beside the base" not in section.answer  # as of runs that were measured before bases were
+    make_runs(there, study.runs, lambda config: 0.45)
+    for run in study.runs:
+        path = results_file(tmp_path / run.name, "alphabet_sort", "before")
+        (there / run.name / "eval-after.jsonl").rename(path)
+    section = answers(study, tmp_path, "c")[0]
+    assert section.verdict == verdict
+    since = {side["side"]: side for side in section.numbers["since"]}
+    assert [side["reference_runs"] for side in since.values()] == [1, 1]
+    assert [side["runs"] for side in since.values()] == [3, 3]
+    assert since["full"]["difference"]["difference"] == pytest.approx(-0.15, abs=0.02)
+    assert since["ticket 1 %"]["difference"]["difference"] == pytest.approx(-0.15 - lost, abs=0.02)
+    assert all(side["worse"] for side in since.values())
+    assert "Beside the base: full (arithmetic → alphabet_sort, tiny-qwen2): 30" in section.answer
 
 
 @pytest.mark.parametrize(

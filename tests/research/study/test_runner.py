@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from multiticket.cli import main
+from multiticket.evaluate import trained
 from multiticket.research.study.collect import records, write_parquet
 from multiticket.research.study.grid import Study, build_study
-from multiticket.research.study.other_tasks import results_file
+from multiticket.research.study.other_tasks import BASES, results_file
 from multiticket.research.study.runner import ERROR, claimed, perform, state_of, time_left, work
 from multiticket.runs.folder import RunFolder, read_metrics
 
@@ -146,12 +147,23 @@ def test_a_run_is_done_when_it_is_measured_elsewhere(
     run = build_study({"cells": [{**settings, **arm, "eval": evaluation, "also": "arithmetic"}]}).runs[0]
     assert run.name == first.name
     assert state_of(tmp_path, run).state == "waiting"
-    monkeypatch.setattr(engine, "run_training", None)  # which has nothing left to do
-    assert perform(tmp_path, run)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "run_training", None)  # which has nothing left to do
+        assert perform(tmp_path, run)
     assert state_of(tmp_path, run).state == "done"
     lines = [json.loads(line) for line in results_file(tmp_path / run.name, "arithmetic").open()]
     assert [line["index"] for line in lines] == [0, 1, 2, 3]
     assert all(line["prompt"].endswith("=") for line in lines)
+    base = results_file(tmp_path / run.name, "arithmetic", "before")
+    assert [json.loads(line)["prompt"] for line in base.open()] == [line["prompt"] for line in lines]
+    assert len(list((tmp_path / BASES).iterdir())) == 2  # of the two tasks
+    another = build_study(
+        {"cells": [{**settings, **arm, "training_seed": 1, "eval": evaluation, "also": "arithmetic"}]}
+    ).runs[0]
+    monkeypatch.setattr(trained, "measure_base", None)  # which is known
+    assert perform(tmp_path, another)
+    copied = results_file(tmp_path / another.name, "arithmetic", "before")
+    assert copied.read_text() == base.read_text()
 
 
 def _hold(folder: Path, run, locked, release) -> None:

@@ -40,6 +40,11 @@ class Finished:
         path = results_file(self.folder, task)
         return read_results(path) if path.exists() else None
 
+    def base_on_other_task(self, task: str) -> Results | None:
+        """What its base did on another task; None while that is not measured."""
+        path = results_file(self.folder, task, "before")
+        return read_results(path) if path.exists() else None
+
     @property
     def setting(self) -> tuple[str, str]:
         """What a comparison keeps fixed: task and base model."""

@@ -1,16 +1,24 @@
-"""How a finished run does on tasks that it was not trained on: ``evals/after-TASK.jsonl`` in its folder."""
+"""How a finished run, and its base, do on tasks that it was not trained on.
+
+``evals/after-TASK.jsonl`` and ``evals/before-TASK.jsonl`` in its folder.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from multiticket.research.study.study_run import StudyRun
 from multiticket.runs.folder import RunFolder
+from multiticket.runs.measured_bases import MeasuredBases
+
+BASES = "bases"
+"""The folder below a study's that keeps what bases scored."""
 
 
-def results_file(folder: Path, task: str) -> Path:
-    """Where the results of single problems of another task are, in the folder of a run."""
-    return folder / "evals" / f"after-{task.replace(':', '_').replace('/', '_')}.jsonl"
+def results_file(folder: Path, task: str, when: Literal["before", "after"] = "after") -> Path:
+    """Where the results of single problems of another task are, in the folder of a run; before: its base's."""
+    return folder / "evals" / f"{when}-{task.replace(':', '_').replace('/', '_')}.jsonl"
 
 
 def is_done(folder: Path, run: StudyRun) -> bool:
@@ -20,10 +28,16 @@ def is_done(folder: Path, run: StudyRun) -> bool:
 
 
 def measure_on_other_tasks(folder: Path, run: StudyRun) -> None:
-    """Evaluate a finished run on the other tasks, as runs of those tasks are; skip those already evaluated."""
-    from multiticket.evaluate.trained import measure_kept
+    """Evaluate a finished run and its base on the other tasks, as runs of those tasks are; skip what is evaluated."""
+    from multiticket.evaluate.trained import measure_base, measure_kept
 
+    bases, path = MeasuredBases(folder / BASES), folder / run.name
     for task, settings in run.also.items():
-        path = results_file(folder / run.name, task)
-        if not path.exists():
-            measure_kept(RunFolder(folder / run.name), settings).save(path)
+        before, after = results_file(path, task, "before"), results_file(path, task)
+        if after.exists():
+            continue
+        if not bases.give(settings, before):
+            base = measure_base(settings)
+            base.save(before)
+            bases.take(settings, before, base.summary())
+        measure_kept(RunFolder(path), settings).save(after)

@@ -43,7 +43,7 @@ OPTIONAL = {
     "record": ("command",),
 }
 MEASURES = ("pass@1", "greedy")
-EXPECTATIONS = ("worse", "not worse", "same", "any")
+EXPECTATIONS = ("worse", "not worse", "not better", "same", "any")
 
 
 @dataclass(frozen=True)

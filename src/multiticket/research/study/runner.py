@@ -17,12 +17,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from multiticket.research.study.chosen_rate import settled
-from multiticket.research.study.other_tasks import is_done, measure_on_other_tasks
+from multiticket.research.study.other_tasks import BASES, is_done, measure_on_other_tasks
 from multiticket.research.study.study_run import StudyRun
 from multiticket.runs.folder import RunFolder, read_metrics
 
 LOCKS = "locks"
-BASES = "bases"
 ERROR = "error.txt"
 STATES = ("done", "running", "failed", "waiting")
 

@@ -16,7 +16,8 @@ def answer_controls(question: Question, evidence: Evidence) -> PageSection:
     """The cells that `expect` names against `reference`; reproduced where each comes out as it says.
 
     ``worse`` is met where the difference is below zero with all judged at once, ``not worse`` where it is above
-    minus `margin`, ``same`` where it is below plus `margin` too; ``any`` is shown and decides nothing.
+    minus `margin`, ``not better`` where it is below plus `margin`, ``same`` where both; ``any`` is shown and decides
+    nothing.
     """
     expect = question.options["expect"]
     margin = compared.margin_of(question)
@@ -50,10 +51,17 @@ def verdict_of_expected(sides: Sequence[compared.Side], expect: dict[str, str]) 
         against = {
             "worse": judged.not_worse and not below,
             "not worse": judged.worse,
+            "not better": judged.better,
             "same": judged.worse or judged.better,
             "any": False,
         }
-        met = {"worse": below, "not worse": judged.p_worse <= ALPHA, "same": judged.same, "any": True}
+        met = {
+            "worse": below,
+            "not worse": judged.p_worse <= ALPHA,
+            "not better": judged.p_better <= ALPHA,
+            "same": judged.same,
+            "any": True,
+        }
         if against[wanted]:
             return "not reproduced"
         decided = decided and met[wanted]

@@ -52,17 +52,24 @@ def pairs_of(
         name: what tells sides apart within one task and base.
         results: of single problems; a run that has none is left out.
     """
-    measure = question.options.get("measure", "pass@1")
     references = by(evidence.scored(question.options["reference"]), lambda run: run.setting)
     pairs: list[Pair] = []
     for (setting, side), found in by(runs, lambda run: (run.setting, name(run))).items():
         reference = [one for run in references.get(setting, []) if (one := results(run))]
         own = [one for run in found if (one := results(run))]
         if reference and own:
-            samples = min(one.samples for one in (*reference, *own)) if measure == "pass@1" else 1
-            a, b = (problem_scores(of, measure, reference[0]) for of in (reference, own))
-            pairs.append((setting, side, len(reference[0].problems), (a, b, samples)))
+            pairs.append((setting, side, len(reference[0].problems), beside(question, reference, own)))
     return pairs
+
+
+def beside(
+    question: Question, reference: Sequence[Results], own: Sequence[Results]
+) -> tuple[Scores, Scores, int]:
+    """What :func:`judge_all` takes of two sides that were measured on the same problems."""
+    measure = question.options.get("measure", "pass@1")
+    samples = min(one.samples for one in (*reference, *own)) if measure == "pass@1" else 1
+    a, b = (problem_scores(of, measure, reference[0]) for of in (reference, own))
+    return a, b, samples
 
 
 def judged_sides(pairs: Sequence[Pair], margin: float) -> list[Side]:
