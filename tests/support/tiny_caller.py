@@ -40,8 +40,10 @@ LIKELY = ("<end>", "<call>", "</call>", "0", "1")
 """What a model that was just made says most of the time."""
 
 
-def save_tiny_caller(folder: Path, template: str | None = TEMPLATE, reads: bool = True) -> Path:
-    """A checkpoint: a Qwen2 of 2 layers and width 32 with random weights and a bias for what makes calls."""
+def save_tiny_caller(
+    folder: Path, template: str | None = TEMPLATE, reads: bool = True, width: int = 32
+) -> Path:
+    """A checkpoint: a Qwen2 of 2 layers and 4 heads with random weights and a bias for what makes calls."""
     import torch
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -61,8 +63,8 @@ def save_tiny_caller(folder: Path, template: str | None = TEMPLATE, reads: bool 
     size = 64
     config = Qwen2Config(
         vocab_size=size,
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
