@@ -405,6 +405,9 @@ def test_what_runs_did_while_they_trained(tmp_path: Path):
                 "completion_length": 20.0,
                 "generate_s": 1.5,
                 "train_s": float(step),
+                **(
+                    {"train_peak_bytes": (5 - step) * 10**9} if number == 3 else {}
+                ),  # a run of a later version
             }
             for step in (1, 2, 3)
         ]
@@ -428,4 +431,7 @@ def test_what_runs_did_while_they_trained(tmp_path: Path):
     assert kl.y_log
     columns = dict(zip(section.tables[0].columns, section.tables[0].rows[0], strict=True))
     assert (columns["run"], columns["generating s"], columns["passes s"]) == ("full, seed 0", 1.5, 2.0)
+    memory = section.tables[1]
+    assert memory.columns == ["run", "generating GB", "passes GB", "optimiser GB", "KL GB", "measuring GB"]
+    assert memory.rows == [["ticket, seed 0", None, 4.0, None, None, None]]
     assert write_report([section], tmp_path / "report", "t", "c").exists()

@@ -15,11 +15,20 @@ from multiticket.runs.folder import RunFolder, read_metrics
 
 PHASES = {"generate_s": "generating s", "train_s": "passes s", "step_s": "optimiser s", "kl_s": "KL s"}
 """Seconds of a step, in ``metrics.jsonl``, and the column that has their median."""
+MEMORY = {
+    "generate_peak_bytes": "generating GB",
+    "train_peak_bytes": "passes GB",
+    "step_peak_bytes": "optimiser GB",
+    "kl_peak_bytes": "KL GB",
+}
+"""Bytes of a phase, in ``metrics.jsonl``, and the column that has the most over all steps."""
 Line = dict[str, Any]
+Row = tuple[str, Finished, list[Line]]
+"""A run with its cell's label and the lines of its metrics."""
 
 
 def answer_training(question: Question, evidence: Evidence) -> PageSection:
-    """Of each cell in `cells`: reward and KL over steps, rates, scores, time by phase and peak memory.
+    """Of each cell in `cells`: reward and KL over steps, rates, scores, time and memory by phase.
 
     Over the runs of a cell, figures show the mean, and the lowest and highest run.
     """
@@ -38,7 +47,7 @@ def answer_training(question: Question, evidence: Evidence) -> PageSection:
             if any(run.setting == setting for run, _ in own)
         }
         figures += _figures(setting_name(setting), here)
-        tables.append(_table(setting_name(setting), here))
+        tables += _tables(setting_name(setting), here)
     return PageSection(
         name=question.name,
         heading=question.claim,
@@ -129,10 +138,19 @@ def _over_steps(label: str, runs: Sequence[list[Line]], key: str) -> Series:
     )
 
 
-def _table(setting: str, runs: Mapping[str, Sequence[tuple[Finished, list[Line]]]]) -> Table:
-    pairs = [(label, run, lines) for label, own in runs.items() for run, lines in own]
-    columns: dict[str, Callable[[tuple[str, Finished, list[Line]]], Any]] = {
-        "run": lambda one: f"{one[0]}, seed {one[1].config.training_seed}",
+def _tables(setting: str, runs: Mapping[str, Sequence[tuple[Finished, list[Line]]]]) -> list[Table]:
+    every = [(label, run, lines) for label, own in runs.items() for run, lines in own]
+    weighed = [one for one in every if any(line.get(key) for line in one[2] for key in MEMORY)]
+    return [_what_came_of_each(setting, every), *([_memory(setting, weighed)] if weighed else [])]
+
+
+def _named(one: Row) -> str:
+    return f"{one[0]}, seed {one[1].config.training_seed}"
+
+
+def _what_came_of_each(setting: str, runs: Sequence[Row]) -> Table:
+    columns: dict[str, Callable[[Row], Any]] = {
+        "run": _named,
         "trained values": lambda one: one[1].result["nnz"],
         "rate": lambda one: three_digits(one[1].result["learning_rate"]),
         "before %": lambda one: rounded(100 * one[1].result["eval"]["before"]["pass@1"]),
@@ -141,13 +159,35 @@ def _table(setting: str, runs: Mapping[str, Sequence[tuple[Finished, list[Line]]
         "tokens": lambda one: round(_mean(one[2][-WINDOW:], "completion_length"), 1),
         **{name: _seconds(key) for key, name in PHASES.items()},
         "training min": lambda one: round(one[1].result["train_s"] / 60, 1),
-        "peak GB": lambda one: rounded((one[1].result.get("peak_memory_bytes") or 0) / 1e9) or None,
+        "peak GB": lambda one: _gigabytes(one[1].result.get("peak_memory_bytes")),
     }
     return Table.of(
         f"{setting}: each run; tokens of a completion at the end, and median seconds of a step by phase",
-        pairs,
+        runs,
         columns,
     )
+
+
+def _memory(setting: str, runs: Sequence[Row]) -> Table:
+    columns: dict[str, Callable[[Row], Any]] = {
+        "run": _named,
+        **{name: _most(key) for key, name in MEMORY.items()},
+        "measuring GB": lambda one: _gigabytes(one[1].result.get("evaluation_peak_bytes")),
+    }
+    return Table.of(
+        f"{setting}: the most memory that a run held in each phase, and while it was measured; what the phases before "
+        "have left included",
+        runs,
+        columns,
+    )
+
+
+def _most(key: str) -> Callable[[Row], float | None]:
+    return lambda one: _gigabytes(max(line.get(key) or 0 for line in one[2]))
+
+
+def _gigabytes(count: int | None) -> float | None:
+    return rounded(count / 1e9) if count else None
 
 
 def _seconds(key: str) -> Callable[[tuple[str, Finished, list[Line]]], float]:
