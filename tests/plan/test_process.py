@@ -65,7 +65,8 @@ def test_the_fused_head_holds_on_a_cpu_what_is_planned(arm: str, dtype: torch.dt
     assert expected == pytest.approx(measured, rel=0.1)
 
 
-def test_prompts_computed_once_save_what_is_planned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("common", [0, 4, 30])
+def test_prompts_computed_once_save_what_is_planned(tmp_path: Path, common: int) -> None:
     rows, groups, prompt, completion = 12, 3, 40, 10
     config().save_pretrained(tmp_path)
     torch.manual_seed(0)
@@ -74,6 +75,7 @@ def test_prompts_computed_once_save_what_is_planned(tmp_path: Path) -> None:
     ids = torch.cat(
         [torch.randint(1, 90, (groups, prompt))[which], torch.randint(1, 90, (rows, completion))], 1
     )
+    ids[:, :common] = ids[0, :common]
     attended, before = torch.ones_like(ids), prompt - 1
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     seen: dict[int, torch.Tensor] = {}
@@ -90,7 +92,7 @@ def test_prompts_computed_once_save_what_is_planned(tmp_path: Path) -> None:
     asked |= {"tokens": prompt + completion, "batch": rows}
     alone, shared = (
         plan(Workload(str(tmp_path), **asked, prompts=prompts)).arms[0]
-        for prompts in (None, (groups, prompt))
+        for prompts in (None, (groups, prompt, common))
     )
     assert shared.activations < 0.6 * alone.activations
     assert shared.activations == pytest.approx(measured, rel=0.15)

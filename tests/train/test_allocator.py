@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from multiticket.train.allocator import OWN_CHOICES
+from multiticket.train import allocator
+from multiticket.train.allocator import OWN_CHOICES, HolesGivenBack
 
 PROGRAM = """
 import resource, sys
@@ -94,3 +95,13 @@ def test_memory_that_was_freed_is_used_again():
 )
 def test_a_users_own_choice_stays(chosen):
     assert faults("keep", **chosen)[0] == "False"
+
+
+def test_what_lies_free_is_given_back_when_steps_hold_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(allocator, "give_back_freed_memory", lambda: given.append(1))
+    holes = HolesGivenBack()
+    assert [holes.after_step(peak) for peak in (100, 90, 114, 116)] == [False, False, False, True]
+    assert [holes.after_step(peak) for peak in (120, 137)] == [False, False]  # a step that needs more
+    assert holes.after_step(139)
+    assert len(given) == 2

@@ -21,7 +21,7 @@ from multiticket.plan.quantised import quantised_bytes
 from multiticket.plan.workload import Workload
 from multiticket.sparse.gradient.factored import factors_under_hooks
 from multiticket.sparse.planned import planned_for
-from multiticket.train.shared_groups import share_of_tokens
+from multiticket.train.shared_groups import share_of_tokens, turns_positions
 
 RESERVE = 2**30
 """Left free when asking whether a GPU is large enough: the CUDA context, kernels' workspaces, the allocator's gaps."""
@@ -209,8 +209,9 @@ def _plan_arm(name: str, model: Any, mask: Mask, cache: int, workload: Workload)
             model.enable_input_require_grads()  # as trainers do
         saved = saved_by_forward(model, batch, tokens)
     elif workload.prompts is not None and on_a_cpu and keeps_all_tokens(model.config):
-        different, prompt = workload.prompts
-        share = share_of_tokens(different, prompt, batch, tokens)
+        different, prompt, common = workload.prompts
+        common = common if turns_positions(model.config) else 0
+        share = share_of_tokens(different, prompt, batch, tokens, common)
         if share < 1:  # every sequence has keys and values of its prompt of its own
             prompt_keys = batch * (prompt - 1) * (cache // tokens)
     vocabulary, width = model.config.get_text_config().vocab_size, head.weight.shape[1]

@@ -13,6 +13,7 @@ from multiticket.arms.masks import mask_by_shapes
 from multiticket.config import RunConfig, build
 from multiticket.generate.prompts import prompt_texts
 from multiticket.generate.room import machine_memory
+from multiticket.generate.shared_prompts import common_beginning
 from multiticket.models import reading
 from multiticket.plan.fitting import in_words, what_fits
 from multiticket.plan.memory import ArmPlan, plan
@@ -34,8 +35,9 @@ def preview(config: RunConfig, output: Path) -> dict[str, Any]:
     task = tasks.asked(tasks.get(config.task), tokenizer, config.asking)
     refuse_early(config, RunFolder(output), task)
     completion = most_tokens(config, task)
-    prompts = {split: _prompt_tokens(task, split, tokenizer) for split in ("train", config.eval.split)}
-    longest = max(prompts["train"])
+    told = {split: _prompts(task, split, tokenizer) for split in ("train", config.eval.split)}
+    prompts = {split: [len(ids) for ids in each] for split, each in told.items()}
+    longest, common = max(prompts["train"]), common_beginning(told["train"])
     at_once, different = _completions_at_once(config)
     workload = Workload(
         model=config.model,
@@ -54,7 +56,7 @@ def preview(config: RunConfig, output: Path) -> dict[str, Any]:
         device="cuda" if torch.cuda.is_available() else "cpu",
         make_mask=lambda model: mask_by_shapes(model, config),
         masters=False,
-        prompts=(min(config.micro_batch, config.rollouts // config.group), longest),
+        prompts=(min(config.micro_batch, config.rollouts // config.group), longest, common),
     )
     planned = plan(workload)
     (arm,) = planned.arms
@@ -138,9 +140,9 @@ def _what_fits(workload: Workload, arm: ArmPlan) -> list[str]:
     return [f"{said}. It fits with {ways}."]
 
 
-def _prompt_tokens(task: Any, split: str, tokenizer: Any) -> list[int]:
-    """The length of every prompt of a split, in tokens."""
+def _prompts(task: Any, split: str, tokenizer: Any) -> list[tuple[int, ...]]:
+    """The tokens of every prompt of a split."""
     texts = prompt_texts(list(task.problems(split)["prompt"]), tokenizer, task)
     if not texts:
         raise ValueError(f"The {split} split of task {task.name} has no problems.")
-    return [len(ids) for ids in tokenizer(text=texts)["input_ids"]]
+    return [tuple(ids) for ids in tokenizer(text=texts)["input_ids"]]

@@ -49,9 +49,9 @@ class Workload:
     """Gives the ticket's mask of the model on the meta device; None: random positions of every tensor."""
     masters: bool = True
     """Count the full arm's fp32 master weights beside a bf16 or fp16 model, as the paper has them."""
-    prompts: tuple[int, int] | None = None
-    """How many different ones a batch has, and of how many tokens; None: every sequence has its own."""
-
+    prompts: tuple[int, int, int] | None = None
+    """How many different ones a batch has, of how many tokens, how many of which all begin with; None: every sequence
+    has its own."""
     generated: tuple[int, int, int, int] | None = None
     """Of completions: how many different prompts they go on from, the tokens of a prompt and of a completion, and the
     most tokens that are held at once; None: all are held, each with a prompt of its own, of ``tokens`` in all."""

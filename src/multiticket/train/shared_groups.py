@@ -50,11 +50,21 @@ def can_share(model: Any) -> bool:
     )
 
 
-def share_of_tokens(prompts: int, prompt: int, rows: int, tokens: int) -> float:
+def share_of_tokens(prompts: int, prompt: int, rows: int, tokens: int, common: int = 0) -> float:
     """How many of a pass's (rows, tokens) are computed where each of so many different prompts, of so many tokens, is
-    taken once; 1 where that does not pay."""
-    shared, whole = prompts * (prompt - 1) + rows * (tokens - prompt + 1), rows * tokens
-    return shared / whole if shared <= PAYS * whole else 1.0
+    taken once, and what they begin with in `common` once for all; 1 where that does not pay."""
+    before, whole = prompts * (prompt - 1), rows * tokens
+    shared = before + rows * (tokens - prompt + 1)
+    if shared > PAYS * whole:
+        return 1.0
+    if common_pays(common, prompts, before):
+        shared -= common * (prompts - 1)
+    return shared / whole
+
+
+def common_pays(common: int, prompts: int, before: int) -> bool:
+    """Whether so many tokens that all prompts begin with are computed by themselves; before: tokens of all prompts."""
+    return common * (prompts - 1) >= (1 - PAYS) * before
 
 
 def prompts_of(ids: Tensor, attention: Tensor, tokens: int) -> tuple[Tensor, Tensor] | None:
@@ -92,8 +102,8 @@ def after_prompts(model: Any, ids: Tensor, attention: Tensor, first: Tensor, whi
     layers = getattr(whole, whole.base_model_prefix)
     asked, seen = ids[first], attention[first]
     prompts = [tuple(row[there].tolist()) for row, there in zip(asked, seen.bool(), strict=True)]
-    common = common_beginning(prompts) if _turns_positions(whole.config) else 0
-    if common * (len(first) - 1) < (1 - PAYS) * asked.numel():
+    common = common_beginning(prompts) if turns_positions(whole.config) else 0
+    if not common_pays(common, len(first), asked.numel()):
         layers(input_ids=asked, attention_mask=seen, past_key_values=cache, use_cache=True)
         _hand_out(cache, which)
         return Continued(model, cache, attention)
@@ -120,7 +130,7 @@ def _after(attention: Tensor, common: int) -> Tensor:
     return (columns >= padding).to(attention.dtype)
 
 
-def _turns_positions(config: Any) -> bool:
+def turns_positions(config: Any) -> bool:
     """Whether only distances between tokens count, as in models that rotate keys: then padding may stand anywhere."""
     asked = config.get_text_config()
     return any(getattr(asked, name, None) is not None for name in ("rope_parameters", "rope_theta"))

@@ -30,6 +30,7 @@ from multiticket.sparse import Attachment
 from multiticket.sparse.autograd.fused_head import use_sparse_head
 from multiticket.sparse.sharded import gathered, reshard
 from multiticket.sparse.support import refuse_strategy
+from multiticket.train.allocator import HolesGivenBack
 from multiticket.train.callbacks.rounding import MeasureRounding
 from multiticket.train.engine_values import engine_as_trained, push_values
 from multiticket.train.engine_weights import push_plain_weights
@@ -324,6 +325,7 @@ class _AroundStep(TrainerCallback):
 
     def __init__(self, trainer: RLVRTrainer) -> None:
         self.trainer = trainer
+        self._holes = HolesGivenBack()
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         phases = self.trainer.phases
@@ -338,8 +340,11 @@ class _AroundStep(TrainerCallback):
             self.trainer.after_step()
         for phase, seconds in phases.take().items():
             self.trainer.log_values(f"{phase}_s").append(seconds)
-        for phase, peak in phases.take_peaks().items():
+        peaks = phases.take_peaks()
+        for phase, peak in peaks.items():
             self.trainer.log_values(f"{phase}_peak_bytes").append(peak)
+        if peaks and not torch.cuda.is_available():
+            self._holes.after_step(max(peaks.values()))
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.step_is_done()
