@@ -63,7 +63,9 @@ def run(
 
         stop, alive = start_ray(study, folder, cpus, gpus, address)
     else:
-        stop, alive = start_local(file, folder, workers)
+        stop, alive = start_local(
+            file, folder, workers, lambda said: print(said, file=sys.stderr, flush=True)
+        )
     try:
         states = _follow(study.runs, folder, alive, workers)
     except KeyboardInterrupt:

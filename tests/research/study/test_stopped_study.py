@@ -10,10 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from multiticket.research.study import executors
+from multiticket.research.study.executors import LOG, start_local
 from multiticket.research.study.grid import build_study
 from multiticket.research.study.runner import state_of
 from multiticket.runs.folder import RunFolder, read_metrics
@@ -101,3 +104,49 @@ def test_workers_stop_when_what_started_them_is_killed(toy_model_folder: Path, t
     started.process.kill()
     started.process.communicate()
     wait_for(started.is_saved)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the worker in Linux's /proc")
+def test_a_worker_that_is_killed_is_replaced_and_that_is_said(toy_model_folder: Path, tmp_path: Path):
+    started = Started(toy_model_folder, tmp_path, "local")
+    try:
+        wait_for(lambda: len(started.steps()) >= 2)
+        (worker,) = workers_of(started.process)
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: workers_of(started.process) not in ([worker], []))
+        (other,) = workers_of(started.process)
+        before = started.run_folder.metrics.stat().st_size
+        wait_for(lambda: started.run_folder.metrics.stat().st_size > before)
+        os.kill(other, signal.SIGTERM)  # which is not to be undone
+        _, said = started.process.communicate(timeout=120)
+    finally:
+        started.process.kill()
+    assert said.count("A worker was killed by SIGKILL, as the system does where memory runs out.") == 1, said
+    assert "Another goes on from its last checkpoint." in said
+    assert started.process.returncode == 1
+    assert started.is_saved()
+
+
+def test_workers_are_not_replaced_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(executors, "sys", SimpleNamespace(executable=str(tmp_path / "worker")))
+    said: list[str] = []
+
+    def follow(script: str) -> list[str]:
+        said.clear()
+        (tmp_path / "worker").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "worker").chmod(0o755)
+        _, alive = start_local(tmp_path / "study.yaml", tmp_path / "out", 1, said.append)
+        wait_for(lambda: not alive())
+        return said
+
+    assert [one.partition(". ")[2].partition(" ")[0] for one in follow("kill -9 $$")] == [
+        *["Another"] * 3,
+        "The",
+    ]
+    assert follow("exit 0") == follow("exit 143") == []
+    assert follow("exit 1") == [f"A worker ended with an error: see {tmp_path / 'out' / LOG}."]

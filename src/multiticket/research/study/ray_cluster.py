@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from multiticket.quiet import hush
-from multiticket.research.study.executors import Alive, Stop
+from multiticket.research.study.executors import RETRIES, Alive, Stop
 from multiticket.research.study.grid import Study
 from multiticket.research.study.runner import perform, to_come
 from multiticket.research.study.study_run import StudyRun
 
-RETRIES = 3
-"""How often a run is started again after its worker died."""
 PATIENCE = 300.0
 """Seconds for runs to finish their step and save it when they are told to stop."""
 
