@@ -151,14 +151,15 @@ def measure_kept(run: RunFolder, settings: RunConfig) -> Evaluation:
     """What a finished run kept, on the task of other settings, asked and measured as those say."""
     config = run.read_config()
     arm = arms.get(config.arm)
-    model, tokenizer = arm.read(run.path / arm.kept, config)
-    chosen = asked(tasks.get(settings.task), tokenizer, settings.asking)
-    return evaluate(model, tokenizer, chosen, settings.eval, settings.max_completion_tokens)
+    return _as_asked(*arm.read(run.path / arm.kept, config), settings)
 
 
 def measure_base(settings: RunConfig) -> Evaluation:
     """The base of such a run, on its task, asked and measured as the run does."""
-    model, tokenizer = load_model(settings.model, settings.dtype)
+    return _as_asked(*load_model(settings.model, settings.dtype), settings)
+
+
+def _as_asked(model: Any, tokenizer: Any, settings: RunConfig) -> Evaluation:
     chosen = asked(tasks.get(settings.task), tokenizer, settings.asking)
     return evaluate(model, tokenizer, chosen, settings.eval, settings.max_completion_tokens)
 

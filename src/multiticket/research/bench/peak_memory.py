@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import gc
 import json
-import resource
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -61,9 +59,3 @@ def living() -> int:
             with suppress(RuntimeError):  # a tensor without memory has no pointer to it
                 storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
     return sum(storages.values())
-
-
-def high_water() -> int:
-    """The most memory that this process has had resident, in bytes."""
-    mark = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return mark if sys.platform == "darwin" else mark * 1024

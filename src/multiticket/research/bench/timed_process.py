@@ -145,7 +145,8 @@ class TimedModel:
     def __init__(self, setup: StepSetup) -> None:
         import torch
 
-        from multiticket.research.bench.peak_memory import high_water, living
+        from multiticket.research.bench.peak_memory import living
+        from multiticket.train.peak_memory import high_water
 
         self.cuda = setup.device == "cuda"
         model = build_model(setup)
@@ -169,7 +170,8 @@ class TimedModel:
         far the process's high-water mark rose above where the model's weights had brought it (``resident``)."""
         import torch
 
-        from multiticket.research.bench.peak_memory import high_water, living, peak_above_rest
+        from multiticket.research.bench.peak_memory import living, peak_above_rest
+        from multiticket.train.peak_memory import high_water
 
         resident = high_water() - self.resident_before
         if self.cuda:
