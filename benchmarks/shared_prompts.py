@@ -2,11 +2,15 @@
 
     python benchmarks/shared_prompts.py                            # random weights in the shape of Qwen2.5-Coder-0.5B
     python benchmarks/shared_prompts.py --model FOLDER --rounds 3
+    python benchmarks/shared_prompts.py --passes                   # no rollouts
 
 8 problems of `--prompt` tokens, which begin with the same `--beginning` tokens, and 8 completions of each of at most 16
 tokens. ``long`` ends none of them earlier; ``short`` ends each after 4 tokens in the mean, by taking a quarter of the
 vocabulary as end tokens. ``plain`` is `generate` of transformers, or a pass over whole sequences, with torch's default
-products; ``shared`` is what a run does. The process has one thread, so that others on the machine disturb the least.
+products; ``shared`` is what a run does. Of a pass there is also ``copied``, in which prompts are computed once and each
+completion has its own copy of their keys and values; ``..._kept`` is what autograd keeps for the way back, in bytes,
+without the weights. Where whole sequences are too long a pass over them is left out. The process has one thread, so
+that others on the machine disturb the least.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
@@ -25,9 +30,12 @@ from multiticket import Mask, attach
 from multiticket.generate.by_generate import generate
 from multiticket.generate.products import fast_products
 from multiticket.generate.shared_prompts import decode, drawn
+from multiticket.train import shared_groups
 from multiticket.train.shared_groups import after_prompts, prompts_of
 
 GROUPS, GROUP, ANSWER = 8, 8, 16
+MOST_PLAIN = 8192
+"""Tokens of a pass over whole sequences."""
 
 
 def qwen() -> Any:
@@ -91,24 +99,49 @@ def one_pass(model: Any, asked: list[list[int]]) -> dict[str, Any]:
     def plain() -> None:
         loss(model, ids, attention).backward()
 
-    def shared() -> None:
+    def after() -> Any:
         found = prompts_of(ids, attention, ANSWER)
         assert found is not None
         before = len(asked[0]) - 1
         continued = after_prompts(model, ids[:, :before], attention[:, :before], *found)
-        loss(continued, ids[:, before:], attention[:, before:]).backward()
+        return loss(continued, ids[:, before:], attention[:, before:])
+
+    def shared() -> None:
+        after().backward()
 
     def timed(work: Callable[[], None], products: Any) -> float:
         model.zero_grad()
         with products():
             return seconds(work)[0]
 
-    took = {
-        "plain_s": timed(plain, nullcontext),
-        "plain_onednn_s": timed(plain, fast_products),
-        "shared_s": timed(shared, fast_products),
-    }
-    return {**took, "ratio": took["plain_s"] / took["shared_s"]}
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+
+    def kept() -> int:
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: Any) -> Any:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), fast_products():
+            after()
+        return sum(size for at, size in sizes.items() if at not in own)
+
+    copying = patch.object(shared_groups, "attends_by_parts", lambda model: False)
+    took = {}
+    if ids.numel() <= MOST_PLAIN:
+        took["plain_s"] = timed(plain, nullcontext)
+        took["plain_onednn_s"] = timed(plain, fast_products)
+    with copying:
+        took["copied_s"] = timed(shared, fast_products)
+    took["shared_s"] = timed(shared, fast_products)
+    if "plain_s" in took:
+        took["ratio"] = took["plain_s"] / took["shared_s"]
+    took["ratio_to_copied"] = took["copied_s"] / took["shared_s"]
+    with copying:
+        took["copied_kept"] = kept()
+    return {**took, "shared_kept": kept()}
 
 
 def main() -> None:
@@ -117,6 +150,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=45, help="tokens of a prompt")
     parser.add_argument("--beginning", type=int, default=25, help="tokens with which all prompts begin")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--passes", action="store_true", help="training passes alone")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -127,7 +161,7 @@ def main() -> None:
     uniforms = torch.rand(len(asked), ANSWER, dtype=torch.float64)
     attached = False
     for _ in range(given.rounds):
-        for name, stops in (("long", [0]), ("short", list(range(0, vocabulary, 4)))):
+        for name, stops in () if given.passes else (("long", [0]), ("short", list(range(0, vocabulary, 4)))):
             print(
                 json.dumps({"what": f"rollouts, {name}", **rollouts(model, asked, uniforms, stops)}),
                 flush=True,

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, LlamaCo
 
 from multiticket.generate import completion, room
 from multiticket.generate.completion import complete_ids
+from multiticket.generate.own_attention import attends_by_parts
 from multiticket.generate.room import bytes_a_token, most_tokens
-from multiticket.generate.shared_cache import attends_by_parts
 from multiticket.models import load_model
 
 

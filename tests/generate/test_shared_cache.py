@@ -8,27 +8,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_decoder import SMALL
+from small_decoder import DECODERS, SMALL, small_decoder
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
-    AutoModelForCausalLM,
-    CohereConfig,
     DeepseekV3Config,
     DynamicCache,
     Gemma3TextConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    OlmoConfig,
-    PhiConfig,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen3Config,
 )
 
-from multiticket.generate import by_generate, shared_cache
-from multiticket.generate.shared_cache import SharedCache, attend, attends_by_parts, shared_attention
+from multiticket.generate import attention_parts, by_generate, own_attention, shared_cache
+from multiticket.generate.own_attention import attends_by_parts
+from multiticket.generate.shared_cache import SharedCache, SharedLayer
 from multiticket.generate.shared_prompts import decode, likeliest, shares_prompts
 
 LATENT = {
@@ -36,46 +27,24 @@ LATENT = {
     "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
     "first_k_dense_replace": 2,
 }  # fmt: skip
-CONFIGS = {
-    "cohere": CohereConfig(**SMALL),
-    "gpt2": GPT2Config(vocab_size=23, n_embd=32, n_layer=2, n_head=4, n_positions=64),
-    "gpt_neox": GPTNeoXConfig(**SMALL),
-    "llama": LlamaConfig(**SMALL),
-    "olmo": OlmoConfig(**SMALL),
-    "phi": PhiConfig(**SMALL),
-    "qwen2": Qwen2Config(**SMALL),
-    "qwen3": Qwen3Config(**SMALL, head_dim=8),
-}
-
-
-def make(config: Any) -> PreTrainedModel:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3)  # or one token would be much like another
-    model.generation_config.eos_token_id = None
-    return model
-
-
 CONTEXTS = [[1, 2, 3, *ask] for _ in range(5) for ask in ([4, 5, 6], [9], [7, 8, 9, 10, 11])] + [[1, 2, 3, 3]]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_architectures_attend_by_parts_and_say_what_they_say(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make(CONFIGS[name])
+    model = small_decoder(DECODERS[name])
     assert shares_prompts(model)
     assert attends_by_parts(model)
     before = model.config._attn_implementation
-    asked, plain = [], shared_cache.attend
+    asked, plain = [], SharedLayer.attend
 
-    def noted(layer: Any, query: Tensor, scaling: float) -> Tensor:
+    def noted(layer: Any, query: Tensor, *found: Any) -> Tensor:
         asked.append(len(query))
-        return plain(layer, query, scaling)
+        return plain(layer, query, *found)
 
-    monkeypatch.setattr(shared_cache, "attend", noted)
+    monkeypatch.setattr(SharedLayer, "attend", noted)
     room = [3 + row % 20 for row in range(len(CONTEXTS))]
     for stops in ([22], list(range(0, 23, 3))):
         expected = by_generate.generate(model, CONTEXTS, room, stops, 0, likeliest)
@@ -87,26 +56,26 @@ def test_architectures_attend_by_parts_and_say_what_they_say(
 
 
 def capped(*args: Any, **kwargs: Any) -> Any:
-    return shared_cache._attention(*args, **kwargs, softcap=30.0)
+    return own_attention._attention(*args, **kwargs, softcap=30.0)
 
 
 def masked(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
-    return shared_cache._attention(module, query, key, value, torch.zeros(1, 1, 1, 1), **kwargs)
+    return own_attention._attention(module, query, key, value, torch.zeros(1, 1, 1, 1), **kwargs)
 
 
 def changed(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
-    return shared_cache._attention(module, query, key * 1.0, value, mask, **kwargs)
+    return own_attention._attention(module, query, key * 1.0, value, mask, **kwargs)
 
 
 @pytest.mark.parametrize("other", [capped, masked, changed])
 def test_a_model_that_attends_in_another_way_is_given_whole_rows(
     other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make(CONFIGS["llama"])
+    model = small_decoder(DECODERS["llama"])
     before = model.config._attn_implementation
     room = [9] * len(CONTEXTS)
     expected = by_generate.generate(model, CONTEXTS, room, [22], 0, likeliest)
-    monkeypatch.setitem(shared_cache.AttentionInterface._global_mapping, shared_cache.NAME, other)
+    monkeypatch.setitem(own_attention.AttentionInterface._global_mapping, own_attention.NAME, other)
     assert decode(model, CONTEXTS, room, [22], 0, likeliest) == expected
     assert not attends_by_parts(model)
     assert model.config._attn_implementation == before
@@ -114,14 +83,17 @@ def test_a_model_that_attends_in_another_way_is_given_whole_rows(
 
 
 def test_a_model_that_caches_something_else_is_given_whole_rows() -> None:
-    model, room = make(DeepseekV3Config(**SMALL | LATENT | {"num_key_value_heads": 4})), [9] * len(CONTEXTS)
+    model, room = (
+        small_decoder(DeepseekV3Config(**SMALL | LATENT | {"num_key_value_heads": 4})),
+        [9] * len(CONTEXTS),
+    )
     expected = by_generate.generate(model, CONTEXTS, room, [22], 0, likeliest)
     assert decode(model, CONTEXTS, room, [22], 0, likeliest) == expected
     assert not attends_by_parts(model)
 
 
 def test_windows_and_caps_are_left_to_others() -> None:
-    assert not shares_prompts(make(Gemma3TextConfig(**SMALL, head_dim=8)))
+    assert not shares_prompts(small_decoder(Gemma3TextConfig(**SMALL, head_dim=8)))
 
 
 def filled(shape: tuple[int, ...], generator: torch.Generator) -> DynamicCache:
@@ -160,7 +132,7 @@ def test_parts_make_the_whole(
     cache = SharedCache(before, common, attention, rows)
     whole = [(keys[rows], values[rows]) for keys, values in whole]
     seen = attention[rows]
-    limit, shared_cache.TOGETHER = shared_cache.TOGETHER, together
+    limit, attention_parts.TOGETHER = attention_parts.TOGETHER, together
     try:
         for step in range(said):
             new = [
@@ -179,22 +151,23 @@ def test_parts_make_the_whole(
                 expected = F.scaled_dot_product_attention(
                     query, *whole[layer], attn_mask=seen[:, None, None].bool(), scale=0.7, enable_gqa=True
                 )
-                torch.testing.assert_close(attend(cache.shared[layer], query, 0.7), expected)
+                shared = cache.shared[layer]
+                torch.testing.assert_close(shared.attend(query, *shared.tail, 0.7), expected)
             if step % 7 == 3 and len(rows) > 1:
                 keep = torch.randperm(len(rows), generator=generator)[: len(rows) // 2 + 1].sort().values
                 cache.batch_select_indices(keep)
                 rows, seen = rows[keep], seen[keep]
                 whole = [(keys[keep], values[keep]) for keys, values in whole]
     finally:
-        shared_cache.TOGETHER = limit
+        attention_parts.TOGETHER = limit
 
 
 def test_keys_are_held_once_a_prompt() -> None:
-    model, rows = make(CONFIGS["llama"]), 64
+    model, rows = small_decoder(DECODERS["llama"]), 64
     cache = DynamicCache(config=model.config)
     model(torch.arange(20).repeat(2, 1), past_key_values=cache, use_cache=True)
     shared = SharedCache(cache, 12, torch.ones(2, 20), torch.arange(rows) % 2)
-    with shared_attention(model):
+    with own_attention.own_attention(model):
         model(
             torch.ones(rows, 1, dtype=torch.long),
             position_ids=torch.full((rows, 1), 20),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import kept_tensors, metrics, small
+from small_runs import apart, metrics, small
 from told_rollouts import given, told, told_calls, with_tools
 from two_processes import of_both
 
@@ -27,8 +27,7 @@ class RunsOfTwo:
             run_training(
                 small(folder / "base", **given("ticket", "sgd")), tmp_path / "one", show_progress=False
             )
-        ours, theirs = kept_tensors(folder / "given-accelerator"), kept_tensors(tmp_path / "one")
-        assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-6
+        assert apart(folder / "given-accelerator", tmp_path / "one") < 1e-6
 
     def test_conversations_of_different_lengths_are_held_in_step(self, both: Any) -> None:
         """One process goes on when the other has nothing more to say."""
@@ -53,8 +52,7 @@ class RunsOfTwo:
             run_training(
                 small(folder / "caller", **with_tools(folder)), tmp_path / "one", show_progress=False
             )
-        ours, theirs = kept_tensors(folder / "given-tools"), kept_tensors(tmp_path / "one")
-        assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-6
+        assert apart(folder / "given-tools", tmp_path / "one") < 1e-6
         for line, other in zip(metrics(folder / "given-tools"), metrics(tmp_path / "one"), strict=True):
             assert line["grad_norm"] > 1e-3
             assert line["reward"] > 0

@@ -81,6 +81,13 @@ def kept_tensors(output: Path) -> dict[str, Tensor]:
     return load_file(file)
 
 
+def apart(one: Path, other: Path) -> float:
+    """The largest difference between what two runs kept, which has the same names."""
+    ours, theirs = kept_tensors(one), kept_tensors(other)
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+
+
 def in_a_child(work: Callable[[], Any]) -> int:
     """Run `work` in a forked process: the signal that killed it, negative, or 0 where it came to its end."""
     pid = os.fork()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from runs_of_two import RunsOfTwo
 from safetensors.torch import load_file
-from small_runs import kept_tensors, metrics, small
+from small_runs import apart, kept_tensors, metrics, small
 from tiny_caller import save_tiny_caller
 from told_rollouts import given, told
 from toy_tools import doors
@@ -81,9 +81,7 @@ def test_two_processes_learn_what_one_does(both: Any, folder: Path, arm: str, tm
     two, one = folder / f"given-{arm}-sgd", tmp_path / "one"
     with told(0):
         run_training(small(folder / "base", **given(arm, "sgd")), one, show_progress=False)
-    ours, theirs = kept_tensors(two), kept_tensors(one)
-    assert ours.keys() == theirs.keys()
-    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-6
+    assert apart(two, one) < 1e-6
     for line, other in zip(metrics(two), metrics(one), strict=True):
         assert line["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-6 if line["step"] == 1 else 1e-4)
 

@@ -19,9 +19,9 @@ from transformers import PreTrainedTokenizerBase
 
 from multiticket.generate.by_generate import generate
 from multiticket.generate.head import contiguous_head
+from multiticket.generate.own_attention import attends_by_parts
 from multiticket.generate.products import fast_products
 from multiticket.generate.room import most_tokens
-from multiticket.generate.shared_cache import attends_by_parts
 from multiticket.generate.shared_prompts import decode, inner, inverse_transform, shares_prompts
 
 LEAST_TOKENS, LEAST_ROWS = 32, 16

@@ -2,36 +2,26 @@
 
 Rows that go on from one prompt differ only in what they have said. Their keys and values are kept in three parts: of
 the tokens that all prompts begin with (once), of the rest of each prompt (once a prompt), and of each row's own tokens.
-Attention is computed for each part, where all rows that share one are one matrix product, and put together by the
-parts' normalisers: the same numbers as over the whole, but for rounding. So an evaluation with five completions of each
-problem holds, and reads for every token, less than a fifth of the keys and values that it would with whole rows.
+Attention is computed for each part, where all rows that share one are one matrix product, and put together
+(`attention_parts`). So an evaluation with five completions of each problem holds, and reads for every token, less than
+a fifth of the keys and values that it would with whole rows.
 
 For CPUs: a GPU's time goes into the launches of small products, of which this has more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
-from weakref import WeakSet
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface, DynamicCache
+from torch import Tensor
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-NAME = "multiticket_shared_prompts"
-"""Of the attention, in transformers' table."""
-HARMLESS = {"position_ids", "cache_position", "output_attentions", "use_cache", "is_causal"}
-"""What models tell their attention besides, and makes no difference to one new token that sees all before it."""
-TOGETHER = 1 << 22
-"""Scores that are computed at once: 16 MiB."""
+from multiticket.generate.attention_parts import Part, find, put_together
+from multiticket.generate.own_attention import AttendingLayer, OtherAttention
+
 LEAST_ROOM = 16
-
-
-class OtherAttention(Exception):
-    """A model's attention is not the plain one: it has a bias, a cap, a window, or no keys of ours."""
 
 
 class SharedCache(DynamicCache):
@@ -47,8 +37,7 @@ class SharedCache(DynamicCache):
     def __init__(self, prompts: DynamicCache, common: int, attention: Tensor, which: Tensor) -> None:
         super().__init__()
         rows = Rows(which, len(attention))
-        hidden = ~attention[:, common:].bool()
-        bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf) if bool(hidden.any()) else None
+        bias = hiding(attention[:, common:])
         self.shared = []
         for layer in prompts.layers:
             assert isinstance(layer, DynamicLayer)
@@ -62,6 +51,14 @@ class SharedCache(DynamicCache):
         prompts = self.rows.select(indices)
         for layer in self.shared:
             layer.select(indices, prompts)
+
+
+def hiding(attention: Tensor) -> Tensor | None:
+    """(prompts, 1, tokens) what hides the padding of an attention mask (prompts, tokens); None where it has none."""
+    padding = ~attention.bool()
+    if not padding.any():
+        return None
+    return torch.zeros(padding.shape).masked_fill_(padding, -torch.inf)[:, None]
 
 
 class Rows:
@@ -87,6 +84,25 @@ class Rows:
         self.slots = torch.zeros(self.prompts * most, dtype=torch.long)
         self.slots[self.place] = torch.arange(len(which))
         self.slots = self.slots.view(self.prompts, most)
+        self.counts = counts
+
+    def together(self, one: Tensor, empty: float | None = None) -> Tensor:
+        """(prompts, heads, most rows of one * n, width) of rows (rows, heads, n, width), all of a prompt together.
+
+        Args:
+            empty: what stands where a prompt has fewer rows; default: any row.
+        """
+        prompts, most = self.slots.shape
+        _, heads, n, width = one.shape
+        found = one[self.slots]
+        if empty is not None and int(self.counts.min()) < most:
+            found[torch.arange(most) >= self.counts[:, None]] = empty
+        return found.transpose(1, 2).reshape(prompts, heads, most * n, width)
+
+    def apart(self, one: Tensor, n: int) -> Tensor:
+        """The rows (rows, heads, n, width) again, of what has them `together`."""
+        prompts, heads, _, width = one.shape
+        return one.view(prompts, heads, -1, n, width).transpose(1, 2).flatten(0, 1)[self.place]
 
     def select(self, keep: Tensor) -> Tensor | None:
         """The prompts that stay, should half of them have no rows any more."""
@@ -99,17 +115,7 @@ class Rows:
         return used if few else None
 
 
-class Part(NamedTuple):
-    """Keys and values (n, heads, tokens, width)."""
-
-    keys: Tensor
-    values: Tensor
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> Part:
-        return Part(change(self.keys), change(self.values))
-
-
-class SharedLayer(DynamicLayer):
+class SharedLayer(AttendingLayer):
     """One layer's keys and values, in three parts: ``common`` (n = 1), ``own`` (prompts) and ``tail`` (rows)."""
 
     def __init__(self, prompts: DynamicLayer, common: int, bias: Tensor | None, rows: Rows) -> None:
@@ -138,9 +144,7 @@ class SharedLayer(DynamicLayer):
         self._room.keys[:, :, self.said] = key_states[:, :, 0]
         self._room.values[:, :, self.said] = value_states[:, :, 0]
         self.said += 1
-        keys, values = self.tail
-        keys._shared_layer = self  # type: ignore[attr-defined]
-        return keys, values
+        return self.given(*self.tail)
 
     @property
     def tail(self) -> Part:
@@ -156,123 +160,17 @@ class SharedLayer(DynamicLayer):
             self.own = self.own.each(lambda one: one.index_select(0, prompts))
             self.bias = None if self.bias is None else self.bias.index_select(0, prompts)
 
-
-def attend(layer: SharedLayer, query: Tensor, scaling: float) -> Tensor:
-    """(rows, heads, 1, width of values) of queries (rows, heads, 1, width): to all parts of a layer."""
-    rows, heads, _, width = query.shape
-    shared = layer.own.keys.shape[1]  # heads of keys, each for `group` of queries
-    group = heads // shared
-    query = query.reshape(rows, shared, group, width).to(layer.wide) * scaling
-    found = [_attend(query, layer.tail)]
-
-    slots, place = layer.rows.slots, layer.rows.place
-    prompts, most = slots.shape
-    asked = query[slots].transpose(1, 2).reshape(prompts, shared, most * group, width)
-    out, norm = (
-        one.view(prompts, shared, most, group, -1).transpose(1, 2).flatten(0, 1)[place]
-        for one in _attend(asked, layer.own, layer.bias)
-    )
-    found.append((out, norm))
-    if layer.common is not None:
-        asked = query.transpose(0, 1).reshape(1, shared, rows * group, width)
-        out, norm = (
-            one.view(shared, rows, group, -1).transpose(0, 1) for one in _attend(asked, layer.common)
-        )
-        found.append((out, norm))
-
-    weights = torch.stack([norm for _, norm in found]).softmax(0)
-    mixed = weights[0] * found[0][0]
-    for weight, (out, _) in zip(weights[1:], found[1:], strict=True):
-        mixed += weight * out
-    return mixed.reshape(rows, heads, 1, -1)
-
-
-def _attend(query: Tensor, part: Part, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What queries (n, heads, queries, width) find in a part, and the logarithms (n, heads, queries, 1) of their sums.
-
-    Args:
-        bias: (n, tokens), added to the scores.
-    """
-    n, heads, queries, _ = query.shape
-    tokens = part.keys.shape[2]
-    some = max(1, TOGETHER // (heads * queries * tokens))
-    if n > some:
-        pieces = [
-            _attend(
-                query[i : i + some],
-                part.each(lambda one, i=i: one[i : i + some]),  # type: ignore[misc]
-                None if bias is None else bias[i : i + some],
-            )
-            for i in range(0, n, some)
-        ]
-        return torch.cat([out for out, _ in pieces]), torch.cat([norm for _, norm in pieces])
-    some = max(1, TOGETHER // (n * heads * tokens))
-    if queries > some:
-        pieces = [_attend(few, part, bias) for few in query.split(some, dim=2)]
-        return torch.cat([out for out, _ in pieces], dim=2), torch.cat([norm for _, norm in pieces], dim=2)
-    scores = query @ part.keys.transpose(2, 3)
-    if bias is not None:
-        scores += bias[:, None, None]
-    top = scores.amax(-1, keepdim=True)
-    scores = scores.sub_(top).exp_()
-    total = scores.sum(-1, keepdim=True)
-    return (scores @ part.values) / total, total.log() + top
-
-
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """What transformers calls in the place of its own attention.
-
-    It makes no mask for an attention that it does not know; what is to be hidden is in the layer.
-    """
-    layer = getattr(key, "_shared_layer", None)
-    told = {name for name, option in options.items() if option is not None and name not in HARMLESS}
-    if layer is None or attention_mask is not None or dropout or told or query.shape[2] != 1:
-        raise OtherAttention
-    out = attend(layer, query, query.shape[-1] ** -0.5 if scaling is None else scaling)
-    return out.transpose(1, 2).contiguous().to(query.dtype), None
-
-
-AttentionInterface.register(NAME, _attention)
-
-
-_OTHERS: WeakSet[Any] = WeakSet()
-"""Models that were seen to attend in another way."""
-
-
-def listed(model: Any) -> bool:
-    """Whether a model takes its attention from transformers' table."""
-    return bool(getattr(model, "_supports_attention_backend", False))
-
-
-def attends_by_parts(model: Any) -> bool:
-    """Whether a model takes its attention from transformers' table, on a CPU."""
-    return listed(model) and model.device.type == "cpu" and model not in _OTHERS
-
-
-def takes_whole_rows(model: Any) -> None:
-    """Remember that a model attends in another way than a plain one."""
-    _OTHERS.add(model)
-
-
-@contextmanager
-def shared_attention(model: Any) -> Iterator[None]:
-    """The model's layers attend to a :class:`SharedCache`."""
-    found: list[Any] = [getattr(part, "config", None) for part in model.modules()]
-    configs = {id(config): config for config in found if hasattr(config, "_attn_implementation_internal")}
-    before = {key: config._attn_implementation_internal for key, config in configs.items()}
-    try:
-        for config in configs.values():
-            config._attn_implementation_internal = NAME
-        yield
-    finally:
-        for key, config in configs.items():
-            config._attn_implementation_internal = before[key]
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+        rows, heads, tokens, width = query.shape
+        if tokens != 1:
+            raise OtherAttention
+        shared = keys.shape[1]  # heads of keys, each for some of queries
+        query = query.reshape(rows, shared, heads // shared, width).to(self.wide) * scaling
+        found = [find(query, Part(keys, values))]
+        in_own = find(self.rows.together(query), self.own, self.bias)
+        found.append(in_own.each(lambda one: self.rows.apart(one, heads // shared)))
+        if self.common is not None:
+            asked = query.transpose(0, 1).reshape(1, shared, -1, width)
+            in_common = find(asked, self.common)
+            found.append(in_common.each(lambda one: one.view(shared, rows, -1, one.shape[3]).transpose(0, 1)))
+        return put_together(found).out.reshape(rows, heads, 1, -1)

@@ -18,13 +18,13 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from multiticket.generate.shared_cache import (
+from multiticket.generate.own_attention import (
     OtherAttention,
-    SharedCache,
     attends_by_parts,
-    shared_attention,
+    own_attention,
     takes_whole_rows,
 )
+from multiticket.generate.shared_cache import SharedCache
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 """(rows, vocabulary) logits, which rows those are, and how many tokens came before -> (rows,) tokens."""
@@ -91,7 +91,7 @@ def decode(
     if attends_by_parts(model) and len(contexts) > 1:
         shared = SharedCache(cache, common, attention, which)
         try:
-            with shared_attention(model):
+            with own_attention(model):
                 return _go_on(
                     model, logits[which], attention[which], shared, room, stops, pad, choose, look, enough
                 )

@@ -11,11 +11,11 @@ from multiticket import arms
 from multiticket.arms.state import State, storage_bytes
 from multiticket.config import build
 from multiticket.errors import first_sentence
+from multiticket.generate.own_attention import listed
 from multiticket.generate.room import most_tokens
-from multiticket.generate.shared_cache import listed
 from multiticket.generate.shared_prompts import keeps_all_tokens
 from multiticket.mask import Mask
-from multiticket.plan.activations import cache_bytes, inputs, saved_by_forward
+from multiticket.plan.activations import FULL_ROWS, PADDED_ROWS, cache_bytes, inputs, saved_by_forward
 from multiticket.plan.head import fused_head_bytes, naive_head_bytes
 from multiticket.plan.quantised import quantised_bytes
 from multiticket.plan.workload import Workload
@@ -212,7 +212,14 @@ def _plan_arm(name: str, model: Any, mask: Mask, cache: int, workload: Workload)
         different, prompt, common = workload.prompts
         common = common if turns_positions(model.config) else 0
         share = share_of_tokens(different, prompt, batch, tokens, common)
-        if share < 1:  # every sequence has keys and values of its prompt of its own
+        if share < 1 and listed(model):  # sequences look at their prompt's keys and values where they lie
+            whole = saved.bytes
+            if model.config._attn_implementation == PADDED_ROWS:
+                model.set_attn_implementation(FULL_ROWS)
+                with factors_under_hooks():
+                    saved = saved_by_forward(model, batch, tokens)
+            prompt_keys = (whole - saved.bytes) * different * (prompt - 1) // (batch * tokens)
+        elif share < 1:  # every sequence has some of its own
             prompt_keys = batch * (prompt - 1) * (cache // tokens)
     vocabulary, width = model.config.get_text_config().vocab_size, head.weight.shape[1]
     itemsize = head.weight.dtype.itemsize

@@ -2,8 +2,9 @@
 
 A group's rollouts begin alike, and where answers are short most of a pass is prompts. All but the last token of each
 different prompt go through the model's layers once, and what all prompts begin with once for all of them; every rollout
-goes on from there with its own keys and values of them, whose gradients add up on the way back. On an accelerator that
-is left alone: the weight gradients of the second part would all have to be kept until the first part's.
+goes on from there, and looks at its prompt's keys and values where they lie (`group_attention`) or, in a model that
+attends in another way, at its own copy of them. Their gradients add up on the way back. On an accelerator that is left
+alone: the weight gradients of the second part would all have to be kept until the first part's.
 """
 
 from __future__ import annotations
@@ -14,27 +15,49 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from multiticket.generate.own_attention import (
+    OtherAttention,
+    attends_by_parts,
+    own_attention,
+    takes_whole_rows,
+)
 from multiticket.generate.shared_prompts import common_beginning, inner, places, shares_prompts
+from multiticket.train.group_attention import GroupCache
 
 PAYS = 0.8
 """A pass is shared where it takes at most this share of the tokens."""
 
 
 class Continued:
-    """A model that goes on from prompts computed before; called as the model is, with what follows them."""
+    """A model that goes on from prompts computed before; called once, as the model is, with what follows them."""
 
-    def __init__(self, model: Any, cache: DynamicCache, seen: Tensor, counted: bool = False) -> None:
+    def __init__(
+        self, model: Any, cache: DynamicCache, seen: Tensor, which: Tensor, counted: bool = False
+    ) -> None:
         self.model = model
         self.cache = cache
+        """Of the prompts."""
         self.seen = seen
-        """(rollouts, tokens before): 0 for padding."""
+        """(prompts, tokens before): 0 for padding."""
+        self.which = which
+        """(rollouts,) the prompt of each."""
         self.counted = counted
         """Whether the position of a token is its place among those that are no padding."""
 
     def __call__(self, *, attention_mask: Tensor, **given: Any) -> Any:
-        attention = torch.cat([self.seen, attention_mask], dim=1)
+        attention = torch.cat([self.seen[self.which], attention_mask], dim=1)
         if self.counted:
             given["position_ids"] = places(attention)[:, self.seen.shape[1] :]
+        whole = inner(self.model)
+        padded_after = bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
+        if attends_by_parts(whole) and padded_after:  # which no token before looks at
+            try:
+                with own_attention(whole):
+                    cache = GroupCache(self.cache, self.seen, self.which)
+                    return self.model(attention_mask=attention, past_key_values=cache, **given)
+            except OtherAttention:
+                takes_whole_rows(whole)
+        _hand_out(self.cache, self.which)
         return self.model(attention_mask=attention, past_key_values=self.cache, **given)
 
     def __getattr__(self, name: str) -> Any:
@@ -105,8 +128,7 @@ def after_prompts(model: Any, ids: Tensor, attention: Tensor, first: Tensor, whi
     common = common_beginning(prompts) if turns_positions(whole.config) else 0
     if not common_pays(common, len(first), asked.numel()):
         layers(input_ids=asked, attention_mask=seen, past_key_values=cache, use_cache=True)
-        _hand_out(cache, which)
-        return Continued(model, cache, attention)
+        return Continued(model, cache, seen, which)
     beginning = asked.new_tensor([prompts[0][:common]])
     layers(input_ids=beginning, past_key_values=cache, use_cache=True)
     _hand_out(cache, torch.zeros_like(first))
@@ -118,8 +140,7 @@ def after_prompts(model: Any, ids: Tensor, attention: Tensor, first: Tensor, whi
         past_key_values=cache,
         use_cache=True,
     )
-    _hand_out(cache, which)
-    return Continued(model, cache, seen[which], True)
+    return Continued(model, cache, seen, which, counted=True)
 
 
 def _after(attention: Tensor, common: int) -> Tensor:
