@@ -222,9 +222,11 @@ def _follow(runs: Any, folder: Path, alive: Any, workers: int) -> list[RunState]
     from multiticket.research.study.runner import state_of, time_left
 
     told, said = None, 0.0
+    done: dict[str, RunState] = {}  # hundreds, perhaps, and not to be read again and again
     while True:
         working = alive()
-        states = [state_of(folder, one) for one in runs]
+        states = [done.get(one.name) or state_of(folder, one) for one in runs]
+        done = {state.run.name: state for state in states if state.state == "done"}
         summary = _summary(states)
         if summary != told or time.monotonic() - said > 60:
             left = time_left(states, workers)
