@@ -30,6 +30,7 @@ from multiticket import Mask, attach
 from multiticket.generate.by_generate import generate
 from multiticket.generate.products import fast_products
 from multiticket.generate.shared_prompts import decode, drawn
+from multiticket.plan.activations import Saved
 from multiticket.train import shared_groups
 from multiticket.train.shared_groups import after_prompts, prompts_of
 
@@ -114,19 +115,11 @@ def one_pass(model: Any, asked: list[list[int]]) -> dict[str, Any]:
         with products():
             return seconds(work)[0]
 
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-
     def kept() -> int:
-        sizes: dict[int, int] = {}
-
-        def pack(tensor: Any) -> Any:
-            storage = tensor.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), fast_products():
+        saved = Saved.beside(model)
+        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor), fast_products():
             after()
-        return sum(size for at, size in sizes.items() if at not in own)
+        return saved.bytes
 
     copying = patch.object(shared_groups, "attends_by_parts", lambda model: False)
     took = {}

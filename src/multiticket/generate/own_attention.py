@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.cache_utils import DynamicLayer
 
+from multiticket.generate.attention_parts import Part
+
 NAME = "multiticket_shared_prompts"
 """In transformers' table."""
 HARMLESS = {"position_ids", "cache_position", "output_attentions", "use_cache", "is_causal"}
@@ -27,6 +29,15 @@ class OtherAttention(Exception):
 
 class AttendingLayer(DynamicLayer):
     """One layer's keys and values, which says what queries find in them."""
+
+    def begin(self, prompts: Any) -> Part:
+        """Be a layer like that of prompts; their keys and values."""
+        assert isinstance(prompts, DynamicLayer)
+        keys, values = prompts.keys, prompts.values
+        assert keys is not None
+        assert values is not None
+        self.lazy_initialization(keys, values)
+        return Part(keys, values)
 
     def given(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values for `update` to give back, by which the model's attention knows this layer."""

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from multiticket.generate.attention_parts import Part, find, put_together
 from multiticket.generate.own_attention import AttendingLayer, OtherAttention
@@ -40,7 +39,6 @@ class SharedCache(DynamicCache):
         bias = hiding(attention[:, common:])
         self.shared = []
         for layer in prompts.layers:
-            assert isinstance(layer, DynamicLayer)
             self.shared.append(SharedLayer(layer, common, bias, rows))
             layer.reset()
         self.layers = [*self.shared]
@@ -118,15 +116,12 @@ class Rows:
 class SharedLayer(AttendingLayer):
     """One layer's keys and values, in three parts: ``common`` (n = 1), ``own`` (prompts) and ``tail`` (rows)."""
 
-    def __init__(self, prompts: DynamicLayer, common: int, bias: Tensor | None, rows: Rows) -> None:
+    def __init__(self, prompts: Any, common: int, bias: Tensor | None, rows: Rows) -> None:
         super().__init__()
-        keys, values = prompts.keys, prompts.values
-        assert keys is not None
-        assert values is not None
-        self.lazy_initialization(keys, values)
-        self.before = keys.shape[-2]
-        self.wide = torch.promote_types(torch.float32, keys.dtype)
-        whole = Part(keys, values).each(lambda one: one.to(self.wide))
+        whole = self.begin(prompts)
+        self.before = whole.keys.shape[-2]
+        self.wide = torch.promote_types(torch.float32, whole.keys.dtype)
+        whole = whole.each(lambda one: one.to(self.wide))
         self.common = whole.each(lambda one: one[:1, :, :common].contiguous()) if common else None
         self.own = whole.each(lambda one: one[:, :, common:].contiguous())
         self.bias, self.rows = bias, rows

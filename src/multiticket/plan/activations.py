@@ -40,6 +40,11 @@ class Saved:
     largest_layer: int = 0
     """Bytes of the decoder layer that saves most: what checkpointing computes again, one layer at a time."""
 
+    @classmethod
+    def beside(cls, model: nn.Module) -> Saved:
+        """Of a model, nothing yet."""
+        return cls({tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())})
+
     def pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in self.held and storage._cdata not in self.storages:
@@ -57,7 +62,7 @@ class Saved:
 def saved_by_forward(model: nn.Module, batch: int, tokens: int) -> Saved:
     """What one forward pass over ``batch`` rows of ``tokens`` tokens saves for the backward pass, and no more of its
     output than that needs. ``model`` is on the meta device or a real one."""
-    saved = Saved({tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())})
+    saved = Saved.beside(model)
     before: list[int] = []
 
     def enter(*_: Any) -> None:

@@ -15,7 +15,7 @@ from multiticket.generate.own_attention import listed
 from multiticket.generate.room import most_tokens
 from multiticket.generate.shared_prompts import keeps_all_tokens
 from multiticket.mask import Mask
-from multiticket.plan.activations import FULL_ROWS, PADDED_ROWS, cache_bytes, inputs, saved_by_forward
+from multiticket.plan.activations import FULL_ROWS, PADDED_ROWS, Saved, cache_bytes, inputs, saved_by_forward
 from multiticket.plan.head import fused_head_bytes, naive_head_bytes
 from multiticket.plan.quantised import quantised_bytes
 from multiticket.plan.workload import Workload
@@ -190,6 +190,31 @@ def _generated(workload: Workload, model: Any) -> tuple[int, int]:
     return rows, rows * (prompt + completion)
 
 
+def _with_prompts_once(
+    model: Any, saved: Saved, cache: int, workload: Workload, prompts: tuple[int, int, int]
+) -> tuple[Saved, float, int]:
+    """What a pass over whole sequences saves, the share of it that is left where prompts are computed once, and bytes
+    of keys and values besides.
+
+    Args:
+        saved: by sequences with padding, if the workload has it.
+    """
+    batch, tokens, (different, prompt, common) = workload.batch, workload.tokens, prompts
+    common = common if turns_positions(model.config) else 0
+    share = share_of_tokens(different, prompt, batch, tokens, common)
+    if share == 1:
+        return saved, share, 0
+    if not listed(model):  # every sequence has keys and values of its prompt of its own
+        return saved, share, batch * (prompt - 1) * (cache // tokens)
+    if model.config._attn_implementation != PADDED_ROWS:
+        return saved, share, 0
+    # sequences look at their prompt's where they lie, and only prompts' own pass is transformers' with padding
+    model.set_attn_implementation(FULL_ROWS)
+    with factors_under_hooks():
+        plain = saved_by_forward(model, batch, tokens)
+    return plain, share, (saved.bytes - plain.bytes) * different * (prompt - 1) // (batch * tokens)
+
+
 def _plan_arm(name: str, model: Any, mask: Mask, cache: int, workload: Workload) -> ArmPlan:
     """Of a model on the meta device; ``cache``: bytes of that of one sequence."""
     arm, batch, tokens = arms.get(name), workload.batch, workload.tokens
@@ -209,18 +234,7 @@ def _plan_arm(name: str, model: Any, mask: Mask, cache: int, workload: Workload)
             model.enable_input_require_grads()  # as trainers do
         saved = saved_by_forward(model, batch, tokens)
     elif workload.prompts is not None and on_a_cpu and keeps_all_tokens(model.config):
-        different, prompt, common = workload.prompts
-        common = common if turns_positions(model.config) else 0
-        share = share_of_tokens(different, prompt, batch, tokens, common)
-        if share < 1 and listed(model):  # sequences look at their prompt's keys and values where they lie
-            whole = saved.bytes
-            if model.config._attn_implementation == PADDED_ROWS:
-                model.set_attn_implementation(FULL_ROWS)
-                with factors_under_hooks():
-                    saved = saved_by_forward(model, batch, tokens)
-            prompt_keys = (whole - saved.bytes) * different * (prompt - 1) // (batch * tokens)
-        elif share < 1:  # every sequence has some of its own
-            prompt_keys = batch * (prompt - 1) * (cache // tokens)
+        saved, share, prompt_keys = _with_prompts_once(model, saved, cache, workload, workload.prompts)
     vocabulary, width = model.config.get_text_config().vocab_size, head.weight.shape[1]
     itemsize = head.weight.dtype.itemsize
     rows, cached = _generated(workload, model)

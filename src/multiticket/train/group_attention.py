@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from multiticket.generate.attention_parts import Part, find, gradients, put_together
 from multiticket.generate.own_attention import AttendingLayer
@@ -33,20 +32,13 @@ class GroupCache(DynamicCache):
     def __init__(self, prompts: DynamicCache, attention: Tensor, which: Tensor) -> None:
         super().__init__()
         rows, bias = Rows(which, len(attention)), hiding(attention)
-        self.layers = []
-        for layer in prompts.layers:
-            assert isinstance(layer, DynamicLayer)
-            self.layers.append(_GroupLayer(layer, rows, bias))
+        self.layers = [_GroupLayer(layer, rows, bias) for layer in prompts.layers]
 
 
 class _GroupLayer(AttendingLayer):
-    def __init__(self, prompts: DynamicLayer, rows: Rows, bias: Tensor | None) -> None:
+    def __init__(self, prompts: Any, rows: Rows, bias: Tensor | None) -> None:
         super().__init__()
-        keys, values = prompts.keys, prompts.values
-        assert keys is not None
-        assert values is not None
-        self.lazy_initialization(keys, values)
-        self.prompts, self.rows, self.bias = Part(keys, values), rows, bias
+        self.prompts, self.rows, self.bias = self.begin(prompts), rows, bias
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any

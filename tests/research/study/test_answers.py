@@ -13,6 +13,7 @@ from made_runs import make_runs
 from multiticket.config import RunConfig
 from multiticket.research.report.study_page import write_report
 from multiticket.research.study.answers import answers
+from multiticket.research.study.answers.sides import SINGLE_RUNS
 from multiticket.research.study.collect import TABLE, records, write_parquet
 from multiticket.research.study.grid import Study, build_study
 from multiticket.research.study.other_tasks import results_file
@@ -83,6 +84,24 @@ def test_every_task_and_base_must_come_out_so(tmp_path: Path):
     )
     assert section.verdict == "not reproduced"
     assert [side["not_worse"] for side in section.numbers["sides"]] == [True, False]
+
+
+def test_one_run_against_one_decides_nothing(tmp_path: Path):
+    """Even where their scores leave no doubt; a second run of either side does."""
+    ticket = {"label": "ticket", "seed": 0}
+    for folder, seeds, verdict in (("one", [0], "not decided"), ("two", [0, 1], "reproduced")):
+        section = asked(
+            tmp_path / folder,
+            lambda config: 0.9 if config.arm == "ticket" else 0.6,
+            {**FULL, "training_seed": seeds},
+            ticket,
+            kind="compare",
+            reference="full",
+            cell="ticket",
+        )
+        assert section.verdict == verdict
+        assert section.numbers["sides"][0]["adjusted_p"] < 0.01
+        assert (SINGLE_RUNS in section.notes) == (folder == "one")
 
 
 def test_a_verdict_waits_for_all_runs(tmp_path: Path):

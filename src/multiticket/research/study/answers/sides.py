@@ -145,12 +145,12 @@ def answered_by_sides(
         tables: after that one.
         numbers: beside the margin and the sides'.
     """
-    single = [side.label for side in sides if side.judged.runs == side.judged.reference_runs == 1]
+    single = any(side.judged.runs == side.judged.reference_runs == 1 for side in sides)
     return answered(
         question,
         evidence,
         "not decided" if single else verdict,
-        [*([SINGLE_RUNS] if single else []), *notes],
+        [SINGLE_RUNS, *notes] if single else notes,
         answer=answer,
         n=counts(sides),
         figures=[figure()] if sides else [],
